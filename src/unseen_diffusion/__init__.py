@@ -1,0 +1,1 @@
+"""What can a frozen diffusion model generate that it has never seen?"""

@@ -1,0 +1,24 @@
+"""Digits: scikit-learn's 8x8 handwritten digits, a domain near to MNIST."""
+
+from dataclasses import dataclass
+
+from sklearn.datasets import load_digits
+
+from unseen_diffusion.domains.base import Domain, Pool, array_pool
+
+BRIGHTEST = 16  # pixels are counts of 0..16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Digits8(Domain):
+    """1,797 grey digits of 8x8 pixels, enlarged."""
+
+    name: str = "digits8"
+    source: str = "UCI Optical Recognition of Handwritten Digits, 1,797 of 8x8 pixels, in scikit-learn"
+    licence: str = "CC BY 4.0 (UCI Machine Learning Repository)"
+
+    def pool(self, size: int, channels: int) -> Pool:
+        """All digits, named by their position and class."""
+        digits = load_digits()
+        names = [f"digit-{index:04d}-{label}" for index, label in enumerate(digits.target)]
+        return array_pool(names, digits.images[..., None] * (255 / BRIGHTEST), size, channels)

@@ -1,0 +1,54 @@
+"""What domains of image files share: encoded images that are read, and decoded, on demand."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from unseen_diffusion import images
+from unseen_diffusion.domains.base import Domain, Pool
+from unseen_diffusion.errors import InputError
+
+Reader = Callable[[Sequence[int]], Sequence[bytes | Path]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedDomain(Domain):
+    """A domain of image files, or of their bytes.
+
+    Attributes:
+        on_unreadable: ``error``, or ``skip``: the next image takes an unreadable one's place, with a warning.
+    """
+
+    on_unreadable: str = "error"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.on_unreadable not in ("error", "skip"):
+            raise InputError(f"domain.on_unreadable={self.on_unreadable}: choose error or skip")
+
+    def encoded_pool(self, names: Sequence[str], read: Reader, digest: str, size: int, channels: int) -> Pool:
+        """A pool that decodes what ``read`` returns for some indices: bytes of files, or paths."""
+
+        def load(indices: Sequence[int]) -> Tensor:
+            cells = zip(indices, read(indices), strict=True)
+            return images.stack([images.decode(cell, size, channels, name=names[i]) for i, cell in cells])
+
+        return Pool(tuple(names), load, digest, skip_unreadable=self.on_unreadable == "skip")
+
+
+def encoded_bytes(cell: Any, where: str) -> bytes | str:
+    """The encoded image in a cell of a table: bytes, or bytes or else path of the hub's ``{bytes, path}``.
+
+    Raises:
+        InputError: the cell has neither.
+    """
+    if isinstance(cell, bytes):
+        return cell
+    if isinstance(cell, dict) and cell.get("bytes"):
+        return bytes(cell["bytes"])
+    if isinstance(cell, dict) and cell.get("path"):
+        return str(cell["path"])
+    raise InputError(f"{where}: {type(cell).__name__} without image bytes; name the column of encoded images")

@@ -1,0 +1,146 @@
+"""Any image data set of the Hugging Face hub, through the ``datasets`` library (imported only when used)."""
+
+import hashlib
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import fsspec
+
+from unseen_diffusion.domains.base import Pool, fingerprint
+from unseen_diffusion.domains.encoded import EncodedDomain, encoded_bytes
+from unseen_diffusion.errors import InputError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hub(EncodedDomain):
+    """A data set of the hub; data only, never code from it.
+
+    Attributes:
+        id: e.g. ``uoft-cs/cifar10``.
+        config: the data set's configuration; None where it has one only.
+        split: e.g. ``train`` or ``test``.
+        revision: branch, tag or commit; None takes the newest. The fingerprint is of the images' bytes.
+        column: the images.
+        label: the classes; only needed for ``labels``.
+        labels: keeps the rows of these classes; None keeps all.
+        streaming: True fetches the first ``limit`` rows anew each time; False downloads the whole data set
+            into the library's cache, from where it is read offline later on.
+        limit: how many rows, the first ones of the ``labels``, are used and held in memory; None takes all.
+        remedy: what the error proposes when the data set cannot be loaded.
+    """
+
+    id: str
+    name: str = "hub"
+    source: str = "the Hugging Face hub"
+    licence: str = "see the data set's card"
+    config: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    column: str = "image"
+    label: str = "label"
+    labels: Sequence[int] | None = None
+    streaming: bool = True
+    limit: int | None = 2000
+    remedy: str = (
+        "check domain.id, config, split and network (domain.streaming=false keeps a copy for offline use)"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.limit is not None and self.limit < 1:
+            raise InputError(f"domain.limit={self.limit}: needs to be at least 1 (null: all)")
+
+    def pool(self, size: int, channels: int) -> Pool:
+        """The rows' bytes, held in memory; they are decoded on demand."""
+        log.info("reading %s (%s) from the hub", self.id, self.split)
+        rows = self._rows()
+        if not rows:
+            raise InputError(
+                f"{self.id}: no row of split {self.split!r} with labels {self.labels}; "
+                "change domain.split or domain.labels"
+            )
+        names = [f"{self.id}:{self.split}:{number}" for number, _ in rows]
+        hashes = [hashlib.sha256(data).hexdigest() for _, data in rows]
+        digest = fingerprint(names=names, images=hashes, size=size, channels=channels)
+
+        def read(indices: Sequence[int]) -> list[bytes]:
+            return [rows[index][1] for index in indices]
+
+        return self.encoded_pool(names, read, digest, size, channels)
+
+    def _rows(self) -> list[tuple[int, bytes]]:
+        """(row number, encoded image) of the rows that are wanted."""
+        data = open_dataset(
+            self.id,
+            self.remedy,
+            name=self.config,
+            split=self.split,
+            revision=self.revision,
+            streaming=self.streaming,
+        )
+        data = undecoded(data, self.column, self.id)
+        if self.labels is not None:
+            _require_column(data, self.label, "label", self.id)
+        try:
+            return list(islice(self._selected(data), self.limit))
+        except (OSError, RuntimeError) as error:  # the network may fail at any row
+            raise InputError(f"{self.id}: reading stopped ({first_line(error)}); try again") from error
+
+    def _selected(self, data: Iterable[dict[str, Any]]) -> Iterator[tuple[int, bytes]]:
+        wanted = None if self.labels is None else set(self.labels)
+        for number, row in enumerate(data):
+            if wanted is None or row[self.label] in wanted:
+                yield number, _fetch(encoded_bytes(row[self.column], f"{self.id}: column {self.column!r}"))
+
+
+def open_dataset(path: str, remedy: str, **arguments: Any) -> Any:
+    """``datasets.load_dataset`` without progress bars; its many kinds of errors become one line with a remedy.
+
+    Raises:
+        InputError: offline and not cached, no such data set, configuration, split or revision.
+    """
+    import datasets  # here, for the import takes seconds
+
+    datasets.disable_progress_bars()
+    try:
+        return datasets.load_dataset(path, **arguments)
+    except Exception as error:  # the library raises OSError, ValueError, RuntimeError, HTTP errors and others
+        raise InputError(f"{path}: cannot be loaded ({first_line(error)}); {remedy}") from error
+
+
+def undecoded(data: Any, column: str, where: str) -> Any:
+    """The same data set with encoded images, so that ``images.decode`` is the only decoder.
+
+    Raises:
+        InputError: the data set has no such column.
+    """
+    import datasets
+
+    _require_column(data, column, "column", where)
+    if data.features is not None and isinstance(data.features[column], datasets.Image):
+        return data.cast_column(column, datasets.Image(decode=False))
+    return data
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its type's name."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _require_column(data: Any, column: str, key: str, where: str) -> None:
+    names = data.column_names  # None where a stream does not know them before its first row
+    if names is not None and column not in names:
+        raise InputError(f"{where}: no column {column!r}; set domain.{key} to one of {', '.join(names)}")
+
+
+def _fetch(cell: bytes | str) -> bytes:
+    """The bytes themselves, or those of a local or remote file (``hf://...``)."""
+    if isinstance(cell, bytes):
+        return cell
+    with fsspec.open(cell, "rb") as file:
+        return bytes(file.read())

@@ -1,0 +1,176 @@
+"""Images in Parquet files, as the Hugging Face hub stores them: a column of {bytes} or bytes, and a label."""
+
+import glob
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from unseen_diffusion.domains.base import Pool, fingerprint
+from unseen_diffusion.domains.encoded import EncodedDomain, encoded_bytes
+from unseen_diffusion.errors import InputError
+from unseen_diffusion.files import sha256
+from unseen_diffusion.images import decode, stack
+
+
+@dataclass(frozen=True)
+class Row:
+    """Where an image is: ``position`` counts from the beginning of the row group, ``number`` of the file."""
+
+    file: Path
+    group: int
+    position: int
+    number: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parquet(EncodedDomain):
+    """Rows of Parquet files.
+
+    Attributes:
+        path: a file, a folder or a glob pattern.
+        column: the encoded images.
+        label: the classes; only needed for ``labels``.
+        labels: keeps the rows of these classes; None keeps all.
+    """
+
+    path: str
+    name: str = "parquet"
+    source: str = "Parquet files"
+    licence: str = "not stated"
+    column: str = "image"
+    label: str = "label"
+    labels: Sequence[int] | None = None
+
+    def pool(self, size: int, channels: int) -> Pool:
+        """The rows, in the order of the files' names."""
+        files = parquet_files(self.path)
+        rows = [row for file in files for row in select_rows(file, self.column, self.label, self.labels)]
+        if not rows:
+            raise InputError(
+                f"{self.path}: no row with domain.labels={self.labels}; "
+                f"choose classes of its column {self.label!r}"
+            )
+        digest = fingerprint(
+            files=[sha256(file) for file in files],
+            rows=[row.number for row in rows],
+            column=self.column,
+            size=size,
+            channels=channels,
+        )
+
+        def read(indices: Sequence[int]) -> list[bytes | Path]:
+            return read_rows([rows[index] for index in indices], self.column)
+
+        folder = os.path.commonpath([file.parent for file in files])
+        names = [f"{row.file.relative_to(folder).as_posix()}:{row.number}" for row in rows]
+        return self.encoded_pool(names, read, digest, size, channels)
+
+
+def parquet_files(pattern: str) -> list[Path]:
+    """Parquet files for a file, a folder or a glob pattern, sorted.
+
+    Raises:
+        InputError: nothing matches.
+    """
+    path = Path(pattern).expanduser()
+    if path.is_dir():
+        files = sorted(path.glob("*.parquet"))
+    else:
+        files = [path] if path.is_file() else sorted(Path(name) for name in glob.glob(str(path)))
+    if not files:
+        raise InputError(f"{pattern}: no Parquet file there; give a file, a folder or a glob pattern")
+    return files
+
+
+def select_rows(file: Path, column: str, label: str, labels: Sequence[int] | None) -> list[Row]:
+    """All rows of a file, or those of some classes; reads no image.
+
+    Raises:
+        InputError: the file is no Parquet, or lacks a column that is needed.
+    """
+    with _open(file) as parquet:
+        _require_column(file, parquet, column)
+        sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
+        classes = []
+        if labels is not None:
+            _require_column(file, parquet, label)
+            classes = parquet.read(columns=[label]).column(label).to_pylist()
+    places = [(group, position) for group, size in enumerate(sizes) for position in range(size)]
+    rows = [Row(file, group, position, number) for number, (group, position) in enumerate(places)]
+    if labels is None:
+        return rows
+    wanted = set(labels)
+    return [row for row in rows if classes[row.number] in wanted]
+
+
+def read_rows(rows: Sequence[Row], column: str) -> list[bytes | Path]:
+    """The encoded images of some rows, in their order; reads only the row groups that they are in."""
+    by_group: dict[tuple[Path, int], list[int]] = defaultdict(list)
+    for index, row in enumerate(rows):
+        by_group[row.file, row.group].append(index)
+    cells: dict[int, bytes | Path] = {}
+    for (file, group), indices in by_group.items():
+        with _open(file) as parquet:
+            table = parquet.read_row_group(group, columns=[column])
+        positions = [rows[index].position for index in indices]
+        for index, cell in zip(indices, _take(table, column, positions), strict=True):
+            data = encoded_bytes(cell, f"{file}: column {column!r}")
+            cells[index] = data if isinstance(data, bytes) else file.parent / data
+    return [cells[index] for index in range(len(rows))]
+
+
+def read_parquet(
+    pattern: str, size: int | None, channels: int, column: str = "image", label: str = "label"
+) -> tuple[Tensor, Tensor]:
+    """Reads every row of Parquet files.
+
+    Args:
+        pattern: a file, a folder or a glob pattern.
+        size: height and width of the result; None keeps the images' own, which must then be equal.
+        channels: 1 or 3.
+        column: the encoded images.
+        label: the classes, if there are any.
+
+    Returns:
+        Images (N, channels, size, size) uint8 and labels (N,) int64, -1 in files without a label column.
+
+    Raises:
+        InputError: no such file or column, or an unreadable image.
+    """
+    images: list[Tensor] = []
+    labels: list[int] = []
+    for file in parquet_files(pattern):
+        rows = select_rows(file, column, label, None)
+        with _open(file) as parquet:
+            known = label in parquet.schema_arrow.names
+            labels += parquet.read(columns=[label]).column(label).to_pylist() if known else [-1] * len(rows)
+        cells = zip(rows, read_rows(rows, column), strict=True)
+        images += [decode(cell, size, channels, name=f"{file}:{row.number}") for row, cell in cells]
+    return stack(images), torch.tensor(labels, dtype=torch.int64)
+
+
+def _open(file: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(file)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{file}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
+
+
+def _require_column(file: Path, parquet: pq.ParquetFile, column: str) -> None:
+    names = parquet.schema_arrow.names
+    if column not in names:
+        raise InputError(
+            f"{file}: no column {column!r}; set domain.column or domain.label to one of {', '.join(names)}"
+        )
+
+
+def _take(table: pa.Table, column: str, positions: Sequence[int]) -> list[object]:
+    cells: list[object] = table.column(column).take(pa.array(positions, pa.int64())).to_pylist()
+    return cells

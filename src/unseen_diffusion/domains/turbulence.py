@@ -1,0 +1,71 @@
+"""Turbulence: simulated column densities of molecular clouds, log-normal with a power-law spectrum."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unseen_diffusion import images
+from unseen_diffusion.domains.base import Domain, Pool, fingerprint
+from unseen_diffusion.errors import InputError
+from unseen_diffusion.seeds import generator
+
+RECIPE = "lognormal-1"  # enters the fingerprint: changes with the simulation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turbulence(Domain):
+    """Opacity maps of log-normal random fields, one random stream per image.
+
+    Attributes:
+        count: how many images there are.
+        slope: the spectrum of the log density is k ** -slope.
+        sigma: standard deviation of the log density.
+        depth: optical depth at the mean density; a pixel is 255 (1 - exp(-depth density)).
+        resolution: width of the simulated field, in pixels, before it is resized.
+        seed: of the simulation.
+    """
+
+    name: str = "turbulence"
+    source: str = "simulated here: log-normal random fields with a power-law spectrum, after molecular clouds"
+    licence: str = "as this package"
+    count: int = 1000
+    slope: float = 3.2
+    sigma: float = 1.2
+    depth: float = 0.7
+    resolution: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key, least in {"count": 1, "slope": 0.0, "sigma": 0.0, "depth": 0.01, "resolution": 8}.items():
+            if getattr(self, key) < least:
+                raise InputError(f"domain.{key}={getattr(self, key)}: needs to be at least {least}")
+
+    def pool(self, size: int, channels: int) -> Pool:
+        """The fields, simulated on demand."""
+
+        def load(indices: Sequence[int]) -> Tensor:
+            return images.stack([images.fit(self.opacity(i)[..., None], size, channels) for i in indices])
+
+        parameters = {key: getattr(self, key) for key in ("slope", "sigma", "depth", "resolution", "seed")}
+        digest = fingerprint(recipe=RECIPE, count=self.count, size=size, channels=channels, **parameters)
+        return Pool(tuple(f"turbulence-{index:05d}" for index in range(self.count)), load, digest)
+
+    def opacity(self, index: int) -> NDArray[np.float64]:
+        """One map: (resolution, resolution) float64 in 0..255."""
+        density = np.exp(self.sigma * self.log_density(index) - self.sigma**2 / 2)  # its mean is 1
+        return np.asarray(255 * (1 - np.exp(-self.depth * density)))
+
+    def log_density(self, index: int) -> NDArray[np.float64]:
+        """A Gaussian field: (resolution, resolution) float64, a quarter of a box of unit variance."""
+        width = 2 * self.resolution  # the box is periodic, a quarter of it is not
+        noise = torch.randn((width, width), generator=generator(self.seed, "turbulence", index)).numpy()
+        k = np.hypot(np.fft.fftfreq(width)[:, None], np.fft.rfftfreq(width)[None, :])
+        amplitude = np.zeros_like(k)
+        amplitude[k > 0] = k[k > 0] ** (-self.slope / 2)  # no constant: the mean is zero
+        box = np.fft.irfft2(np.fft.rfft2(noise.astype(np.float64)) * amplitude, s=(width, width))
+        return np.asarray(box / box.std())[: self.resolution, : self.resolution]

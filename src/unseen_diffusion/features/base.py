@@ -1,0 +1,69 @@
+"""What a feature extractor is, and how a set of images goes through one."""
+
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+
+from unseen_diffusion.errors import InputError
+
+
+class FeatureExtractor(Protocol):
+    """Maps uint8 images (N, C, H, W) to float32 features (N, dimension), each image on its own.
+
+    Attributes:
+        name: shown beside every score; scores of different extractors do not compare.
+        dimension: features per image.
+        fingerprint: SHA-256 that changes with the weights or the preprocessing; part of every artefact's key.
+        batch_size: images at a time; no result depends on it.
+    """
+
+    name: str
+    dimension: int
+    fingerprint: str
+    batch_size: int
+
+    def to(self, device: torch.device | str) -> Self:
+        """Moves the network; images follow it."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Features of one batch, on the extractor's device."""
+
+
+def extract(
+    extractor: FeatureExtractor,
+    images: Tensor,
+    batch_size: int | None = None,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Features of any number of images: uint8 (N, C, H, W) -> float32 (N, d) on the CPU.
+
+    Args:
+        extractor: the feature network.
+        images: as they are saved, grey (C = 1) or RGB (C = 3).
+        batch_size: images at a time; None takes the extractor's own.
+        device: where the network runs.
+
+    Raises:
+        InputError: no images, images that are not uint8, or a batch size below 1.
+    """
+    check_images(images)
+    size = extractor.batch_size if batch_size is None else batch_size
+    if size < 1:
+        raise InputError(f"batch_size={size}: give 1 or more images at a time")
+    extractor.to(device)
+    return torch.cat([extractor(batch).to("cpu", torch.float32) for batch in images.split(size)])
+
+
+def check_images(images: Tensor) -> None:
+    """Checks that ``images`` are what scores are computed on: quantised, grey or RGB, at least one.
+
+    Raises:
+        InputError: another dtype or shape.
+    """
+    if images.dtype != torch.uint8:
+        raise InputError(f"images of {images.dtype}: features are taken of uint8; quantise them first")
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) == 0:
+        raise InputError(
+            f"images of shape {tuple(images.shape)}: give (N, 1 or 3, height, width) with at least one image"
+        )

@@ -1,0 +1,127 @@
+"""The three geometric statistics of a candidate against references, and what references give themselves.
+
+Each statistic is averaged over k references drawn for the candidate: the pair distance over the k distances,
+the pair angle over all k (k - 1) / 2 pairs, the origin angle over the k angles. Angles are in degrees.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from unseen_diffusion.errors import InputError
+from unseen_diffusion.seeds import generator
+
+CRITERIA = ("pair_distance", "pair_angle", "origin_angle")
+# Below this share of |c|^2 + |z|^2 a squared distance from float32 products has lost 3 of its 7 digits.
+CANCELLATION = 1e-3
+
+
+@dataclass(frozen=True)
+class References:
+    """Reference latents prepared for repeated use: flat (N, d) float32, float64 Gram matrix (N, N) and norms."""
+
+    flat: Tensor
+    gram: Tensor
+
+    @classmethod
+    def of(cls, latents: Float[Tensor, "n c h w"]) -> "References":
+        flat = latents.flatten(1).float()
+        wide = flat.double()
+        return cls(flat, wide @ wide.T)
+
+    def __len__(self) -> int:
+        return len(self.flat)
+
+
+def draw_references(count: int, k: int, seed: int, indices: Sequence[int]) -> Int[Tensor, "b k"]:
+    """k different reference rows per candidate, from the stream (seed, "criteria", index).
+
+    Raises:
+        InputError: fewer than k references.
+    """
+    if not 2 <= k <= count:
+        raise InputError(f"tolerances.k={k}: with {count} references give a number between 2 and {count}")
+    rows = [torch.randperm(count, generator=generator(seed, "criteria", index))[:k] for index in indices]
+    return torch.stack(rows)
+
+
+def statistics(
+    candidates: Float[Tensor, "b c h w"], references: References, drawn: Int[Tensor, "b k"]
+) -> Float[Tensor, "b 3"]:
+    """Pair distance (L2), pair angle and origin angle (degrees) per candidate, float64, in ``CRITERIA``'s order.
+
+    One float32 matrix product serves the batch; the rest is float64. Candidates that nearly coincide with a
+    drawn reference, where those products cancel, are recomputed from float64 differences. An angle with a side
+    of length zero counts as 0 degrees.
+    """
+    flat = candidates.flatten(1).float()
+    dots = (flat @ references.flat.T).double().gather(1, drawn)
+    norms = flat.double().square().sum(1, keepdim=True)
+    lengths = references.gram.diagonal()[drawn]
+    squared = norms + lengths - 2 * dots
+    gram = references.gram[drawn[:, :, None], drawn[:, None, :]]
+    legs = gram - dots[:, :, None] - dots[:, None, :] + norms[:, :, None]
+    close = (squared < CANCELLATION * (norms + lengths)).any(1)
+    if bool(close.any()):
+        difference = references.flat[drawn[close]].double() - flat[close].double()[:, None]
+        legs[close] = difference @ difference.mT
+        squared[close] = difference.square().sum(2)
+    distances = squared.clamp(min=0).sqrt()
+    first, second = torch.triu_indices(drawn.shape[1], drawn.shape[1], offset=1)
+    pair = _degrees(legs[:, first, second], distances[:, first] * distances[:, second])
+    origin = _degrees(dots, (norms * lengths).sqrt())
+    return torch.stack([distances.mean(1), pair.mean(1), origin.mean(1)], dim=1)
+
+
+def _degrees(dots: Tensor, lengths: Tensor) -> Tensor:
+    """Angles from inner products and products of lengths; the cosine is clamped to [-1, 1]."""
+    cosine = torch.where(lengths > 0, dots / lengths.clamp(min=torch.finfo(dots.dtype).tiny), 1.0)
+    return cosine.clamp(-1, 1).acos().rad2deg()
+
+
+def leave_one_out(references: References, k: int, seed: int, repeats: int) -> Float[Tensor, "m 3"]:
+    """Statistics of each reference against k others, ``repeats`` draws each: rows in order of reference.
+
+    What a new latent of the same distribution would show; (N * repeats, 3) float64.
+    """
+    count = len(references)
+    if not 2 <= k <= count - 1:
+        raise InputError(
+            f"tolerances.k={k}: leave-one-out needs k + 1 references, but there are {count}; raise domain.references "
+            "or lower tolerances.k"
+        )
+    rows = []
+    for index in range(count):
+        draws = []
+        for repeat in range(repeats):
+            rng = generator(seed, "leave_one_out", index, repeat)
+            others = torch.randperm(count - 1, generator=rng)[:k]
+            draws.append(others + (others >= index))
+        one = references.flat[index].expand(repeats, -1)[:, :, None, None]
+        rows.append(statistics(one, references, torch.stack(draws)))
+    return torch.cat(rows)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean and standard deviation of one statistic."""
+
+    mean: float
+    sd: float
+
+
+def summarise(latents: Float[Tensor, "n c h w"], seed: int, k: int = 10) -> dict[str, Summary]:
+    """The latents' own geometry: the criteria by leave-one-out, radius, residual sd and the mean vector's norm."""
+    wide = latents.double().flatten(1)
+    mean = wide.mean(0)
+    own = leave_one_out(References.of(latents), min(k, len(latents) - 1), seed, repeats=1)
+    result = {name: Summary(float(own[:, i].mean()), float(own[:, i].std())) for i, name in enumerate(CRITERIA)}
+    radius = wide.norm(dim=1)
+    result["radius"] = Summary(float(radius.mean()), float(radius.std()))
+    spread = ((wide - mean).square().sum() / ((len(wide) - 1) * wide.shape[1])).sqrt()
+    result["residual_sd"] = Summary(float(spread), 0.0)
+    result["mean_norm"] = Summary(float(mean.norm()), 0.0)
+    return result

@@ -1,0 +1,7 @@
+"""Frozen diffusion models behind one interface; the only place that imports diffusers."""
+
+from unseen_diffusion.models.analytic import GaussianModel
+from unseen_diffusion.models.base import DiffusionModel, Prediction
+from unseen_diffusion.models.diffusers_unet import DiffusersModel
+
+__all__ = ["DiffusersModel", "DiffusionModel", "GaussianModel", "Prediction"]

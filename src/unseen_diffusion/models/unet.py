@@ -1,0 +1,43 @@
+"""Small U-Nets for 32x32 images: diffusers' UNet2DModel on pixel-unshuffled input."""
+
+from diffusers import UNet2DModel
+from torch import Tensor
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+
+
+def build_unet(
+    image_size: int,
+    image_channels: int,
+    pixel_unshuffle: int,
+    block_out_channels: tuple[int, ...],
+    attention: tuple[bool, ...],
+    layers_per_block: int,
+    attention_head_dim: int,
+    norm_num_groups: int,
+) -> UNet2DModel:
+    """A UNet2DModel on (C f^2, size / f, size / f) tensors, f = ``pixel_unshuffle``.
+
+    Pixel-unshuffling permutes the coordinates: the diffusion, its latents' distances and angles are those of
+    the plain image, and the network is several times cheaper.
+    """
+    coordinates = image_channels * pixel_unshuffle**2
+    down = tuple("AttnDownBlock2D" if wanted else "DownBlock2D" for wanted in attention)
+    up = tuple("AttnUpBlock2D" if wanted else "UpBlock2D" for wanted in reversed(attention))
+    return UNet2DModel(
+        sample_size=image_size // pixel_unshuffle,
+        in_channels=coordinates,
+        out_channels=coordinates,
+        block_out_channels=tuple(block_out_channels),
+        down_block_types=down,
+        up_block_types=up,
+        layers_per_block=layers_per_block,
+        attention_head_dim=attention_head_dim,
+        norm_num_groups=norm_num_groups,
+    )
+
+
+def unet_forward(unet: UNet2DModel, x: Tensor, t: Tensor, factor: int) -> Tensor:
+    """Network output in image layout: x (B, C, H, W), t (B,) fractional timesteps -> (B, C', H, W)."""
+    if factor == 1:
+        return unet(x, t, return_dict=False)[0]
+    return pixel_shuffle(unet(pixel_unshuffle(x, factor), t, return_dict=False)[0], factor)

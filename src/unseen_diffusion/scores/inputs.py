@@ -1,0 +1,41 @@
+"""What every score asks of its features before it computes anything."""
+
+import torch
+from torch import Tensor
+
+from unseen_diffusion.errors import InputError
+
+
+def as_features(features: Tensor, name: str, minimum: int) -> Tensor:
+    """Checks features (N, d) of any real dtype and returns them as float64 on the CPU.
+
+    Raises:
+        InputError: not a matrix, no features, fewer than ``minimum`` images, or a value that is not finite.
+    """
+    if features.ndim != 2:
+        raise InputError(f"{name}: shape {tuple(features.shape)}; give a matrix (images, dimensions)")
+    count, dimension = features.shape
+    if count < minimum:
+        raise InputError(f"{name}: {count} image{'s' * (count != 1)}; this score needs at least {minimum}")
+    if dimension == 0:
+        raise InputError(f"{name}: features of dimension 0; choose an extractor that returns numbers")
+    features = features.detach().to("cpu", torch.float64)
+    broken = int((~features.isfinite()).any(dim=1).sum())
+    if broken:
+        raise InputError(f"{name}: {broken} of {count} images have non-finite features; extract in float32")
+    return features
+
+
+def as_pair(x: Tensor, y: Tensor, names: tuple[str, str], minimum: int) -> tuple[Tensor, Tensor]:
+    """``as_features`` of two sets, which must have the same dimension.
+
+    Raises:
+        InputError: as ``as_features``, or the dimensions differ.
+    """
+    x, y = as_features(x, names[0], minimum), as_features(y, names[1], minimum)
+    if x.shape[1] != y.shape[1]:
+        raise InputError(
+            f"{names[0]} has {x.shape[1]} feature dimensions and {names[1]} has {y.shape[1]}; "
+            "extract both with the same extractor"
+        )
+    return x, y

@@ -1,0 +1,1 @@
+"""Training of the embedded networks: base models and the feature network."""

@@ -1,0 +1,140 @@
+"""The feature network's documentation: its held-out accuracy, what its distances see, and its loss curve."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+from torch import Tensor
+
+from unseen_diffusion.features.base import FeatureExtractor, extract
+from unseen_diffusion.files import atomic_path
+from unseen_diffusion.images import dequantise, quantise
+from unseen_diffusion.scores.kernel import KernelDistance, kid
+from unseen_diffusion.seeds import generator
+from unseen_diffusion.training.distortions import KINDS, distort
+from unseen_diffusion.training.features import mean_accuracy
+
+STRENGTHS = (0.0, 0.5, 1.0)
+
+_INTRODUCTION = """\
+# features32
+
+A small CNN for 3x32x32 images whose pooled activations are the `embedded` features. One head was trained to
+name the domain, the other to name what was done to the image, so that distances see both. They compare with
+no published FID or KID."""
+_RULES = """\
+The command leaves these files in `outputs/training/features32/weights/`. No image of a held-out set H (with
+the sizes and seeds of `conf/domain/`) was trained on; every number below is measured on H and, for photos and
+MNIST, on their test files.
+
+![loss curve](loss.png)"""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the card reports, all of it on held-out images.
+
+    Attributes:
+        domains: accuracy of the domain head per class.
+        distortions: accuracy of the distortion head per kind.
+        halves: KID between two halves of the probe domain's H.
+        others: KID between the probe's H and every other source's.
+        distorted: KID between one half of the probe's H and the other, distorted: kind -> one per strength.
+    """
+
+    domains: Mapping[str, float]
+    distortions: Mapping[str, float]
+    halves: KernelDistance
+    others: Mapping[str, KernelDistance]
+    distorted: Mapping[str, Sequence[KernelDistance]]
+
+
+def halves_and_others(
+    extractor: FeatureExtractor, heldout: Mapping[str, Tensor], probe: str
+) -> tuple[KernelDistance, dict[str, KernelDistance]]:
+    """KID between two halves of the probe source's held-out images, and from them to every other source's."""
+    features = {name: extract(extractor, images) for name, images in heldout.items()}
+    first, second = features[probe][::2], features[probe][1::2]
+    others = {name: kid(features[probe], other) for name, other in features.items() if name != probe}
+    return kid(first, second), others
+
+
+def distorted_halves(
+    extractor: FeatureExtractor, images: Tensor, seed: int
+) -> dict[str, list[KernelDistance]]:
+    """KID between every second image and the others, distorted: per kind, one value per strength."""
+    clean, rest = extract(extractor, images[::2]), dequantise(images[1::2])
+    result: dict[str, list[KernelDistance]] = {}
+    for number, kind in enumerate(KINDS[1:], start=1):
+        for strength in STRENGTHS:
+            rng = generator(seed, "card", kind)
+            kinds, strengths = torch.full((len(rest),), number), torch.full((len(rest),), strength)
+            changed = quantise(distort(rest, kinds, strengths, rng))
+            result.setdefault(kind, []).append(kid(clean, extract(extractor, changed)))
+    return result
+
+
+def save_loss_curve(history: Tensor, path: Path) -> None:
+    """A PNG of the loss, averaged over 50 steps; ``history`` has rows (step, loss, gradient norm)."""
+    width = min(50, len(history))
+    means = history[: len(history) // width * width].reshape(-1, width, 3).mean(1)
+    figure, axes = plt.subplots(figsize=(5, 3), layout="constrained")
+    axes.plot(means[:, 0], means[:, 1], color="black", linewidth=1)
+    axes.set(xlabel="step", ylabel=f"loss (mean of {width} steps)")
+    axes.spines[["top", "right"]].set_visible(False)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=80, format="png")
+    plt.close(figure)
+
+
+def model_card(facts: Mapping[str, str], command: str, evaluation: Evaluation, probe: str) -> str:
+    """Markdown: what the network is, how it was trained, and what it measured on held-out images.
+
+    Args:
+        facts: a table of name and value: data, steps, seed, sizes.
+        command: what trains it again.
+        evaluation: see there.
+        probe: name of the source of ``evaluation``'s distances.
+    """
+    return "\n".join(
+        [
+            _INTRODUCTION + "\n",
+            *_table(["", ""], facts.items()),
+            f"\n```\n{command}\n```\n",
+            _RULES,
+            *_accuracies("Domain head, on undistorted images", evaluation.domains),
+            *_accuracies("Distortion head, at any strength", evaluation.distortions),
+            f"\n## What distances see: KID x 1000 to {probe} (standard error)\n",
+            *_table(["from", "KID x 1000"], _distance_rows(evaluation)),
+            f"\nOne half of H of {probe} against the other half, distorted:\n",
+            *_table(
+                ["kind", *(f"strength {strength}" for strength in STRENGTHS)],
+                ((kind, *map(_shown, distances)) for kind, distances in evaluation.distorted.items()),
+            ),
+            "",
+        ]
+    )
+
+
+def _accuracies(title: str, accuracy: Mapping[str, float]) -> list[str]:
+    mean = f"{mean_accuracy(accuracy):.1%} is the mean of {len(accuracy)}, each of which counts alike."
+    return [
+        f"\n## {title}\n\n{mean}\n",
+        *_table(["", "accuracy"], ((k, f"{v:.1%}") for k, v in accuracy.items())),
+    ]
+
+
+def _distance_rows(evaluation: Evaluation) -> list[tuple[str, str]]:
+    rows = [("itself (two halves of H)", _shown(evaluation.halves))]
+    return rows + [(name, _shown(distance)) for name, distance in evaluation.others.items()]
+
+
+def _shown(distance: KernelDistance) -> str:
+    return f"{1000 * distance.value:.1f} ({1000 * distance.standard_error:.1f})"
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = [header, ["---"] * len(header), *rows]
+    return ["| " + " | ".join(line) + " |" for line in lines]

@@ -1,0 +1,141 @@
+"""From the config of the feature network to its finished, documented folder of weights."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from unseen_diffusion.errors import InputError
+from unseen_diffusion.features.embedded import EmbeddedFeatures
+from unseen_diffusion.files import atomic_path, write_json
+from unseen_diffusion.training.distortions import KINDS
+from unseen_diffusion.training.feature_card import (
+    Evaluation,
+    distorted_halves,
+    halves_and_others,
+    model_card,
+    save_loss_curve,
+)
+from unseen_diffusion.training.features import (
+    FeatureLoss,
+    Source,
+    TrainingSet,
+    distortion_accuracy,
+    domain_accuracy,
+    domain_source,
+    parquet_source,
+)
+from unseen_diffusion.training.loop import LoopSettings, train
+from unseen_diffusion.training.recipes import new_state, seeded
+
+log = logging.getLogger(__name__)
+
+
+def train_features(config: DictConfig, device: torch.device) -> Path:
+    """Trains the feature network on all sources of the config; returns the folder of its weights."""
+    settings: LoopSettings = instantiate(config.loop)
+    training, heldout = feature_sources(config)
+    data = TrainingSet.balanced(list(training.values()), config.most_repeats)
+    log.info("%d training images in %d classes", len(data.images), len(data.classes))
+    network = {**config.network, "classes": len(data.classes), "distortions": len(KINDS)}
+    state = new_state(seeded(network, settings.seed), settings, device)
+    loss = FeatureLoss(data, config.distorted, config.label_smoothing, device)
+    folder = Path(config.folder)
+    train(settings, state, len(data.draws), loss, folder, lambda _: None, device)
+    weights = folder / "weights"
+    save_weights(state.ema, network, data.classes, config.data.size, weights)
+    save_loss_curve(state.history, weights / "loss.png")
+    evaluation = evaluate(EmbeddedFeatures(weights), heldout, data.classes, config.probe, settings.seed)
+    card = model_card(
+        card_facts(config, data, list(training)), training_command(config), evaluation, config.probe
+    )
+    with atomic_path(weights / "README.md") as temporary:
+        temporary.write_text(card, encoding="utf-8")
+    return weights
+
+
+def save_weights(
+    network: nn.Module, arguments: Mapping[str, Any], classes: tuple[str, ...], size: int, folder: Path
+) -> None:
+    """Writes config.json and model.safetensors (half precision), as ``EmbeddedFeatures`` reads them."""
+    plain = OmegaConf.to_container(OmegaConf.create({k: v for k, v in arguments.items() if k != "_target_"}))
+    config = {"size": size, "network": plain, "classes": classes, "distortions": KINDS}
+    write_json(folder / "config.json", config)
+    half = {name: value.detach().half().cpu().contiguous() for name, value in network.state_dict().items()}
+    with atomic_path(folder / "model.safetensors") as temporary:
+        save_file(half, temporary)
+
+
+def feature_sources(config: DictConfig) -> tuple[dict[str, Source], dict[str, Source]]:
+    """Sources to train on and to test on, by name.
+
+    Raises:
+        InputError: training files without test files, or a source refuses.
+    """
+    training, heldout = {}, {}
+    for name, settings in config.sources.items():
+        training[name], heldout[name] = domain_source(
+            name,
+            instantiate(settings.domain),
+            config.data.size,
+            settings.classes,
+            settings.symmetry,
+            settings.rows,
+        )
+    for name, settings in config.files.items():
+        paths = config.data[name], config.data[f"{name}_test"]
+        if paths == (None, None):
+            continue
+        if None in paths:
+            raise InputError(
+                f"training.data.{name}={paths[0]}, {name}_test={paths[1]}: give both paths, or neither"
+            )
+        training[name], heldout[name] = (
+            parquet_source(
+                name, path, config.data.size, settings.symmetry, settings.rows, limit, config.loop.seed
+            )
+            for path, limit in zip(paths, (settings.limit, settings.limit_test), strict=True)
+        )
+    return training, heldout
+
+
+def evaluate(
+    extractor: EmbeddedFeatures, heldout: dict[str, Source], classes: tuple[str, ...], probe: str, seed: int
+) -> Evaluation:
+    """All that the card reports, of the weights as they are saved."""
+    images: dict[str, Tensor] = {name: source.images for name, source in heldout.items()}
+    halves, others = halves_and_others(extractor, images, probe)
+    sources = list(heldout.values())
+    return Evaluation(
+        domain_accuracy(extractor.network, sources, classes),
+        distortion_accuracy(extractor.network, sources, seed),
+        halves,
+        others,
+        distorted_halves(extractor, images[probe], seed),
+    )
+
+
+def card_facts(config: DictConfig, data: TrainingSet, sources: list[str]) -> dict[str, str]:
+    """The first table of the card."""
+    loop = config.loop
+    return {
+        "data": f"{len(data.images):,} images in {len(data.classes)} classes of {', '.join(sources)}",
+        "features": str(config.network.dimension),
+        "optimisation": f"{loop.steps} steps of {loop.batch_size}, AdamW at {loop.learning_rate}, "
+        f"averaged weights ({loop.ema_decay})",
+        "distorted images": f"{config.distorted:.0%}: {', '.join(KINDS[1:])}",
+        "seed": str(loop.seed),
+    }
+
+
+def training_command(config: DictConfig) -> str:
+    """The command that trains a feature network on the same files, without the folder that they were in."""
+    keys = [key for name in config.files for key in (name, f"{name}_test") if config.data[key] is not None]
+    files = [f"training.data.{key}='{Path(config.data[key]).name}'" for key in keys]
+    return " \\\n  ".join([f"unseen train training={config.name}", *files])

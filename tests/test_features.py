@@ -1,0 +1,240 @@
+"""Feature extractors: shapes, batch independence, fingerprints, checked downloads, and what users can get wrong."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from unseen_diffusion.errors import InputError
+from unseen_diffusion.features.base import FeatureExtractor, extract
+from unseen_diffusion.features.embedded import EmbeddedFeatures, FeatureNetwork
+from unseen_diffusion.features.inception import SHA256, URL, Inception, full_float32
+from unseen_diffusion.features.pixels import Pixels
+from unseen_diffusion.files import sha256, write_json
+from unseen_diffusion.images import dequantise
+from unseen_diffusion.seeds import generator
+
+CONFIGS = Path(__file__).parent.parent / "conf" / "features"
+NETWORK = {"widths": [8, 16, 16], "dimension": 24, "classes": 4, "distortions": 3}
+
+
+def images(count: int, channels: int = 3, size: int = 32) -> Tensor:
+    shape = (count, channels, size, size)
+    return torch.randint(0, 256, shape, generator=generator(0, "images", size)).to(torch.uint8)
+
+
+class StandIn(nn.Module):
+    """Called like NVIDIA's file: 2048 features from the first pixels."""
+
+    def forward(self, x: Tensor, return_features: bool = False) -> Tensor:
+        if x.shape[1] != 3:
+            raise ValueError("three channels")
+        if not return_features:
+            return x.float().mean(dim=[2, 3])
+        return x.float().flatten(1)[:, :2048] / 255
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """A small untrained network in the embedded network's files, in half precision."""
+    torch.manual_seed(0)
+    network = FeatureNetwork(**NETWORK)
+    save_file({k: v.half() for k, v in network.state_dict().items()}, tmp_path / "model.safetensors")
+    write_json(tmp_path / "config.json", {"network": NETWORK, "size": 32})
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("script") / "inception-2015-12-05.pt"
+    torch.jit.save(torch.jit.script(StandIn()), path)
+    return path
+
+
+@pytest.fixture(params=["embedded", "inception", "pixels"])
+def extractor(request: pytest.FixtureRequest, weights: Path, script: Path) -> FeatureExtractor:
+    if request.param == "embedded":
+        return EmbeddedFeatures(weights)
+    if request.param == "inception":
+        return Inception(script, sha256=sha256(script))
+    return Pixels(side=32)
+
+
+def test_features_have_the_promised_form(extractor: FeatureExtractor) -> None:
+    features = extract(extractor, images(5))
+    assert features.shape == (5, extractor.dimension)
+    assert features.dtype == torch.float32
+    assert features.isfinite().all()
+    assert len(bytes.fromhex(extractor.fingerprint)) == 32
+
+
+def test_batch_size_does_not_change_features(extractor: FeatureExtractor) -> None:
+    whole = extract(extractor, images(7), batch_size=7)
+    for size in (1, 3):
+        torch.testing.assert_close(extract(extractor, images(7), batch_size=size), whole, rtol=0, atol=1e-6)
+
+
+def test_grey_images_have_the_features_of_their_rgb_copies(extractor: FeatureExtractor) -> None:
+    grey = images(3, channels=1)
+    torch.testing.assert_close(extract(extractor, grey), extract(extractor, grey.expand(-1, 3, -1, -1)))
+
+
+def test_features_need_no_gradient_and_can_be_trained_on(extractor: FeatureExtractor) -> None:
+    features = extract(extractor, images(2))
+    classifier = nn.Linear(extractor.dimension, 2)
+    classifier(features).sum().backward()
+    assert classifier.weight.grad is not None
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (images(2).float(), "uint8"),
+        (images(2)[0], "with at least one image"),
+        (images(0), "with at least one image"),
+        (images(2)[:, :2], "with at least one image"),
+    ],
+)
+def test_unusable_images_are_refused(extractor: FeatureExtractor, batch: Tensor, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        extract(extractor, batch)
+
+
+def test_batch_size_below_one_is_refused(extractor: FeatureExtractor) -> None:
+    with pytest.raises(InputError, match="batch_size=0"):
+        extract(extractor, images(2), batch_size=0)
+
+
+# ---------------------------------------------------------------- embedded
+
+
+def test_embedded_features_are_those_of_the_stored_network(weights: Path) -> None:
+    torch.manual_seed(0)
+    network = FeatureNetwork(**NETWORK).half().float()
+    expected = network.features(dequantise(images(4)))
+    torch.testing.assert_close(EmbeddedFeatures(weights)(images(4)), expected.detach(), rtol=0, atol=1e-6)
+
+
+def test_embedded_network_takes_other_sizes(weights: Path) -> None:
+    extractor = EmbeddedFeatures(weights)
+    assert extractor(images(2, size=48)).shape == (2, 24)
+    enlarged = images(2).repeat_interleave(2, -1).repeat_interleave(2, -2)
+    assert (extractor(enlarged) - extractor(images(2))).abs().max() < 0.2
+
+
+def test_fingerprint_of_the_embedded_network_follows_its_weights(weights: Path) -> None:
+    before = EmbeddedFeatures(weights).fingerprint
+    assert EmbeddedFeatures(weights).fingerprint == before
+    save_file(
+        {k: v.half() for k, v in FeatureNetwork(**NETWORK).state_dict().items()},
+        weights / "model.safetensors",
+    )
+    assert EmbeddedFeatures(weights).fingerprint != before
+
+
+def test_package_weights_load_and_are_small() -> None:
+    extractor = EmbeddedFeatures()
+    assert sum(p.numel() for p in extractor.network.parameters()) <= 600_000
+    assert extract(extractor, images(3)).shape == (3, extractor.dimension)
+
+
+def test_missing_or_foreign_weights_are_refused(weights: Path) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        EmbeddedFeatures(weights / "nowhere")
+    write_json(weights / "config.json", {"network": NETWORK | {"dimension": 32}, "size": 32})
+    with pytest.raises(InputError, match="do not fit") as caught:
+        EmbeddedFeatures(weights)
+    assert "\n" not in str(caught.value)
+    write_json(weights / "config.json", {"size": 32})
+    with pytest.raises(InputError, match="network"):
+        EmbeddedFeatures(weights)
+
+
+# ---------------------------------------------------------------- inception
+
+
+def test_inception_is_downloaded_once_and_checked(script: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source" / script.name
+    source.parent.mkdir()
+    source.write_bytes(script.read_bytes())
+    cache, digest = tmp_path / "cache", sha256(script)
+    first = extract(Inception(cache=cache, url=source.as_uri(), sha256=digest), images(2))
+    source.unlink()
+    again = extract(Inception(cache=cache, url=source.as_uri(), sha256=digest), images(2))
+    assert torch.equal(first, again)
+    assert [path.name for path in cache.iterdir()] == [script.name]
+
+
+def test_wrong_checksum_is_refused_before_use(script: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"not {SHA256}; remove the file and download it from {URL}"):
+        Inception(script)
+    with pytest.raises(InputError, match="SHA-256 is"):
+        Inception(cache=tmp_path, url=script.as_uri())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_offline_download_says_what_to_do(tmp_path: Path) -> None:
+    url = "http://127.0.0.1:9/inception-2015-12-05.pt"  # the discard port: nothing listens
+    with pytest.raises(InputError, match="cannot download") as caught:
+        Inception(cache=tmp_path, url=url)
+    message = str(caught.value)
+    assert url in message
+    assert str(tmp_path / "inception-2015-12-05.pt") in message
+    assert "\n" not in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_inception_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file; download it from https"):
+        Inception(tmp_path / "nothing.pt")
+
+
+def test_inception_moves_its_network(script: Path) -> None:
+    extractor = Inception(script, sha256=sha256(script))
+    assert extractor.to("cpu")(images(1)).device == extractor.to("cpu")(images(1)).device
+
+
+def test_tf32_is_off_inside_and_restored_after() -> None:
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = (matmul.allow_tf32, cudnn.allow_tf32)
+    with full_float32():
+        assert not matmul.allow_tf32
+        assert not cudnn.allow_tf32
+    assert (matmul.allow_tf32, cudnn.allow_tf32) == before
+
+
+# ---------------------------------------------------------------- pixels
+
+
+def test_pixels_are_the_image_itself() -> None:
+    features = Pixels(side=32)(images(3))
+    assert torch.equal(features.reshape(3, 3, 32, 32), dequantise(images(3)))
+
+
+def test_pixels_are_averaged() -> None:
+    blocks = images(2, size=8).repeat_interleave(4, -1).repeat_interleave(4, -2)
+    torch.testing.assert_close(Pixels(side=8)(blocks), Pixels(side=8)(images(2, size=8)))
+    assert Pixels(side=8).fingerprint != Pixels(side=16).fingerprint
+    with pytest.raises(InputError, match=r"features\.side=0"):
+        Pixels(side=0)
+
+
+# ---------------------------------------------------------------- configs
+
+
+@pytest.mark.parametrize("name", ["embedded", "inception", "pixels"])
+def test_config_describes_itself_and_instantiates(name: str, script: Path, tmp_path: Path) -> None:
+    text = (CONFIGS / f"{name}.yaml").read_text()
+    assert text.startswith("# ")
+    config = OmegaConf.merge(
+        OmegaConf.create({"paths": {"cache": str(tmp_path)}}), {"features": OmegaConf.create(text)}
+    )
+    changes = {"path": str(script), "sha256": sha256(script)} if name == "inception" else {}
+    extractor = instantiate(config.features, **changes)
+    assert extractor.name == name
+    assert hashlib.sha256().digest_size * 2 == len(extractor.fingerprint)
