@@ -1,22 +1,129 @@
-"""The command line: ``unseen <verb> ...``."""
+"""The command line: ``unseen run``, ``unseen train``, ``unseen table``."""
 
+import argparse
+import logging
+import os
 import sys
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
 
-import hydra
-import torch
-from omegaconf import DictConfig
+from unseen_diffusion.errors import InputError
+
+log = logging.getLogger(__name__)
+
+HELP = """\
+unseen: what can a frozen diffusion model generate that it has never seen?
+
+  unseen run [GROUP=OPTION] [KEY=VALUE]...    one run: invert, fit, select, denoise, score
+  unseen run -m KEY=A,B,C ...                 a sweep; every combination is a run
+  unseen table OUTPUTS... [--save FILE]       any number of runs as one table (.csv, .md, .tex)
+  unseen train training=OPTION ...            trains an embedded network
+  unseen --help                               this text
+
+  unseen run --cfg job                        prints the whole config
+  unseen run hydra/launcher=joblib ...        any Hydra launcher that is installed
+  UNSEEN_CONF=DIR                             a folder of your own configs, searched first
+
+Groups of `unseen run`:
+"""
 
 
-@hydra.main(config_path="/work/main/conf", config_name="train", version_base="1.3")
-def train_main(config: DictConfig) -> None:
-    from unseen_diffusion.training.recipes import train_diffusion
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point; exits with 0, or with 2 after one line about bad input, or with 1 after failed runs."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    verbs: dict[str, Callable[[list[str]], int]] = {"run": _run, "train": _train, "table": _table}
+    try:
+        if not arguments or arguments[0] in ("-h", "--help", "help"):
+            print(help_text())
+            sys.exit(0 if arguments else 2)
+        if arguments[0] not in verbs:
+            raise InputError(f"{arguments[0]}: no such command; choose {', '.join(verbs)} (unseen --help)")
+        sys.exit(verbs[arguments[0]](arguments[1:]))
+    except InputError as error:
+        print(f"unseen: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("unseen: interrupted; finished stages are kept and will be reused", file=sys.stderr)
+        sys.exit(130)
 
-    train_diffusion(config.training, torch.device("cpu"))
+
+def help_text() -> str:
+    """The help, with every config group and option and its first comment line."""
+    from unseen_diffusion.composition import options
+
+    lines = [HELP.rstrip("\n")]
+    for group, entries in options().items():
+        lines.append(f"\n  {group}")
+        width = max(len(name) for name, _ in entries)
+        lines += [f"    {name:<{width}}  {line}" for name, line in entries]
+    return "\n".join(lines)
 
 
-def main() -> None:
-    verb = sys.argv.pop(1)
-    {"train": train_main}[verb]()
+def new_run_id() -> str:
+    """Time-stamped name of a run or sweep, unique on this machine."""
+    return f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{os.getpid() % 10000:04d}"
+
+
+def _run(overrides: list[str]) -> int:
+    """Checks every point before the first starts, runs them, and reads what they wrote."""
+    from unseen_diffusion.composition import expand, hydra_task, is_information
+    from unseen_diffusion.jobs import report, run_job
+    from unseen_diffusion.settings import check
+
+    os.environ.setdefault("UNSEEN_RUN_ID", new_run_id())
+    task = hydra_task("run", run_job)
+    if is_information(overrides):
+        return _hydra(task, overrides)
+    sweep = expand("run", overrides)
+    for point in sweep.points:
+        check(point)
+    code = _hydra(task, overrides)
+    return max(code, report(sweep.folder, len(sweep.points), sweep.multirun))
+
+
+def _train(overrides: list[str]) -> int:
+    """Trains one network."""
+    from unseen_diffusion.composition import expand, hydra_task, is_information
+    from unseen_diffusion.jobs import train_job
+    from unseen_diffusion.settings import resolve_plain
+
+    os.environ.setdefault("UNSEEN_RUN_ID", new_run_id())
+    task = hydra_task("train", train_job)
+    if not is_information(overrides):
+        for point in expand("train", overrides).points:
+            resolve_plain(point)
+    return _hydra(task, overrides)
+
+
+def _hydra(task: Callable[[], Any], overrides: list[str]) -> int:
+    """Hands over to Hydra, which reads ``sys.argv``; its exit code."""
+    before = sys.argv
+    sys.argv = ["unseen", *overrides]
+    try:
+        task()
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else 1
+    finally:
+        sys.argv = before
+    return 0
+
+
+def _table(arguments: list[str]) -> int:
+    """Prints, and on request saves, the table of any number of runs."""
+    from unseen_diffusion.tables import load_results, print_table, write_table
+
+    parser = argparse.ArgumentParser(prog="unseen table", description="Any number of runs as one table.")
+    parser.add_argument("paths", nargs="+", help="results.json files, or folders of runs")
+    parser.add_argument("--save", action="append", default=[], type=Path, help="also write a .csv, .md or .tex file")
+    chosen = parser.parse_args(arguments)
+    table = load_results(chosen.paths)
+    print_table(table, f"{table['run'].nunique()} runs")
+    for path in chosen.save:
+        write_table(table, path)
+        print(f"wrote {path}")
+    return 0
 
 
 if __name__ == "__main__":

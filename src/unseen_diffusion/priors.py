@@ -5,8 +5,9 @@ A prior is a small frozen config with ``fit``; what it returns draws candidate i
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 import torch
@@ -19,16 +20,17 @@ from unseen_diffusion.seeds import generator, normal_rows
 Latents = Float[Tensor, "n c h w"]
 
 
-class FittedPrior(Protocol):
-    """A prior with its parameters."""
+@dataclass(frozen=True)
+class FittedPrior(ABC):
+    """A prior with its parameters: every field is a tensor, so that ``restore(kind, tensors)`` gives it back."""
 
+    @abstractmethod
     def sample(self, indices: Sequence[int], seed: int) -> Latents:
-        """Candidates of these indices, float32."""
-        ...
+        """Candidates of these indices, float32; each depends on (seed, index) alone."""
 
     def tensors(self) -> dict[str, Tensor]:
         """The fitted parameters, for storage."""
-        ...
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 class Prior(Protocol):
@@ -79,7 +81,7 @@ def require(name: str, count: int, minimum: int) -> None:
 
 
 @dataclass(frozen=True)
-class DiagonalNormal:
+class DiagonalNormal(FittedPrior):
     """m + scale * z; ``scale`` (C, H, W), or () for all coordinates alike."""
 
     mean: Tensor
@@ -88,9 +90,6 @@ class DiagonalNormal:
     def sample(self, indices: Sequence[int], seed: int) -> Latents:
         z = normal_rows(tuple(self.mean.shape), seed, "candidate", list(indices))
         return (self.mean + self.scale * z.double()).float()
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {"mean": self.mean, "scale": self.scale}
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,7 @@ class Diagonal(GaussianBase):
 
 
 @dataclass(frozen=True)
-class LowRankNormal:
+class LowRankNormal(FittedPrior):
     """m + V diag(s_k) V^T z + s (I - V V^T) z; ``directions`` (k, d) orthonormal rows."""
 
     mean: Tensor
@@ -130,14 +129,6 @@ class LowRankNormal:
         along = z.flatten(1) @ self.directions.T
         shaped = (along * (self.scales - self.residual_scale)) @ self.directions
         return (self.mean + self.residual_scale * z + shaped.reshape(z.shape)).float()
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {
-            "mean": self.mean,
-            "directions": self.directions,
-            "scales": self.scales,
-            "residual_scale": self.residual_scale,
-        }
 
 
 @dataclass(frozen=True)
@@ -166,7 +157,7 @@ class LowRank(GaussianBase):
 
 
 @dataclass(frozen=True)
-class EmpiricalNormal:
+class EmpiricalNormal(FittedPrior):
     """m + X^T w / sqrt(N - 1), w ~ N(0, I_N): covariance exactly X^T X / (N - 1); ``residuals`` X (N, C, H, W)."""
 
     mean: Tensor
@@ -176,9 +167,6 @@ class EmpiricalNormal:
         count = len(self.residuals)
         w = normal_rows((count,), seed, "candidate", list(indices)).double()
         return (self.mean + torch.einsum("bn,nchw->bchw", w, self.residuals) / math.sqrt(count - 1)).float()
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {"mean": self.mean, "residuals": self.residuals}
 
 
 @dataclass(frozen=True)
@@ -192,8 +180,8 @@ class SampleCovariance(GaussianBase):
 
 
 @dataclass(frozen=True)
-class StationaryNormal:
-    """m + F^-1 [S(f)^(1/2) F z]; ``roots`` (H, W, C, C), complex128, S(f)^(1/2) per 2-D frequency."""
+class StationaryNormal(FittedPrior):
+    """m + F^-1 [S(f)^(1/2) F z]; ``roots`` (H, W, C, C, 2) float64: S(f)^(1/2) per 2-D frequency, as real pairs."""
 
     mean: Tensor
     roots: Tensor
@@ -201,11 +189,8 @@ class StationaryNormal:
     def sample(self, indices: Sequence[int], seed: int) -> Latents:
         z = normal_rows(tuple(self.mean.shape), seed, "candidate", list(indices)).double()
         spectrum = torch.fft.fft2(z, norm="ortho")
-        shaped = torch.einsum("hwcd,bdhw->bchw", self.roots, spectrum)
+        shaped = torch.einsum("hwcd,bdhw->bchw", torch.view_as_complex(self.roots), spectrum)
         return (self.mean + torch.fft.ifft2(shaped, norm="ortho").real).float()
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {"mean": self.mean, "roots_real": self.roots.real, "roots_imag": self.roots.imag}
 
 
 @dataclass(frozen=True)
@@ -220,20 +205,17 @@ class Stationary(GaussianBase):
         covariance = torch.einsum("nchw,ndhw->hwcd", spectrum, spectrum.conj()) / (len(latents) - 1)
         values, vectors = torch.linalg.eigh(covariance)
         scaled = vectors * values.clamp(min=0).sqrt()[..., None, :]
-        return StationaryNormal(mean, scaled @ vectors.mH)
+        return StationaryNormal(mean, torch.view_as_real(scaled @ vectors.mH).contiguous())
 
 
 @dataclass(frozen=True)
-class StandardNormal:
-    """N(0, I) in the references' shape."""
+class StandardNormal(FittedPrior):
+    """N(0, I); ``shape`` (3,) int64 of a latent."""
 
-    shape: tuple[int, ...]
+    shape: Tensor
 
     def sample(self, indices: Sequence[int], seed: int) -> Latents:
-        return normal_rows(self.shape, seed, "candidate", list(indices))
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {"shape": torch.tensor(self.shape)}
+        return normal_rows(tuple(self.shape.tolist()), seed, "candidate", list(indices))
 
 
 @dataclass(frozen=True)
@@ -247,7 +229,7 @@ class Standard(GaussianBase):
         return 0
 
     def fit(self, latents: Latents, id_latents: Latents | None = None) -> FittedPrior:
-        return StandardNormal(tuple(latents.shape[1:]))
+        return StandardNormal(torch.tensor(latents.shape[1:]))
 
 
 def slerp(a: Latents, b: Latents, u: Float[Tensor, " n"]) -> Latents:
@@ -268,7 +250,7 @@ def slerp(a: Latents, b: Latents, u: Float[Tensor, " n"]) -> Latents:
 
 
 @dataclass(frozen=True)
-class SlerpReferences:
+class SlerpReferences(FittedPrior):
     """Points on arcs between two different references, u uniform in [0, 1]."""
 
     latents: Tensor
@@ -283,25 +265,21 @@ class SlerpReferences:
         pair = torch.stack(pairs)
         return slerp(self.latents[pair[:, 0]], self.latents[pair[:, 1]], torch.stack(positions))
 
-    def tensors(self) -> dict[str, Tensor]:
-        return {"latents": self.latents}
-
 
 @dataclass(frozen=True)
-class SlerpToId:
+class SlerpToId(FittedPrior):
     """Points on arcs from a reference to a draw from the isotropic Gaussian of the model's own domain."""
 
     latents: Tensor
-    id_prior: DiagonalNormal
+    id_mean: Tensor
+    id_scale: Tensor
 
     def sample(self, indices: Sequence[int], seed: int) -> Latents:
         draws = [generator(seed, "slerp", index) for index in indices]
         rows = torch.stack([torch.randint(len(self.latents), (), generator=rng) for rng in draws])
         u = torch.stack([torch.rand((), generator=rng) for rng in draws])
-        return slerp(self.latents[rows], self.id_prior.sample(indices, seed), u)
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {"latents": self.latents, "id_mean": self.id_prior.mean, "id_scale": self.id_prior.scale}
+        drawn = DiagonalNormal(self.id_mean, self.id_scale).sample(indices, seed)
+        return slerp(self.latents[rows], drawn, u)
 
 
 @dataclass(frozen=True)
@@ -329,20 +307,18 @@ class Slerp:
             return SlerpReferences(latents)
         if id_latents is None:
             raise InputError("prior.towards=id: needs latents of the model's own domain")
-        return SlerpToId(latents, Isotropic().fit(id_latents))
+        own = Isotropic().fit(id_latents)
+        return SlerpToId(latents, own.mean, own.scale)
 
 
 @dataclass(frozen=True)
-class ReplayedLatents:
+class ReplayedLatents(FittedPrior):
     """The references in a fixed order, again from the start when they run out."""
 
     latents: Tensor
 
     def sample(self, indices: Sequence[int], seed: int) -> Latents:
         return self.latents[torch.tensor(list(indices), dtype=torch.long) % len(self.latents)]
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {"latents": self.latents}
 
 
 @dataclass(frozen=True)
@@ -362,3 +338,23 @@ class Replay:
     def fit(self, latents: Latents, id_latents: Latents | None = None) -> FittedPrior:
         require(self.name, len(latents), self.minimum_references)
         return ReplayedLatents(latents)
+
+
+FITTED: dict[str, type[FittedPrior]] = {
+    kind.__name__: kind
+    for kind in (
+        DiagonalNormal,
+        LowRankNormal,
+        EmpiricalNormal,
+        StationaryNormal,
+        StandardNormal,
+        SlerpReferences,
+        SlerpToId,
+        ReplayedLatents,
+    )
+}
+
+
+def restore(kind: str, tensors: dict[str, Tensor]) -> FittedPrior:
+    """A fitted prior from its class name and what ``tensors`` returned."""
+    return FITTED[kind](**tensors)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.models.base import DiffusionModel, Prediction
-from unseen_diffusion.schedules import CLEAN, Grid, Node
+from unseen_diffusion.schedules import CLEAN, GRIDS, Grid, GridKind, Node
 from unseen_diffusion.seeds import generator
 
 
@@ -63,6 +63,22 @@ class DpmSolver2M:
 
 
 SOLVERS: dict[str, type[Ddim] | type[DpmSolver2M]] = {"ddim": Ddim, "dpmpp_2m": DpmSolver2M}
+
+
+@dataclass(frozen=True)
+class SolverSettings:
+    """A config of the ``solver`` group: the method, its grid and its network evaluations per direction."""
+
+    name: str
+    grid: GridKind
+    steps: int
+
+    def __post_init__(self) -> None:
+        make_stepper(self.name)
+        if self.grid not in GRIDS:
+            raise InputError(f"solver.grid={self.grid}: choose one of {', '.join(GRIDS)}")
+        if self.steps < 2:
+            raise InputError(f"solver.steps={self.steps}: give 2 or more")
 
 
 def make_stepper(solver: str) -> Stepper:

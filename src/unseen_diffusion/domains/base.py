@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
@@ -56,9 +57,9 @@ class Split:
         skipped: unreadable images that were met and replaced (0 where they are errors).
     """
 
-    references: Tensor
-    validation: Tensor
-    heldout: Tensor
+    references: UInt8[Tensor, "r channels size size"]
+    validation: UInt8[Tensor, "v channels size size"]
+    heldout: UInt8[Tensor, "h channels size size"]
     reference_names: tuple[str, ...]
     validation_names: tuple[str, ...]
     heldout_names: tuple[str, ...]
@@ -270,7 +271,7 @@ def _clusters(pool: Pool) -> NDArray[np.int64]:
     if pool.boxes is None:
         return np.arange(len(pool.names))
     top, left, bottom, right = (pool.boxes[:, [k]] for k in range(4))
-    overlap = (top < bottom.T) & (top.T < bottom) & (left < right.T) & (left.T < right)
+    overlap = (top < bottom.T) & (bottom > top.T) & (left < right.T) & (right > left.T)
     return np.asarray(connected_components(overlap, directed=False)[1], dtype=np.int64)
 
 

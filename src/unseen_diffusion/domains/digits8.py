@@ -21,4 +21,4 @@ class Digits8(Domain):
         """All digits, named by their position and class."""
         digits = load_digits()
         names = [f"digit-{index:04d}-{label}" for index, label in enumerate(digits.target)]
-        return array_pool(names, digits.images[..., None] * (255 / BRIGHTEST), size, channels)
+        return array_pool(names, list(digits.images[..., None] * (255 / BRIGHTEST)), size, channels)

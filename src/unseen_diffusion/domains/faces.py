@@ -20,4 +20,4 @@ class Faces(Domain):
     def pool(self, size: int, channels: int) -> Pool:
         """The 100 faces."""
         faces = lfw_subset()[:FACES, :, :, None] * 255  # published as floats in [0, 1]
-        return array_pool([f"face-{index:03d}" for index in range(FACES)], faces, size, channels)
+        return array_pool([f"face-{index:03d}" for index in range(FACES)], list(faces), size, channels)

@@ -1,6 +1,7 @@
 """The user's own images: any folder, listed by the ``imagefolder`` builder of the ``datasets`` library."""
 
 import glob
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +28,9 @@ class Folder(EncodedDomain):
 
     def pool(self, size: int, channels: int) -> Pool:
         """The images, sorted by their path below the folder, which is also their name."""
-        folder = Path(self.path).expanduser()
+        folder = Path(os.path.abspath(Path(self.path).expanduser()))  # noqa: PTH100 - resolve() would follow links
         files = list_images(folder)
-        names = [file.relative_to(folder.absolute()).as_posix() for file in files]
+        names = [file.relative_to(folder).as_posix() for file in files]
         digest = fingerprint(
             names=names, files=[self._digest(file) for file in files], size=size, channels=channels
         )
@@ -51,21 +52,20 @@ class Folder(EncodedDomain):
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Absolute paths of all images below ``folder``, sorted.
+    """Paths of all images below ``folder``, an absolute path, sorted.
 
     Raises:
         InputError: the folder is missing, or has no image.
     """
     if not folder.is_dir():
         raise InputError(f"domain.path={folder}: no such folder; give a folder of images")
-    root = folder.absolute()
-    if not any(file.is_file() for file in root.rglob("*")):
+    if not any(file.is_file() for file in folder.rglob("*")):
         raise InputError(f"domain.path={folder}: the folder is empty; give a folder of images")
     # One explicit pattern: else the builder would take a subfolder called "test" for another split.
     data = open_dataset(
         "imagefolder",
         f"check the files below domain.path={folder}",
-        data_files={"train": f"{glob.escape(str(root))}/**"},
+        data_files={"train": f"{glob.escape(str(folder))}/**"},
         split="train",
         streaming=True,
         drop_labels=True,

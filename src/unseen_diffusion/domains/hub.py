@@ -88,7 +88,9 @@ class Hub(EncodedDomain):
             _require_column(data, self.label, "label", self.id)
         try:
             return list(islice(self._selected(data), self.limit))
-        except (OSError, RuntimeError) as error:  # the network may fail at any row
+        except InputError:
+            raise
+        except Exception as error:  # the network may fail at any row, with errors of several libraries
             raise InputError(f"{self.id}: reading stopped ({first_line(error)}); try again") from error
 
     def _selected(self, data: Iterable[dict[str, Any]]) -> Iterator[tuple[int, bytes]]:
@@ -99,7 +101,12 @@ class Hub(EncodedDomain):
 
 
 def open_dataset(path: str, remedy: str, **arguments: Any) -> Any:
-    """``datasets.load_dataset`` without progress bars; its many kinds of errors become one line with a remedy.
+    """``datasets.load_dataset`` without progress bars; its many kinds of errors become one line.
+
+    Args:
+        path: a data set of the hub, or one of the library's builders.
+        remedy: the end of the error's line: what to do.
+        arguments: of ``datasets.load_dataset``.
 
     Raises:
         InputError: offline and not cached, no such data set, configuration, split or revision.

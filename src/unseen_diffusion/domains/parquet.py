@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from unseen_diffusion.domains.base import Pool, fingerprint
@@ -83,7 +84,8 @@ def parquet_files(pattern: str) -> list[Path]:
     if path.is_dir():
         files = sorted(path.glob("*.parquet"))
     else:
-        files = [path] if path.is_file() else sorted(Path(name) for name in glob.glob(str(path)))
+        matches = glob.glob(str(path))  # noqa: PTH207 - Path.glob takes no absolute pattern
+        files = [path] if path.is_file() else sorted(Path(name) for name in matches)
     if not files:
         raise InputError(f"{pattern}: no Parquet file there; give a file, a folder or a glob pattern")
     return files
@@ -128,7 +130,7 @@ def read_rows(rows: Sequence[Row], column: str) -> list[bytes | Path]:
 
 def read_parquet(
     pattern: str, size: int | None, channels: int, column: str = "image", label: str = "label"
-) -> tuple[Tensor, Tensor]:
+) -> tuple[UInt8[Tensor, "n channels height width"], Int64[Tensor, " n"]]:
     """Reads every row of Parquet files.
 
     Args:

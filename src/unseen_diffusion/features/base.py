@@ -1,13 +1,15 @@
 """What a feature extractor is, and how a set of images goes through one."""
 
-from typing import Protocol, Self
+from typing import Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float32
 from torch import Tensor
 
 from unseen_diffusion.errors import InputError
 
 
+@runtime_checkable
 class FeatureExtractor(Protocol):
     """Maps uint8 images (N, C, H, W) to float32 features (N, dimension), each image on its own.
 
@@ -23,10 +25,10 @@ class FeatureExtractor(Protocol):
     fingerprint: str
     batch_size: int
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> None:
         """Moves the network; images follow it."""
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def __call__(self, images: Tensor) -> Float32[Tensor, "n d"]:
         """Features of one batch, on the extractor's device."""
 
 
@@ -35,7 +37,7 @@ def extract(
     images: Tensor,
     batch_size: int | None = None,
     device: torch.device | str = "cpu",
-) -> Tensor:
+) -> Float32[Tensor, "n d"]:
     """Features of any number of images: uint8 (N, C, H, W) -> float32 (N, d) on the CPU.
 
     Args:

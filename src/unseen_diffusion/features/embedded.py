@@ -5,10 +5,12 @@ published.
 """
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
+from jaxtyping import Float, Float32
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -41,11 +43,11 @@ class FeatureNetwork(nn.Module):
     blind to what goes wrong in a generated image.
     """
 
-    def __init__(self, widths: tuple[int, int, int], dimension: int, classes: int, distortions: int) -> None:
+    def __init__(self, widths: Sequence[int], dimension: int, classes: int, distortions: int) -> None:
         """A network of random weights.
 
         Args:
-            widths: channels at 32x32, 16x16 and 8x8 pixels; multiples of 8.
+            widths: channels at 32x32, 16x16 and 8x8 pixels, three multiples of 8.
             dimension: number of features; a multiple of 8.
             classes: outputs of the domain head.
             distortions: outputs of the distortion head.
@@ -64,11 +66,13 @@ class FeatureNetwork(nn.Module):
         self.domain_head = nn.Linear(dimension, classes)
         self.distortion_head = nn.Linear(dimension, distortions)
 
-    def features(self, x: Tensor) -> Tensor:
+    def features(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
         """(N, 3, 32, 32) in [-1, 1] -> (N, dimension): the last activations, averaged over the image."""
         return self.body(x).mean((-2, -1))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Float[Tensor, "n 3 h w"]
+    ) -> tuple[Float[Tensor, "n classes"], Float[Tensor, "n kinds"]]:
         """(N, 3, 32, 32) in [-1, 1] -> logits of the domain (N, classes) and of the distortion (N, kinds)."""
         features = self.features(x)
         return self.domain_head(features), self.distortion_head(features)
@@ -97,13 +101,12 @@ class EmbeddedFeatures:
         identity = f"{_VERSION}/{PREPROCESSING}/{self.size}/{sha256(folder / 'model.safetensors')}"
         self.fingerprint = hashlib.sha256(identity.encode()).hexdigest()
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> None:
         """Moves the network."""
         self.network.to(device)
-        return self
 
     @torch.no_grad()
-    def __call__(self, images: Tensor) -> Tensor:
+    def __call__(self, images: Tensor) -> Float32[Tensor, "n d"]:
         """uint8 (N, 1 or 3, H, W) -> float32 (N, dimension); other sizes are resized, grey is repeated."""
         check_images(images)
         images = fit_batch(images.cpu(), self.size, 3)
@@ -124,7 +127,7 @@ def load_network(folder: Path) -> tuple[FeatureNetwork, dict[str, Any]]:
     try:
         network = FeatureNetwork(**config["network"])
         network.load_state_dict({name: value.float() for name, value in load_file(weights).items()})
-    except (KeyError, TypeError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{folder}: config.json and model.safetensors do not fit ({reason})") from error
     return network.requires_grad_(False).eval(), config

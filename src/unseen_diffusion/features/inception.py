@@ -11,9 +11,9 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
 
 import torch
+from jaxtyping import Float32
 from torch import Tensor
 from tqdm import tqdm
 
@@ -65,15 +65,14 @@ class Inception:
         self._device = torch.device("cpu")
         self._network: torch.jit.ScriptModule | None = None
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> None:
         """Moves the network, if it is loaded already."""
         self._device = torch.device(device)
         if self._network is not None:
             self._network.to(self._device)
-        return self
 
     @torch.no_grad()
-    def __call__(self, images: Tensor) -> Tensor:
+    def __call__(self, images: Tensor) -> Float32[Tensor, "n d"]:
         """uint8 (N, 1 or 3, H, W) -> float32 (N, 2048); grey is repeated to RGB."""
         check_images(images)
         if self._network is None:

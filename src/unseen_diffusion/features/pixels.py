@@ -1,9 +1,9 @@
 """Pixels as features: no network, no opinion; distances are those of the images themselves."""
 
 import hashlib
-from typing import Self
 
 import torch
+from jaxtyping import Float32
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
@@ -32,11 +32,10 @@ class Pixels:
         self.dimension = 3 * side**2
         self.fingerprint = hashlib.sha256(f"{_VERSION}/{side}".encode()).hexdigest()
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> None:
         """Nothing to move: the work is done where the images are."""
-        return self
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def __call__(self, images: Tensor) -> Float32[Tensor, "n d"]:
         """uint8 (N, 1 or 3, H, W) -> float32 (N, 3 * side^2) in [-1, 1]."""
         check_images(images)
         pooled = adaptive_avg_pool2d(dequantise(images), self.side)

@@ -1,6 +1,7 @@
 """Is a sample new? Distances to the references, measured against those of held-out images."""
 
 import torch
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from unseen_diffusion.errors import InputError
@@ -10,7 +11,7 @@ from unseen_diffusion.scores.intervals import Proportion, wilson
 _BLOCK = 1024
 
 
-def nearest(x: Tensor, refs: Tensor, block: int = _BLOCK) -> tuple[Tensor, Tensor]:
+def nearest(x: Tensor, refs: Tensor, block: int = _BLOCK) -> tuple[Float64[Tensor, "n"], Int64[Tensor, "n"]]:
     """Euclidean distance (N,) float64 from x (N, d) to the nearest of ``refs`` (M, d), and its index (N,).
 
     The index is found by one matrix product per block, around the mean of the references; the distance is

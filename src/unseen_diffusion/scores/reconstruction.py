@@ -1,6 +1,7 @@
 """How well a round trip (inversion, then denoising) gives an image back: one number per image."""
 
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
@@ -10,7 +11,7 @@ PSNR_CAP = 100.0  # dB; equal images would be infinite, which no mean and no JSO
 _BORDER = 5  # half the 11 x 11 Gaussian window of SSIM (sigma 1.5): what is reflected at the edges
 
 
-def psnr(a: Tensor, b: Tensor) -> Tensor:
+def psnr(a: Tensor, b: Tensor) -> Float64[Tensor, "n"]:
     """Peak signal-to-noise ratio in dB of uint8 images a, b (N, C, H, W), peak 255: (N,) float64.
 
     Values are capped at ``PSNR_CAP``, which equal images reach; one grey level in one value of a 3x32x32
@@ -24,7 +25,7 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
     return ratio.clamp(max=PSNR_CAP)
 
 
-def ssim(a: Tensor, b: Tensor) -> Tensor:
+def ssim(a: Tensor, b: Tensor) -> Float64[Tensor, "n"]:
     """Structural similarity (Wang et al. 2004) of uint8 images a, b (N, C, H, W): (N,) float64, 1 if equal.
 
     The Gaussian window is 11 x 11 with sigma 1.5. Every pixel counts, those at the edges with reflected

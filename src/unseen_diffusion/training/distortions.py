@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import conv2d, fold, interpolate, pad, unfold
 
@@ -98,7 +99,9 @@ DISTORTIONS: dict[str, Distortion] = {
 KINDS = tuple(DISTORTIONS)
 
 
-def distort(x: Tensor, kinds: Tensor, strength: Tensor, rng: torch.Generator) -> Tensor:
+def distort(
+    x: Float[Tensor, "n c h w"], kinds: Int[Tensor, "n"], strength: Float[Tensor, "n"], rng: torch.Generator
+) -> Float[Tensor, "n c h w"]:
     """Applies to each image its kind.
 
     Args:

@@ -53,7 +53,10 @@ def train_features(config: DictConfig, device: torch.device) -> Path:
     save_loss_curve(state.history, weights / "loss.png")
     evaluation = evaluate(EmbeddedFeatures(weights), heldout, data.classes, config.probe, settings.seed)
     card = model_card(
-        card_facts(config, data, list(training)), training_command(config), evaluation, config.probe
+        card_facts(config, data, list(training), state.ema),
+        training_command(config),
+        evaluation,
+        config.probe,
     )
     with atomic_path(weights / "README.md") as temporary:
         temporary.write_text(card, encoding="utf-8")
@@ -78,31 +81,34 @@ def feature_sources(config: DictConfig) -> tuple[dict[str, Source], dict[str, So
     Raises:
         InputError: training files without test files, or a source refuses.
     """
+    size, seed = config.data.size, config.loop.seed
     training, heldout = {}, {}
-    for name, settings in config.sources.items():
+    paths = _file_paths(config)
+    for name, entry in config.sources.items():
+        domain = instantiate(entry.domain)
         training[name], heldout[name] = domain_source(
-            name,
-            instantiate(settings.domain),
-            config.data.size,
-            settings.classes,
-            settings.symmetry,
-            settings.rows,
+            name, domain, size, entry.classes, entry.symmetry, entry.rows
         )
-    for name, settings in config.files.items():
-        paths = config.data[name], config.data[f"{name}_test"]
-        if paths == (None, None):
-            continue
-        if None in paths:
-            raise InputError(
-                f"training.data.{name}={paths[0]}, {name}_test={paths[1]}: give both paths, or neither"
-            )
-        training[name], heldout[name] = (
-            parquet_source(
-                name, path, config.data.size, settings.symmetry, settings.rows, limit, config.loop.seed
-            )
-            for path, limit in zip(paths, (settings.limit, settings.limit_test), strict=True)
-        )
+    for name, (path, path_test) in paths.items():
+        entry = config.files[name]
+        form = (size, entry.symmetry, entry.rows)
+        training[name] = parquet_source(name, path, *form, entry.limit, seed)
+        heldout[name] = parquet_source(name, path_test, *form, entry.limit_test, seed)
     return training, heldout
+
+
+def _file_paths(config: DictConfig) -> dict[str, tuple[str, str]]:
+    """Paths of the files to train on and to test on, by source; sources without files are left out."""
+    paths = {}
+    for name in config.files:
+        pair = config.data[name], config.data[f"{name}_test"]
+        if (pair[0] is None) != (pair[1] is None):
+            raise InputError(
+                f"training.data.{name}={pair[0]}, training.data.{name}_test={pair[1]}: give both or neither"
+            )
+        if None not in pair:
+            paths[name] = pair
+    return paths
 
 
 def evaluate(
@@ -121,11 +127,14 @@ def evaluate(
     )
 
 
-def card_facts(config: DictConfig, data: TrainingSet, sources: list[str]) -> dict[str, str]:
+def card_facts(
+    config: DictConfig, data: TrainingSet, sources: list[str], network: nn.Module
+) -> dict[str, str]:
     """The first table of the card."""
     loop = config.loop
     return {
         "data": f"{len(data.images):,} images in {len(data.classes)} classes of {', '.join(sources)}",
+        "parameters": f"{sum(p.numel() for p in network.parameters()):,}, stored in half precision",
         "features": str(config.network.dimension),
         "optimisation": f"{loop.steps} steps of {loop.batch_size}, AdamW at {loop.learning_rate}, "
         f"averaged weights ({loop.ema_decay})",

@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import torch
 from datasets import ClassLabel, Features
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -152,7 +153,9 @@ class FeatureLoss:
         counts = data.labels.bincount(minlength=len(data.classes))
         self.counts, self.starts = counts, counts.cumsum(0) - counts
 
-    def batch(self, rows: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def batch(
+        self, rows: Int[Tensor, "b"], rng: torch.Generator
+    ) -> tuple[Float[Tensor, "b 3 s s"], Int[Tensor, "b"], Int[Tensor, "b"]]:
         """Images (B, 3, size, size) in [-1, 1] as if saved, domain labels (B,), kinds of distortion (B,)."""
         labels = self.data.draws[rows]
         place = torch.rand(len(rows), generator=rng, dtype=torch.float64) * self.counts[labels]
@@ -173,7 +176,9 @@ class FeatureLoss:
         return named + cross_entropy(distortion.float(), kinds)
 
 
-def augment(x: Tensor, symmetries: Tensor, rng: torch.Generator) -> Tensor:
+def augment(
+    x: Float[Tensor, "n c s s"], symmetries: Int[Tensor, "n"], rng: torch.Generator
+) -> Float[Tensor, "n c s s"]:
     """Random symmetries, shifts of up to 2 pixels and brightness of 0.9 to 1.1, so that few images suffice.
 
     Args:

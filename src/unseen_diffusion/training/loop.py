@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -42,6 +42,7 @@ class LoopSettings:
             raise InputError(f"ema_decay={self.ema_decay}: give a number in [0, 1)")
 
 
+@runtime_checkable
 class Loss(Protocol):
     """Mean loss of one batch: (network, image indices (B,), generator of this step) -> scalar."""
 

@@ -1,0 +1,187 @@
+"""Where conf/ is, what it offers, and every point of a sweep composed before the first one runs."""
+
+import itertools
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from unseen_diffusion.errors import InputError
+
+GROUPS = (
+    "model",
+    "domain",
+    "mixing",
+    "bandwidth",
+    "tolerances",
+    "prior",
+    "solver",
+    "scores",
+    "features",
+    "tracking",
+    "paths",
+    "experiment",
+)
+
+
+def config_folder() -> Path:
+    """conf/: inside the package in an installed wheel, else at the root of the checkout."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / "conf", package.parents[1] / "conf"):
+        if (folder / "run.yaml").is_file():
+            return folder
+    raise InputError(f"{package}: no conf/ beside the package or at the checkout's root; reinstall unseen-diffusion")
+
+
+def own_folder() -> Path | None:
+    """The user's folder of configs, from $UNSEEN_CONF; its files win over those of the same name.
+
+    Raises:
+        InputError: the variable names no folder.
+    """
+    value = os.environ.get("UNSEEN_CONF")
+    if not value:
+        return None
+    if not Path(value).expanduser().is_dir():
+        raise InputError(f"UNSEEN_CONF={value}: no such folder")
+    return Path(value).expanduser().resolve()
+
+
+def options() -> dict[str, list[tuple[str, str]]]:
+    """Every option of every group with its first comment line."""
+    folders = [folder for folder in (own_folder(), config_folder()) if folder]
+    found: dict[str, list[tuple[str, str]]] = {}
+    for group in GROUPS:
+        files = {path.stem: path for folder in reversed(folders) for path in sorted((folder / group).glob("*.yaml"))}
+        found[group] = [(name, _describe(path)) for name, path in sorted(files.items())]
+    return found
+
+
+def _describe(path: Path) -> str:
+    """The first comment that is not a package directive."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#") and not line.startswith("# @package"):
+            return line.removeprefix("#").strip()
+    return ""
+
+
+def hydra_task(name: str, job: Callable[[DictConfig], Any]) -> Callable[[], Any]:
+    """``job`` as a Hydra application on conf/``name``.yaml."""
+    own = own_folder()
+    folder = own if own and (own / f"{name}.yaml").is_file() else config_folder()
+    return hydra.main(version_base="1.3", config_path=str(folder), config_name=name)(job)
+
+
+def is_information(arguments: Sequence[str]) -> bool:
+    """True for calls that only print: --help, --cfg, --info and their like."""
+    args = get_args_parser().parse_args(list(arguments))
+    return bool(args.help or args.hydra_help or args.cfg or args.info or args.shell_completion)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """All points of a command, composed, and the folder that gets their results."""
+
+    points: list[DictConfig]
+    folder: Path
+    multirun: bool
+
+
+def expand(name: str, arguments: Sequence[str]) -> Sweep:
+    """Composes every point that a command line stands for.
+
+    Raises:
+        InputError: an override that does not parse, an unknown key, group or option.
+    """
+    args = get_args_parser().parse_args(list(arguments))
+    try:
+        parsed = OverridesParser.create().parse_overrides(args.overrides)
+        fixed = [o.input_line or "" for o in parsed if not o.is_sweep_override()]
+        swept = [_choices(o) for o in parsed if o.is_sweep_override()]
+        base = _compose(name, fixed + [values[0] for values in swept], args.config_dir)
+        multirun = bool(args.multirun) or base.hydra.mode == RunMode.MULTIRUN
+        if swept and not multirun:
+            raise InputError(f"{swept[0][0]},...: several values need a sweep; write unseen {name} -m ...")
+        if multirun:
+            swept = _configured(base, args.overrides) + swept
+        combinations = itertools.product(*swept) if multirun else [()]
+        points = [_compose(name, fixed + list(point), args.config_dir) for point in combinations]
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(one_line(str(error), args.overrides)) from error
+    where = base.hydra.sweep.dir if multirun else base.hydra.run.dir
+    return Sweep(points, Path(where), multirun)
+
+
+def _configured(base: DictConfig, overrides: Sequence[str]) -> list[list[str]]:
+    """Sweeps that the config itself asks for (hydra.sweeper.params), unless the command line sets their keys."""
+    params = OmegaConf.select(base, "hydra.sweeper.params") or {}
+    given = {o.key_or_group for o in OverridesParser.create().parse_overrides(list(overrides))}
+    lines = [f"{key}={value}" for key, value in params.items() if key not in given]
+    return [
+        _choices(o) if o.is_sweep_override() else [o.input_line or ""]
+        for o in OverridesParser.create().parse_overrides(lines)
+    ]
+
+
+def _choices(override: Override) -> list[str]:
+    """The single-valued overrides that a sweep override stands for."""
+    key = override.get_key_element()
+    return [f"{key}={value}" for value in override.sweep_string_iterator()]
+
+
+def _compose(name: str, overrides: list[str], config_dir: str | None) -> DictConfig:
+    """One composed config, Hydra's own part included."""
+    GlobalHydra.instance().clear()
+    search = [str(folder) for folder in (own_folder(), config_dir and Path(config_dir).resolve()) if folder]
+    extra = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in search)}]"] if search else []
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        config = compose(name, overrides=overrides + extra, return_hydra_config=True)
+    HydraConfig.instance().set_config(config)
+    return config
+
+
+def one_line(message: str, overrides: Sequence[str]) -> str:
+    """Hydra's several lines about a bad override as one, with the nearest known name."""
+    text = " ".join(line.strip() for line in message.splitlines() if line.strip())
+    if key := re.search(r"Could not override '([^']+)'", text):
+        return f"{key[1]}: no such key{_nearest(key[1])}; unseen run --cfg job prints them all"
+    if option := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
+        known = [name for name, _ in options().get(option[1], [])]
+        return f"{option[1]}={option[2]}: no such option; choose one of {', '.join(known)}"
+    if group := re.search(r"Could not override '?(\S+?)'?\. No match in the defaults list", text):
+        return f"{group[1]}: no such group{_nearest(group[1])}; unseen --help lists them"
+    if missing := re.search(r"Missing mandatory value: (\S+)", text):
+        return f"{missing[1]}: required; give it on the command line"
+    return text
+
+
+def _nearest(key: str) -> str:
+    """A suggestion among group names and the keys of the default config."""
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        plain = OmegaConf.to_container(compose("run"), resolve=False)
+    names = [*GROUPS, *_keys(plain, "")]
+    close = get_close_matches(key, names, n=1, cutoff=0.6)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _keys(value: Any, prefix: str) -> list[str]:
+    """Dotted keys of nested mappings."""
+    if not isinstance(value, dict):
+        return []
+    here = [f"{prefix}{key}" for key in value]
+    return here + [name for key, inner in value.items() for name in _keys(inner, f"{prefix}{key}.")]

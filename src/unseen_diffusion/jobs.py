@@ -1,0 +1,78 @@
+"""What a launcher starts: one job, which writes its own status; and the account after the last of them."""
+
+import logging
+import traceback
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from unseen_diffusion.errors import InputError
+from unseen_diffusion.files import read_json, write_json
+
+log = logging.getLogger(__name__)
+
+STATUS = "status.json"
+
+
+def run_job(config: DictConfig) -> None:
+    """One point. A failure is written to status.json and logged; it never stops the other points."""
+    from unseen_diffusion.runs import execute
+    from unseen_diffusion.settings import check
+
+    hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir)
+    group = Path(hydra.sweep.dir if hydra.mode == RunMode.MULTIRUN else hydra.run.dir).name
+    write_json(folder / STATUS, {"state": "running"})
+    try:
+        execute(check(config), folder, group)
+    except InputError as error:
+        write_json(folder / STATUS, {"state": "failed", "error": str(error)})
+        log.error("%s", error)
+    except Exception as error:
+        # Launchers differ in what an exception does to the other jobs of a sweep: none may be lost.
+        write_json(folder / STATUS, {"state": "failed", "error": f"{type(error).__name__}: {error}"})
+        log.error("%s", traceback.format_exc())
+    else:
+        write_json(folder / STATUS, {"state": "done"})
+
+
+def train_job(config: DictConfig) -> None:
+    """One training."""
+    from unseen_diffusion.settings import choose_device
+    from unseen_diffusion.training.tasks import TASKS
+
+    device = choose_device(config.device)
+    if config.training.task not in TASKS:
+        raise InputError(f"training.task={config.training.task}: choose one of {', '.join(TASKS)}")
+    folder = TASKS[config.training.task](config.training, device)
+    log.info("weights in %s", folder)
+
+
+def report(folder: Path, expected: int, multirun: bool) -> int:
+    """Prints the table and where everything is; 1 if any run failed or never ended."""
+    from unseen_diffusion.figures import sweep_sheet
+    from unseen_diffusion.tables import RESULTS, load_results, print_table, write_table
+
+    folders = sorted(folder.glob("*/"), key=_job_order) if multirun else [folder]
+    statuses = {path: read_json(path / STATUS) for path in folders if (path / STATUS).is_file()}
+    failed = {path: status for path, status in statuses.items() if status["state"] != "done"}
+    if any((path / RESULTS).is_file() for path in statuses):
+        table = load_results([path for path in statuses if (path / RESULTS).is_file()])
+        print_table(table, f"{folder} ({len(statuses) - len(failed)} of {expected} runs done)")
+        for suffix in (".csv", ".md"):
+            write_table(table, folder / f"table{suffix}")
+        if multirun:
+            sweep_sheet([path for path in statuses if (path / RESULTS).is_file()], folder / "samples.png")
+        print(f"pictures, tables and logs: {folder}/")
+    for path, status in failed.items():
+        print(f"failed: {path}: {status.get('error', status['state'])}")
+    if len(statuses) < expected:
+        print(f"{expected - len(statuses)} of {expected} runs left no status in {folder}; see the launcher's log")
+    return int(bool(failed) or len(statuses) < expected)
+
+
+def _job_order(path: Path) -> tuple[int, str]:
+    """Jobs by number."""
+    return (int(path.name) if path.name.isdigit() else 10**9, path.name)

@@ -1,0 +1,212 @@
+"""From a composed config to checked objects, before any model is loaded or anything is written."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from unseen_diffusion.domains.base import Domain, check_sizes
+from unseen_diffusion.errors import InputError
+from unseen_diffusion.models.analytic import linear_schedule
+from unseen_diffusion.models.base import ModelSpec
+from unseen_diffusion.models.diffusers_unet import describe
+from unseen_diffusion.priors import Prior
+from unseen_diffusion.rejection import NoTolerances, Tolerances
+from unseen_diffusion.schedules import CLEAN
+from unseen_diffusion.scoring import MINIMUM, ScoreSettings
+from unseen_diffusion.solvers import SolverSettings
+from unseen_diffusion.tracking import Tracker
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """A checked run: light objects built, heavy ones (model, features) still as their configs.
+
+    ``plain`` is the whole resolved config as plain Python values.
+    """
+
+    plain: dict[str, Any]
+    spec: ModelSpec
+    domain: Domain
+    prior: Prior
+    tolerances: Tolerances
+    solver: SolverSettings
+    scores: ScoreSettings
+    tracker: Tracker
+    t: float
+    record: tuple[float, ...]
+    eta: float
+    samples: int
+    seed: int
+    batch_size: int
+    max_proposals: int
+    allow_fewer: bool
+    progress: bool
+    device: torch.device
+
+
+def build(config: Any, **arguments: Any) -> Any:
+    """Hydra's instantiate, with the cause of a failure as one line.
+
+    Raises:
+        InputError: the object refused its arguments.
+    """
+    try:
+        return instantiate(config, _convert_="all", **arguments)
+    except InstantiationException as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        if isinstance(cause, InputError):
+            raise cause from None
+        target = str(config.get("_target_", "config")).rsplit(".", 1)[-1]
+        raise InputError(f"{target}: {str(cause).strip().splitlines()[0]}") from error
+
+
+def number(plain: dict[str, Any], key: str, low: float, high: float, whole: bool = False) -> float:
+    """A checked number of the config, by its dotted key.
+
+    Raises:
+        InputError: not a number, or outside [low, high].
+    """
+    value: Any = plain
+    for part in key.split("."):
+        value = value[part]
+    kinds = (int,) if whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
+        raise InputError(f"{key}={value}: give a {'whole ' if whole else ''}number")
+    if not low <= value <= high:
+        raise InputError(f"{key}={value}: give a number {_range(low, high)}")
+    return value
+
+
+def _range(low: float, high: float) -> str:
+    return f"of {low:g} or more" if math.isinf(high) else f"between {low:g} and {high:g}"
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto``: the first of cuda, mps and cpu that there is.
+
+    Raises:
+        InputError: an unknown or absent device.
+    """
+    if name == "auto":
+        mps = torch.backends.mps.is_available()
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device={name}: not available here; choose auto or cpu") from error
+    return device
+
+
+def spec_of(model: dict[str, Any]) -> ModelSpec:
+    """Image shape and schedule of a model config, without its weights."""
+    if "path" in model:
+        return describe(model["path"], model.get("revision"))
+    return ModelSpec(model["channels"], model["size"], linear_schedule())
+
+
+def resolve_plain(config: DictConfig) -> dict[str, Any]:
+    """The config as plain values, ``hydra`` left out.
+
+    Raises:
+        InputError: a required value (???) was not given.
+    """
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    if missing := sorted(OmegaConf.missing_keys(own)):
+        raise InputError(f"{missing[0]}: required; give it on the command line, e.g. {missing[0]}=VALUE")
+    plain = OmegaConf.to_container(own, resolve=True)
+    if not isinstance(plain, dict):
+        raise InputError("the config is not a mapping")
+    return {str(key): value for key, value in plain.items()}
+
+
+def check(config: DictConfig) -> RunSettings:
+    """Builds and checks all that is cheap.
+
+    Raises:
+        InputError: one line naming the value and the remedy.
+    """
+    plain = resolve_plain(config)
+    samples = int(number(plain, "samples", MINIMUM, math.inf, whole=True))
+    eta = number(plain, "bandwidth.eta", 0, 1)
+    seed = int(number(plain, "seed", 0, 2**62, whole=True))
+    batch_size = int(number(plain, "batch_size", 1, math.inf, whole=True))
+    max_proposals = int(number(plain, "rejection.max_proposals", 1, math.inf, whole=True))
+    if max_proposals < samples:
+        raise InputError(f"rejection.max_proposals={max_proposals}: give samples={samples} or more")
+    device = choose_device(plain["device"])
+    domain: Domain = build(config.domain)
+    prior: Prior = build(config.prior)
+    tolerances: Tolerances = build(config.tolerances)
+    solver: SolverSettings = build(config.solver)
+    scores: ScoreSettings = build(config.scores)
+    tracker: Tracker = build(config.tracking)
+    spec = spec_of(plain["model"])
+    top = spec.schedule.timesteps - 1
+    t = number(plain, "mixing.t", 0, top)
+    record = tuple(_recorded(plain, top))
+    if t == 0 or min(record, default=1) <= CLEAN + 1:
+        raise InputError("mixing: t=0 is the image itself; choose a mixing step above 0")
+    check_references(domain, prior, tolerances, scores, spec)
+    return RunSettings(
+        plain=plain,
+        spec=spec,
+        domain=domain,
+        prior=prior,
+        tolerances=tolerances,
+        solver=solver,
+        scores=scores,
+        tracker=tracker,
+        t=float(t),
+        record=record,
+        eta=float(eta),
+        samples=samples,
+        seed=seed,
+        batch_size=batch_size,
+        max_proposals=max_proposals,
+        allow_fewer=bool(plain["rejection"]["allow_fewer"]),
+        progress=bool(plain["progress"]),
+        device=device,
+    )
+
+
+def _recorded(plain: dict[str, Any], top: int) -> list[float]:
+    """``mixing.record`` as numbers within the schedule."""
+    record = plain["mixing"]["record"] or []
+    if not isinstance(record, list):
+        raise InputError(f"mixing.record={record}: give a list of timesteps, e.g. mixing.record=[250,500,750]")
+    return [number({"mixing": {"record": value}}, "mixing.record", 0, top) for value in record]
+
+
+def check_references(
+    domain: Domain, prior: Prior, tolerances: Tolerances, scores: ScoreSettings, spec: ModelSpec
+) -> None:
+    """Enough images for the split, the prior and the criteria.
+
+    Raises:
+        InputError: too few.
+    """
+    available = len(domain.pool(spec.size, spec.channels).names)
+    check_sizes(domain, available)
+    references = domain.references if domain.references is not None else available // 2
+    if references < prior.minimum_references:
+        raise InputError(
+            f"domain.references={references}: prior={prior.name} needs {prior.minimum_references} or more; "
+            "raise domain.references or choose another prior"
+        )
+    if references < MINIMUM:
+        raise InputError(f"domain.references={references}: the scores need {MINIMUM} or more")
+    size = getattr(domain, scores.target)
+    if size is not None and size < MINIMUM:
+        raise InputError(f"domain.{scores.target}={size}: the scores need {MINIMUM} or more")
+    if not isinstance(tolerances, NoTolerances) and tolerances.k > references - 1:
+        raise InputError(
+            f"tolerances.k={tolerances.k}: with domain.references={references} give {references - 1} or less"
+        )

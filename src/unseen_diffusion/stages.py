@@ -1,0 +1,240 @@
+"""One function per arrow of the pipeline: artefact in, artefact out, each made once.
+
+images -> latents -> prior -> selected latents -> images -> features. Keys name what determines a result and
+nothing else: neither batch size nor device.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unseen_diffusion.domains.base import Domain, load_split
+from unseen_diffusion.features.base import FeatureExtractor, extract
+from unseen_diffusion.geometry import summarise
+from unseen_diffusion.images import dequantise, quantise
+from unseen_diffusion.models.base import DiffusionModel, ModelSpec
+from unseen_diffusion.priors import Prior, restore
+from unseen_diffusion.rejection import Tolerances, select
+from unseen_diffusion.schedules import Grid, make_grid
+from unseen_diffusion.scores.intervals import wilson
+from unseen_diffusion.seeds import normal_rows
+from unseen_diffusion.solvers import SolverSettings, denoise, invert
+from unseen_diffusion.store import Artefact, Store
+
+log = logging.getLogger(__name__)
+
+Made = tuple[dict[str, Tensor], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class LatentSet:
+    """Latents at one mixing step, by reference to the artefact that holds them.
+
+    Attributes:
+        key: identifies the latents (artefact and tensor).
+        t: mixing step.
+        latents: (n, C, H, W) float32.
+        indices: stream of each one's denoising noise.
+    """
+
+    key: str
+    t: float
+    latents: Tensor
+    indices: list[int]
+
+    def first(self, count: int) -> "LatentSet":
+        """The first ``count`` of them."""
+        if count >= len(self.latents):
+            return self
+        return LatentSet(f"{self.key}[:{count}]", self.t, self.latents[:count], self.indices[:count])
+
+
+@dataclass
+class Stages:
+    """The arrows, over one store and with one way of computing.
+
+    Attributes:
+        store: where artefacts live.
+        batch_size: images per network call.
+        progress: show progress bars.
+        used: every artefact asked for, in order: what a run consists of.
+    """
+
+    store: Store
+    batch_size: int = 64
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        self.used: list[tuple[str, Artefact]] = []
+
+    def _get(self, stage: str, version: int, inputs: dict[str, Any], make: Callable[[], Made]) -> Artefact:
+        artefact = self.store.get_or_make(stage, version, inputs, make)
+        log.info("%s %s (%.1f s)", stage, "reused" if artefact.reused else "made", artefact.seconds)
+        self.used.append((stage, artefact))
+        return artefact
+
+    def split(self, domain: Domain, spec: ModelSpec) -> Artefact:
+        """Domain -> tensors references, validation, heldout (n, C, H, W) uint8; facts: names, source, licence."""
+
+        def make() -> Made:
+            split = load_split(domain, spec.size, spec.channels)
+            names = {
+                part: list(getattr(split, f"{part}_names"))
+                for part in ("reference", "validation", "heldout")
+            }
+            tensors = {part: getattr(split, part) for part in ("references", "validation", "heldout")}
+            about = {"source": domain.source, "licence": domain.licence, "skipped": split.skipped}
+            return tensors, {"names": names, **about}
+
+        sizes = {k: getattr(domain, k) for k in ("references", "validation", "heldout", "split_seed", "draw")}
+        fingerprint = domain.pool(spec.size, spec.channels).fingerprint
+        return self._get("split", 1, {"pool": fingerprint, **sizes}, make)
+
+    def inversion(
+        self,
+        model: DiffusionModel,
+        split: Artefact,
+        solver: SolverSettings,
+        t: float,
+        record: Sequence[float],
+    ) -> LatentSet:
+        """References -> latents at ``t``; one trajectory serves every step of ``record``."""
+        times = sorted({float(t), *(float(r) for r in record)})
+        inputs = {"model": model.fingerprint, "images": split.key, "solver": asdict(solver), "record": times}
+
+        def make() -> Made:
+            before = model.evaluations
+            grid = make_grid(model.schedule, solver.grid, solver.steps, times[-1], times)
+            images = dequantise(split.tensors["references"])
+            latents = invert(model, images, grid, times, solver.name, self.batch_size, self.progress)
+            facts = {
+                "evaluations": model.evaluations - before,
+                "nodes": [node.t for node in grid.up],
+                "geometry": {f"{s:g}": _geometry(latents[s]) for s in times},
+            }
+            return {f"t{s:g}": latents[s] for s in times}, facts
+
+        artefact = self._get("invert", 1, inputs, make)
+        latents = artefact.tensors[f"t{float(t):g}"]
+        return LatentSet(f"{artefact.key}/t{float(t):g}", float(t), latents, list(range(len(latents))))
+
+    def base_latents(
+        self, model: DiffusionModel, solver: SolverSettings, t: float, count: int, seed: int
+    ) -> LatentSet:
+        """The model's own domain at ``t``: N(0, I) at the schedule's end, denoised deterministically to ``t``."""
+        inputs = {"model": model.fingerprint, "solver": asdict(solver), "t": float(t), "count": count, "seed": seed}
+
+        def make() -> Made:
+            before = model.evaluations
+            grid = make_grid(model.schedule, solver.grid, solver.steps, model.schedule.timesteps - 1, [float(t)])
+            noise = normal_rows(model.shape, seed, "base", range(count))
+            states = denoise(
+                model, noise, grid, 0.0, seed, None, solver.name, self.batch_size, float(t), self.progress
+            )
+            return {"latents": states}, {"evaluations": model.evaluations - before}
+
+        artefact = self._get("base_latents", 1, inputs, make)
+        return LatentSet(artefact.key, float(t), artefact.tensors["latents"], list(range(count)))
+
+    def prior(self, prior: Prior, settings: dict[str, Any], references: LatentSet, own: LatentSet | None) -> Artefact:
+        """Reference latents -> the fitted prior's parameters."""
+        inputs = {"prior": settings, "latents": references.key, "own": own.key if own else None}
+
+        def make() -> Made:
+            fitted = prior.fit(references.latents, own.latents if own else None)
+            return fitted.tensors(), {"kind": type(fitted).__name__}
+
+        return self._get("prior", 1, inputs, make)
+
+    def selection(
+        self,
+        prior: Artefact,
+        references: LatentSet,
+        tolerances: Tolerances,
+        settings: dict[str, Any],
+        count: int,
+        seed: int,
+        max_proposals: int,
+        allow_fewer: bool,
+    ) -> tuple[Artefact, LatentSet]:
+        """Prior -> accepted latents; facts: bands, proposals, passes, acceptance with its interval, seconds."""
+        inputs = {
+            "prior": prior.key,
+            "references": references.key,
+            "tolerances": settings,
+            "count": count,
+            "seed": seed,
+            "max_proposals": max_proposals,
+            "allow_fewer": allow_fewer,
+        }
+
+        def make() -> Made:
+            fitted = restore(prior.facts["kind"], prior.tensors)
+            chosen = select(
+                fitted, references.latents, tolerances, count, seed, max_proposals, allow_fewer, progress=self.progress
+            )
+            facts = {
+                "bands": {name: list(band) for name, band in chosen.bands.items()},
+                "proposals": chosen.proposals,
+                "passes": {n: asdict(wilson(c, chosen.proposals)) for n, c in chosen.passes.items()},
+                "acceptance": asdict(wilson(len(chosen.indices), chosen.proposals)),
+                "seconds": chosen.seconds,
+            }
+            indices = torch.tensor(chosen.indices)
+            return {"latents": chosen.latents, "indices": indices, "statistics": chosen.statistics}, facts
+
+        artefact = self._get("select", 1, inputs, make)
+        indices = artefact.tensors["indices"].tolist()
+        return artefact, LatentSet(artefact.key, references.t, artefact.tensors["latents"], indices)
+
+    def denoising(
+        self, model: DiffusionModel, latents: LatentSet, solver: SolverSettings, eta: float, seed: int
+    ) -> Artefact:
+        """Latents -> images (n, C, H, W) uint8, as they are saved and scored."""
+        inputs = {
+            "model": model.fingerprint,
+            "latents": latents.key,
+            "solver": asdict(solver),
+            "eta": float(eta),
+            "seed": seed if eta else None,  # without noise the seed decides nothing
+        }
+
+        def make() -> Made:
+            before = model.evaluations
+            grid: Grid = make_grid(model.schedule, solver.grid, solver.steps, latents.t)
+            images = denoise(
+                model,
+                latents.latents,
+                grid,
+                eta,
+                seed,
+                latents.indices,
+                solver.name,
+                self.batch_size,
+                progress=self.progress,
+            )
+            return {"images": quantise(images)}, {"evaluations": model.evaluations - before}
+
+        return self._get("denoise", 1, inputs, make)
+
+    def features(self, extractor: FeatureExtractor, key: str, images: Tensor, device: torch.device) -> Tensor:
+        """Images -> float32 features (n, dimension); ``key`` identifies the images."""
+        inputs = {"images": key, "extractor": extractor.fingerprint}
+
+        def make() -> Made:
+            return {"features": extract(extractor, images, device=device)}, {"extractor": extractor.name}
+
+        return self._get("features", 1, inputs, make).tensors["features"]
+
+
+def _geometry(latents: Tensor) -> dict[str, dict[str, float]]:
+    """Geometric summary of a set of latents as JSON values; empty for fewer than 4."""
+    if len(latents) < 4:
+        return {}
+    return {name: asdict(value) for name, value in summarise(latents, seed=0).items()}
+
+

@@ -1,0 +1,152 @@
+"""From the results of any number of runs to one pandas table, for the terminal, CSV, Markdown or LaTeX."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from unseen_diffusion.errors import InputError
+from unseen_diffusion.files import atomic_path, read_json
+
+RESULTS = "results.json"
+SETTINGS = ("domain", "draw", "model", "t", "solver", "features", "target", "seed", "eta", "tolerances", "prior")
+SHOWN = {
+    "kid_h": "KID-H x1000",
+    "fid_h": "FID-H",
+    "kid_r": "KID-R x1000",
+    "fid_r": "FID-R",
+    "copy_rate": "copies",
+    "acceptance": "accepted",
+}
+ROW_LABELS = {
+    "held_out": "real images (floor)",
+    "replay": "replayed references (cheat)",
+    "base_samples": "base model's own",
+}
+# Settings that do not touch a comparison row: runs that differ in them alone share it.
+FREE = {
+    "held_out": ("model", "t", "solver", "seed", "eta", "tolerances", "prior"),
+    "replay": ("tolerances", "prior"),
+    "base_samples": ("tolerances", "prior"),
+    "generated": (),
+}
+
+
+def results_files(paths: Sequence[Path | str]) -> list[Path]:
+    """All results.json at or below the given files and folders, sorted.
+
+    Raises:
+        InputError: a path does not exist, or there are no results below it.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if not path.exists():
+            raise InputError(f"{path}: no such file or folder; give folders of runs, such as outputs/runs")
+        below = [path] if path.is_file() else sorted(path.rglob(RESULTS))
+        if not below:
+            raise InputError(f"{path}: no {RESULTS} there; has a run finished in it?")
+        found += below
+    return sorted(set(found))
+
+
+def load_results(paths: Sequence[Path | str]) -> pd.DataFrame:
+    """One line per row of every run below ``paths``; comparison rows that several runs share appear once."""
+    lines = []
+    for file in results_files(paths):
+        results = read_json(file)
+        for row in results["rows"]:
+            lines.append({**results["settings"], **row, "run": str(file.parent)})
+    table = pd.DataFrame(lines)
+    for kind, free in FREE.items():
+        table.loc[table["row"] == kind, [name for name in free if name in table]] = None
+    return table.drop_duplicates([*SETTINGS, "row"]).reset_index(drop=True)
+
+
+def compact(table: pd.DataFrame) -> pd.DataFrame:
+    """The table that people read: constant settings dropped, scores with their intervals as text, best first."""
+    table = table.copy()
+    generated = table[table["row"] == "generated"]
+    varying = [name for name in SETTINGS if generated[name].nunique(dropna=False) > 1 and name != "prior"]
+    own = table["row"] == "generated"
+    label = table["prior"].where(own, table["row"].map(ROW_LABELS))
+    text = pd.DataFrame({"images": label})
+    for name in varying:
+        text[name] = table[name].map(_setting)
+    text["n"] = table["n"]
+    for name, title in SHOWN.items():
+        if name in table:
+            text[title] = [_score(name, line) for line in table.to_dict("records")]
+    order = table.assign(own=own).sort_values([*_grouping(varying), "own", "kid_h"]).index
+    return text.loc[order].reset_index(drop=True)
+
+
+def _grouping(varying: Sequence[str]) -> list[str]:
+    return [name for name in ("domain", "model", "t") if name in varying]
+
+
+def _setting(value: object) -> str:
+    if value is None or value != value:
+        return ""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _score(name: str, line: dict[str, float]) -> str:
+    """A score as text: KID in thousandths with half its 95% interval, shares in per cent."""
+    value = line.get(name)
+    if value is None or value != value:
+        return ""
+    if name in ("kid_h", "kid_r"):
+        half = (line[f"{name}_high"] - line[f"{name}_low"]) / 2
+        return f"{1000 * value:.1f} ± {1000 * half:.1f}"
+    if name in ("copy_rate", "acceptance"):
+        return f"{100 * value:.1f}%"
+    return f"{value:.2f}"
+
+
+def caption(table: pd.DataFrame) -> str:
+    """What the columns mean for these runs, in one line."""
+    first = table[table["row"] == "generated"].iloc[0]
+    against = "held-out" if first["target"] == "heldout" else "validation"
+    return (
+        f"Features: {first['features']}. H: {against} images of {first['domain']}; R: its references. "
+        "± is half a 95% jackknife interval. Lower is better; copies should be near 1%."
+    )
+
+
+def print_table(table: pd.DataFrame, title: str, console: Console | None = None) -> None:
+    """Prints the compact table; columns fold rather than overflow."""
+    console = console or Console()
+    view = Table(title=title, caption=caption(table), title_justify="left", caption_justify="left", box=None)
+    text = compact(table)
+    for column in text.columns:
+        view.add_column(str(column), justify="left" if column == "images" else "right", overflow="fold")
+    for line in text.itertuples(index=False):
+        view.add_row(*(str(value) for value in line))
+    console.print(view)
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Writes the table; the suffix decides: .csv (every column), .md or .tex (the compact one).
+
+    Raises:
+        InputError: another suffix.
+    """
+    writers = {
+        ".csv": lambda: table.to_csv(index=False),
+        ".md": lambda: compact(table).to_markdown(index=False) + "\n",
+        ".tex": lambda: compact(table).rename(columns=_tex).map(_tex).to_latex(index=False),
+    }
+    if path.suffix not in writers:
+        raise InputError(f"{path}: unknown suffix; choose .csv, .md or .tex")
+    with atomic_path(path) as temporary:
+        temporary.write_text(writers[path.suffix](), encoding="utf-8")
+
+
+def _tex(value: object) -> str:
+    """Escapes what LaTeX would read as a command."""
+    text = str(value)
+    for plain, escaped in (("%", r"\%"), ("_", r"\_"), ("±", r"$\pm$"), ("×", r"$\times$")):
+        text = text.replace(plain, escaped)
+    return text

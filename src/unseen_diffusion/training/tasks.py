@@ -1,0 +1,15 @@
+"""What ``training.task`` may name."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+
+from unseen_diffusion.training.feature_recipe import train_features
+from unseen_diffusion.training.recipes import train_diffusion
+
+TASKS: dict[str, Callable[[DictConfig, torch.device], Path]] = {
+    "diffusion": train_diffusion,
+    "features": train_features,
+}
