@@ -244,9 +244,7 @@ def test_folder_finds_images_and_only_images(make: Callable[..., Domain]) -> Non
     assert {int(name[-6:-4]) * 10 for name in pool.names} == set(pool.load(range(ROWS))[:, 0, 0, 0].tolist())
 
 
-def test_folder_may_be_relative(
-    make: Callable[..., Domain], folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_folder_may_be_relative(make: Callable[..., Domain], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder / "test")
     pools = [make("folder", path=path).pool(8, 1) for path in ("../../my [images]", str(folder))]
     assert pools[0].names == pools[1].names

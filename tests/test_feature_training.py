@@ -91,9 +91,7 @@ def test_phase_keeps_spectrum_and_mean() -> None:
 
 def test_colour_leaves_no_grey() -> None:
     grey = smooth(8, channels=1).expand(-1, 3, -1, -1)
-    assert (
-        (apply("colour", grey, 0.0).amax(1) - apply("colour", grey, 0.0).amin(1)).mean((1, 2)) > 0.05
-    ).all()
+    assert ((apply("colour", grey, 0.0).amax(1) - apply("colour", grey, 0.0).amin(1)).mean((1, 2)) > 0.05).all()
     for kind in ("blur", "shuffle", "phase", "blend", "low_resolution"):
         changed = apply(kind, grey, 1.0)
         torch.testing.assert_close(changed, changed[:, :1].expand_as(changed), atol=1e-5, rtol=0)
@@ -152,11 +150,7 @@ def test_batches_carry_their_labels_and_repeat() -> None:
 
 def test_heldout_images_are_never_trained_on() -> None:
     training, heldout = domain_source("textures", Textures(crop=64), 32, "^([a-z]+)-", "square", 10)
-    assert (
-        set(training.classes)
-        == set(heldout.classes)
-        == {"textures/brick", "textures/grass", "textures/gravel"}
-    )
+    assert set(training.classes) == set(heldout.classes) == {"textures/brick", "textures/grass", "textures/gravel"}
     assert not {image.numpy().tobytes() for image in training.images} & {
         image.numpy().tobytes() for image in heldout.images
     }

@@ -178,6 +178,7 @@ def test_population_value_of_zero_mean_gaussians() -> None:
     assert population_kid(zeros, first, zeros, second) == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore:Metric `Kernel Inception Distance`")
 def test_kid_agrees_with_torchmetrics() -> None:
     x, y = normal(60, 16, "x"), 0.3 + normal(60, 16, "y")
     metric = KernelInceptionDistance(feature=Identity(16), subsets=1, subset_size=60, normalize=False).eval()
@@ -377,10 +378,13 @@ def test_unusable_features_are_refused(score, x: Tensor, y: Tensor, message: str
         (lambda: permutation_p_value(torch.ones(4, 2), torch.ones(4, 2), 0, 0), "permutations=0"),
         (lambda: kid(torch.ones(4, 2), torch.ones(4, 2), block=0), "block=0"),
         (lambda: nearest(torch.ones(0, 2), torch.ones(3, 2)), "0 images"),
-        (lambda: copy_rate(torch.ones(2, 2), torch.ones(3, 2), torch.ones(3, 2), quantile=1), "quantile=1"),
+        (
+            lambda: copy_rate(torch.ones(2, 2), torch.ones(3, 2), torch.ones(3, 2), quantile=1.0),
+            "quantile=1.0",
+        ),
         (lambda: wilson(1, 0), "1 of 0"),
         (lambda: wilson(3, 2), "3 of 2"),
-        (lambda: wilson(1, 2, level=95), "level=95"),
+        (lambda: wilson(1, 2, level=95.0), "level=95.0"),
         (lambda: psnr(torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 8)), "uint8"),
         (lambda: psnr(images(1, 3, 8, "a"), images(2, 3, 8, "b")), "two equal batches"),
         (lambda: ssim(images(1, 3, 5, "a"), images(1, 3, 5, "b")), "SSIM needs 6 pixels"),

@@ -44,7 +44,9 @@ def rows_sheet(rows: Sequence[tuple[str, Tensor]], title: str, path: Path) -> No
     save_png(sheet, path)
 
 
-def samples_sheet(samples: Tensor, references: Tensor, title: str, path: Path, columns: int = 12, rows: int = 4) -> None:
+def samples_sheet(
+    samples: Tensor, references: Tensor, title: str, path: Path, columns: int = 12, rows: int = 4
+) -> None:
     """The first samples, uncurated, each above its nearest reference.
 
     Args:
@@ -69,8 +71,6 @@ def samples_sheet(samples: Tensor, references: Tensor, title: str, path: Path, c
 def reconstructions_sheet(sets: Sequence[tuple[str, Tensor]], title: str, path: Path, columns: int = 12) -> None:
     """Originals and their reconstructions, one labelled row each, the first ``columns`` images."""
     rows_sheet([(label, images[:columns]) for label, images in sets], title, path)
-
-
 
 
 def sweep_sheet(runs: Sequence[Path], path: Path, columns: int = 12, most: int = 16) -> None:

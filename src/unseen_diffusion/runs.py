@@ -44,7 +44,9 @@ class Run:
     def __init__(self, settings: RunSettings):
         self.settings = settings
         plain = settings.plain
-        self.stages = Stages(Store(Path(plain["paths"]["outputs"]) / "artefacts"), settings.batch_size, settings.progress)
+        self.stages = Stages(
+            Store(Path(plain["paths"]["outputs"]) / "artefacts"), settings.batch_size, settings.progress
+        )
         self.split = self.stages.split(settings.domain, settings.spec)
         # The features come first: a missing file should stop a run before its inversion.
         self.extractor = _extractor(json.dumps(plain["features"], sort_keys=True))
@@ -103,7 +105,7 @@ def execute(settings: RunSettings, folder: Path, group: str) -> dict[str, Any]:
     rows[0] |= {"acceptance": selection.facts["acceptance"]["share"]}
     reconstruction = reconstruct(run, references, folder)
     write_samples(run, generated, folder)
-    results = {
+    results: dict[str, Any] = {
         "schema": SCHEMA,
         "settings": flat_settings(settings, run.extractor.name),
         "rows": rows,
@@ -153,7 +155,8 @@ def reconstruct(run: Run, references: LatentSet, folder: Path) -> dict[str, Any]
     if count == 0:
         return {}
     originals = run.images_of("references")[:count]
-    sets, facts = [("original", originals)], {}
+    sets: list[tuple[str, Tensor]] = [("original", originals)]
+    facts: dict[str, Any] = {}
     for eta in dict.fromkeys((0.0, s.eta)):
         # The replay row has denoised all references at the chosen eta already.
         whole = eta == s.eta and "replay" in s.scores.rows
@@ -176,7 +179,9 @@ def reconstruct(run: Run, references: LatentSet, folder: Path) -> dict[str, Any]
 def write_samples(run: Run, generated: Artefact, folder: Path) -> None:
     """The sheet of uncurated samples, each above its nearest reference."""
     s = run.settings
-    title = f"{s.domain.name} from {run.model.name}: {s.prior.name} prior, {s.tolerances.name}, t {s.t:g}, eta {s.eta:g}"
+    title = (
+        f"{s.domain.name} from {run.model.name}: {s.prior.name} prior, {s.tolerances.name}, t {s.t:g}, eta {s.eta:g}"
+    )
     samples_sheet(generated.tensors["images"], run.images_of("references"), title, folder / "samples.png")
 
 
@@ -232,5 +237,3 @@ def record_of(results: dict[str, Any], table: pd.DataFrame, group: str, folder: 
         table=table,
         pictures={name: path for name, path in pictures.items() if path.is_file()},
     )
-
-

@@ -66,7 +66,9 @@ class Schedule:
             InputError: t lies outside the schedule.
         """
         if not CLEAN <= t <= self.timesteps - 1:
-            raise InputError(f"t={t:g} lies outside the schedule; choose it between -1 (clean) and {self.timesteps - 1}")
+            raise InputError(
+                f"t={t:g} lies outside the schedule; choose it between -1 (clean) and {self.timesteps - 1}"
+            )
         low = math.floor(t)
         if t == low and t >= 0:
             ac = float(self.alphas_cumprod[low])
@@ -124,7 +126,10 @@ def make_grid(schedule: Schedule, kind: GridKind, steps: int, t_top: float, thro
         raise InputError(f"mixing.t={t_top:g}: choose a mixing step above 0")
     top = schedule.node(t_top)
     if kind == "karras":
-        low, high = (schedule.node(0).sigma / schedule.node(0).alpha) ** (1 / 7), (top.sigma / top.alpha) ** (1 / 7)
+        low, high = (
+            (schedule.node(0).sigma / schedule.node(0).alpha) ** (1 / 7),
+            (top.sigma / top.alpha) ** (1 / 7),
+        )
         levels = [(low + (high - low) * i / (steps - 1)) ** 7 for i in range(steps)]
         times = [CLEAN, *(schedule.node_at_noise(vs).t for vs in levels[:-1]), t_top]
     elif kind == "paper":

@@ -82,10 +82,7 @@ class Stages:
 
         def make() -> Made:
             split = load_split(domain, spec.size, spec.channels)
-            names = {
-                part: list(getattr(split, f"{part}_names"))
-                for part in ("reference", "validation", "heldout")
-            }
+            names = {part: list(getattr(split, f"{part}_names")) for part in ("reference", "validation", "heldout")}
             tensors = {part: getattr(split, part) for part in ("references", "validation", "heldout")}
             about = {"source": domain.source, "licence": domain.licence, "skipped": split.skipped}
             return tensors, {"names": names, **about}
@@ -122,19 +119,21 @@ class Stages:
         latents = artefact.tensors[f"t{float(t):g}"]
         return LatentSet(f"{artefact.key}/t{float(t):g}", float(t), latents, list(range(len(latents))))
 
-    def base_latents(
-        self, model: DiffusionModel, solver: SolverSettings, t: float, count: int, seed: int
-    ) -> LatentSet:
+    def base_latents(self, model: DiffusionModel, solver: SolverSettings, t: float, count: int, seed: int) -> LatentSet:
         """The model's own domain at ``t``: N(0, I) at the schedule's end, denoised deterministically to ``t``."""
-        inputs = {"model": model.fingerprint, "solver": asdict(solver), "t": float(t), "count": count, "seed": seed}
+        inputs = {
+            "model": model.fingerprint,
+            "solver": asdict(solver),
+            "t": float(t),
+            "count": count,
+            "seed": seed,
+        }
 
         def make() -> Made:
             before = model.evaluations
             grid = make_grid(model.schedule, solver.grid, solver.steps, model.schedule.timesteps - 1, [float(t)])
             noise = normal_rows(model.shape, seed, "base", range(count))
-            states = denoise(
-                model, noise, grid, 0.0, seed, None, solver.name, self.batch_size, float(t), self.progress
-            )
+            states = denoise(model, noise, grid, 0.0, seed, None, solver.name, self.batch_size, float(t), self.progress)
             return {"latents": states}, {"evaluations": model.evaluations - before}
 
         artefact = self._get("base_latents", 1, inputs, make)
@@ -175,7 +174,14 @@ class Stages:
         def make() -> Made:
             fitted = restore(prior.facts["kind"], prior.tensors)
             chosen = select(
-                fitted, references.latents, tolerances, count, seed, max_proposals, allow_fewer, progress=self.progress
+                fitted,
+                references.latents,
+                tolerances,
+                count,
+                seed,
+                max_proposals,
+                allow_fewer,
+                progress=self.progress,
             )
             facts = {
                 "bands": {name: list(band) for name, band in chosen.bands.items()},
@@ -236,5 +242,3 @@ def _geometry(latents: Tensor) -> dict[str, dict[str, float]]:
     if len(latents) < 4:
         return {}
     return {name: asdict(value) for name, value in summarise(latents, seed=0).items()}
-
-

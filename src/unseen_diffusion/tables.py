@@ -11,7 +11,19 @@ from unseen_diffusion.errors import InputError
 from unseen_diffusion.files import atomic_path, read_json
 
 RESULTS = "results.json"
-SETTINGS = ("domain", "draw", "model", "t", "solver", "features", "target", "seed", "eta", "tolerances", "prior")
+SETTINGS = (
+    "domain",
+    "draw",
+    "model",
+    "t",
+    "solver",
+    "features",
+    "target",
+    "seed",
+    "eta",
+    "tolerances",
+    "prior",
+)
 SHOWN = {
     "kid_h": "KID-H x1000",
     "fid_h": "FID-H",
@@ -56,8 +68,7 @@ def load_results(paths: Sequence[Path | str]) -> pd.DataFrame:
     lines = []
     for file in results_files(paths):
         results = read_json(file)
-        for row in results["rows"]:
-            lines.append({**results["settings"], **row, "run": str(file.parent)})
+        lines += [{**results["settings"], **row, "run": str(file.parent)} for row in results["rows"]]
     table = pd.DataFrame(lines)
     for kind, free in FREE.items():
         table.loc[table["row"] == kind, [name for name in free if name in table]] = None

@@ -219,9 +219,7 @@ def array_digest(array: NDArray[Any]) -> str:
     return hashlib.sha256(head + np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
-def array_pool(
-    names: Sequence[str], arrays: Sequence[NDArray[Any]], size: int, channels: int, **parts: Any
-) -> Pool:
+def array_pool(names: Sequence[str], arrays: Sequence[NDArray[Any]], size: int, channels: int, **parts: Any) -> Pool:
     """A pool of arrays in memory: (H, W, 1 or 3) each, values in 0..255, fitted to ``size`` on demand.
 
     Args:
@@ -243,9 +241,7 @@ def array_pool(
     )
 
 
-def _sizes(
-    total: int, references: int | None, validation: int | None, heldout: int | None
-) -> tuple[int, int, int]:
+def _sizes(total: int, references: int | None, validation: int | None, heldout: int | None) -> tuple[int, int, int]:
     """Sizes of H, V and R; None becomes its share of ``total``, or what the explicit sizes leave, if less."""
     asked = {"heldout": heldout, "validation": validation, "references": references}
     left = max(0, total - sum(value for value in asked.values() if value is not None))
@@ -308,9 +304,7 @@ def _decode(pool: Pool, indices: Sequence[int], decoded: dict[int, Tensor]) -> d
 def _report_skipped(name: str, reasons: Sequence[str]) -> None:
     if reasons:
         more = f" and {len(reasons) - PER_LINE} more" if len(reasons) > PER_LINE else ""
-        log.warning(
-            "domain=%s: %d unreadable skipped: %s%s", name, len(reasons), "; ".join(reasons[:PER_LINE]), more
-        )
+        log.warning("domain=%s: %d unreadable skipped: %s%s", name, len(reasons), "; ".join(reasons[:PER_LINE]), more)
 
 
 def _stack(tensors: Sequence[Tensor], size: int, channels: int) -> Tensor:

@@ -31,9 +31,7 @@ class Folder(EncodedDomain):
         folder = Path(os.path.abspath(Path(self.path).expanduser()))  # noqa: PTH100 - resolve() would follow links
         files = list_images(folder)
         names = [file.relative_to(folder).as_posix() for file in files]
-        digest = fingerprint(
-            names=names, files=[self._digest(file) for file in files], size=size, channels=channels
-        )
+        digest = fingerprint(names=names, files=[self._digest(file) for file in files], size=size, channels=channels)
 
         def read(indices: Sequence[int]) -> list[bytes | Path]:
             return [files[index] for index in indices]
@@ -46,9 +44,7 @@ class Folder(EncodedDomain):
         except OSError as error:
             if self.on_unreadable == "skip":
                 return "unreadable"
-            raise InputError(
-                f"{file}: cannot be read ({error}); remove it or set domain.on_unreadable=skip"
-            ) from error
+            raise InputError(f"{file}: cannot be read ({error}); remove it or set domain.on_unreadable=skip") from error
 
 
 def list_images(folder: Path) -> list[Path]:

@@ -46,9 +46,7 @@ class Hub(EncodedDomain):
     labels: Sequence[int] | None = None
     streaming: bool = True
     limit: int | None = 2000
-    remedy: str = (
-        "check domain.id, config, split and network (domain.streaming=false keeps a copy for offline use)"
-    )
+    remedy: str = "check domain.id, config, split and network (domain.streaming=false keeps a copy for offline use)"
 
     def __post_init__(self) -> None:
         super().__post_init__()

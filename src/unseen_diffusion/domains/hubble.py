@@ -67,9 +67,7 @@ class Hubble(Domain):
             crops = [picture[t:b, left:r] for t, left, b, r in boxes[np.asarray(indices, dtype=np.int64)]]
             return images.stack([images.fit(crop, size, channels) for crop in crops])
 
-        digest = fingerprint(
-            picture=array_digest(picture), boxes=boxes.tolist(), size=size, channels=channels
-        )
+        digest = fingerprint(picture=array_digest(picture), boxes=boxes.tolist(), size=size, channels=channels)
         names = tuple(f"hubble-{top:03d}-{left:03d}-{b - top:02d}" for top, left, b, _ in boxes)
         return Pool(names, load, digest, boxes)
 

@@ -55,8 +55,7 @@ class Parquet(EncodedDomain):
         rows = [row for file in files for row in select_rows(file, self.column, self.label, self.labels)]
         if not rows:
             raise InputError(
-                f"{self.path}: no row with domain.labels={self.labels}; "
-                f"choose classes of its column {self.label!r}"
+                f"{self.path}: no row with domain.labels={self.labels}; choose classes of its column {self.label!r}"
             )
         digest = fingerprint(
             files=[sha256(file) for file in files],

@@ -70,9 +70,7 @@ class FeatureNetwork(nn.Module):
         """(N, 3, 32, 32) in [-1, 1] -> (N, dimension): the last activations, averaged over the image."""
         return self.body(x).mean((-2, -1))
 
-    def forward(
-        self, x: Float[Tensor, "n 3 h w"]
-    ) -> tuple[Float[Tensor, "n classes"], Float[Tensor, "n kinds"]]:
+    def forward(self, x: Float[Tensor, "n 3 h w"]) -> tuple[Float[Tensor, "n classes"], Float[Tensor, "n kinds"]]:
         """(N, 3, 32, 32) in [-1, 1] -> logits of the domain (N, classes) and of the distortion (N, kinds)."""
         features = self.features(x)
         return self.domain_head(features), self.distortion_head(features)

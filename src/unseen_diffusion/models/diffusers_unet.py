@@ -71,7 +71,9 @@ def _check_classes(folder: Path) -> None:
     unet = read_json(index).get("unet")
     if unet is None or unet[1] != "UNet2DModel":
         found = "no unet" if unet is None else unet[1]
-        raise InputError(f"{folder}: {found} in model_index.json; only unconditional UNet2DModel pipelines are supported")
+        raise InputError(
+            f"{folder}: {found} in model_index.json; only unconditional UNet2DModel pipelines are supported"
+        )
 
 
 def _scheduler(folder: Path) -> DDPMScheduler:
@@ -83,7 +85,14 @@ def _scheduler(folder: Path) -> DDPMScheduler:
         raise InputError(f"{folder}: prediction_type {config['prediction_type']}; known: {', '.join(PREDICTION_TYPES)}")
     known = {k: v for k, v in config.items() if not k.startswith("_")}
     # Variance and clipping belong to diffusers' own stepping, which is not used: only the tables are.
-    wanted = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
+    wanted = (
+        "num_train_timesteps",
+        "beta_start",
+        "beta_end",
+        "beta_schedule",
+        "trained_betas",
+        "prediction_type",
+    )
     return DDPMScheduler(
         **{k: known[k] for k in wanted if k in known},
         rescale_betas_zero_snr=bool(known.get("rescale_betas_zero_snr", False)),
@@ -130,7 +139,11 @@ class DiffusersModel(DiffusionModel):
     """
 
     def __init__(
-        self, path: str, revision: str | None = None, device: str | torch.device = "cpu", name: str | None = None
+        self,
+        path: str,
+        revision: str | None = None,
+        device: str | torch.device = "cpu",
+        name: str | None = None,
     ):
         super().__init__()
         folder = resolve(path, revision)
@@ -176,7 +189,11 @@ def _fingerprint(folder: Path, weights: Path) -> str:
     """Checksums of every file that decides the output."""
     import hashlib
 
-    parts: list[Any] = [weights, weights.parent / "config.json", _part(folder, "scheduler", "scheduler_config.json")]
+    parts: list[Any] = [
+        weights,
+        weights.parent / "config.json",
+        _part(folder, "scheduler", "scheduler_config.json"),
+    ]
     extra = folder / "unseen.json"
     parts += [extra] if extra.is_file() else []
     return hashlib.sha256("".join(sha256(part) for part in parts).encode()).hexdigest()

@@ -1,7 +1,7 @@
 """Small U-Nets for 32x32 images: diffusers' UNet2DModel on pixel-unshuffled input."""
 
 from diffusers import UNet2DModel
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 
@@ -36,7 +36,7 @@ def build_unet(
     )
 
 
-def unet_forward(unet: UNet2DModel, x: Tensor, t: Tensor, factor: int) -> Tensor:
+def unet_forward(unet: nn.Module, x: Tensor, t: Tensor, factor: int) -> Tensor:
     """Network output in image layout: x (B, C, H, W), t (B,) fractional timesteps -> (B, C', H, W)."""
     if factor == 1:
         return unet(x, t, return_dict=False)[0]

@@ -36,9 +36,7 @@ def ssim(a: Tensor, b: Tensor) -> Float64[Tensor, "n"]:
     """
     a, b = _as_images(a, b)
     if min(a.shape[-2:]) <= _BORDER:
-        raise InputError(
-            f"images of {a.shape[-2]}x{a.shape[-1]}: SSIM needs {_BORDER + 1} pixels a side or more"
-        )
+        raise InputError(f"images of {a.shape[-2]}x{a.shape[-1]}: SSIM needs {_BORDER + 1} pixels a side or more")
     similarity = structural_similarity_index_measure(a, b, data_range=255.0, reduction="none")
     if not isinstance(similarity, Tensor):
         raise TypeError("torchmetrics returned more than the similarity")
@@ -48,9 +46,7 @@ def ssim(a: Tensor, b: Tensor) -> Float64[Tensor, "n"]:
 def _as_images(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Checks two batches of uint8 images and returns them as float64 on the CPU, in 0..255."""
     if a.ndim != 4 or a.shape != b.shape or len(a) == 0:
-        raise InputError(
-            f"images of shapes {tuple(a.shape)} and {tuple(b.shape)}; give two equal batches (N, C, H, W)"
-        )
+        raise InputError(f"images of shapes {tuple(a.shape)} and {tuple(b.shape)}; give two equal batches (N, C, H, W)")
     if a.dtype != torch.uint8 or b.dtype != torch.uint8:
         raise InputError(f"images of {a.dtype} and {b.dtype}; quantise to uint8 first, as they are saved")
     return a.to("cpu", torch.float64), b.to("cpu", torch.float64)

@@ -1,8 +1,8 @@
 """Base models: eps-prediction by the simple loss of Ho et al. 2020 (arXiv 2006.11239, equation 14)."""
 
 import torch
-from diffusers import DDPMScheduler, UNet2DModel
-from torch import Tensor
+from diffusers import DDPMScheduler
+from torch import Tensor, nn
 
 from unseen_diffusion.images import dequantise
 from unseen_diffusion.models.unet import unet_forward
@@ -22,7 +22,7 @@ class EpsLoss:
         self.flip = flip
         self.device = device
 
-    def __call__(self, network: UNet2DModel, rows: Tensor, rng: torch.Generator) -> Tensor:
+    def __call__(self, network: nn.Module, rows: Tensor, rng: torch.Generator) -> Tensor:
         count = len(rows)
         x0 = dequantise(self.images[rows.to(self.device)])
         if self.flip:

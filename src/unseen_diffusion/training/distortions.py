@@ -34,9 +34,8 @@ def blur(x: Tensor, strength: Tensor, rng: torch.Generator) -> Tensor:
     """Gaussian blur of standard deviation 0.7 to 2.5 pixels."""
     offsets = torch.arange(-_KERNEL, _KERNEL + 1, device=x.device, dtype=x.dtype)
     weights = torch.exp(-0.5 * (offsets / _geometric(0.7, 2.5, strength)[:, :, 0, 0]) ** 2)
-    weights = (weights / weights.sum(1, keepdim=True)).repeat_interleave(x.shape[1], 0)[
-        :, None
-    ]  # (N C, 1, K)
+    weights = weights / weights.sum(1, keepdim=True)
+    weights = weights.repeat_interleave(x.shape[1], 0)[:, None]  # (N C, 1, K): one group per channel
     padded = pad(x, (_KERNEL,) * 4, mode="reflect").flatten(0, 1)[None]
     rows = conv2d(padded, weights[:, :, :, None], groups=len(weights))
     return conv2d(rows, weights[:, :, None, :], groups=len(weights)).reshape(x.shape)
@@ -58,7 +57,7 @@ def shuffle(x: Tensor, strength: Tensor, rng: torch.Generator) -> Tensor:
 
 def phase(x: Tensor, strength: Tensor, rng: torch.Generator) -> Tensor:
     """Fourier phases turned towards those of white noise by 0.25 to 1 of the way; the spectrum stays."""
-    share = (0.25 + 0.75 * strength)[:, None, None, None].to(x.device)
+    share = (0.25 + 0.75 * strength)[:, None, None, None]
     spectrum = torch.fft.rfft2(x)
     random = torch.fft.rfft2(_normal((len(x), 1, *x.shape[2:]), rng, x)).angle()
     random[..., 0, 0] = 0  # the mean stays
@@ -67,7 +66,7 @@ def phase(x: Tensor, strength: Tensor, rng: torch.Generator) -> Tensor:
 
 def blend(x: Tensor, strength: Tensor, rng: torch.Generator) -> Tensor:
     """A weight of 0.25 to 0.5 of another image of the batch (two references averaged)."""
-    weight = (0.25 + 0.25 * strength)[:, None, None, None].to(x.device)
+    weight = (0.25 + 0.25 * strength)[:, None, None, None]
     other = x.roll(1, 0) if len(x) > 1 else x.flip(-1)
     return torch.lerp(x, other, weight)
 
@@ -86,15 +85,14 @@ def low_resolution(x: Tensor, strength: Tensor, rng: torch.Generator) -> Tensor:
     sides = (x.shape[-1] * (0.75 - 0.55 * strength.double())).round().long().clamp(min=1)
     result = torch.empty_like(x)
     for side in sides.unique().tolist():
-        chosen = (sides == side).to(x.device)
+        chosen = sides == side
         small = interpolate(x[chosen], (side, side), mode="area")
         result[chosen] = interpolate(small, x.shape[2:], mode="bilinear")
     return result
 
 
 DISTORTIONS: dict[str, Distortion] = {
-    function.__name__: function
-    for function in (none, noise, blur, shuffle, phase, blend, colour, low_resolution)
+    function.__name__: function for function in (none, noise, blur, shuffle, phase, blend, colour, low_resolution)
 }
 KINDS = tuple(DISTORTIONS)
 
@@ -115,9 +113,9 @@ def distort(
     """
     result = x.clone()
     for number, kind in enumerate(KINDS):
-        rows = (kinds == number).nonzero()[:, 0]
+        rows = (kinds == number).nonzero()[:, 0].to(x.device)
         if len(rows):
-            result[rows.to(x.device)] = DISTORTIONS[kind](x[rows.to(x.device)], strength[rows], rng)
+            result[rows] = DISTORTIONS[kind](x[rows], strength.to(x.device)[rows], rng)
     return result.clamp(-1, 1)
 
 

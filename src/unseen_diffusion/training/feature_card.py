@@ -1,18 +1,16 @@
 """The feature network's documentation: its held-out accuracy, what its distances see, and its loss curve."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import matplotlib.pyplot as plt
 import torch
 from torch import Tensor
 
 from unseen_diffusion.features.base import FeatureExtractor, extract
-from unseen_diffusion.files import atomic_path
 from unseen_diffusion.images import dequantise, quantise
 from unseen_diffusion.scores.kernel import KernelDistance, kid
 from unseen_diffusion.seeds import generator
+from unseen_diffusion.training.cards import fact_table, table
 from unseen_diffusion.training.distortions import KINDS, distort
 from unseen_diffusion.training.features import mean_accuracy
 
@@ -61,9 +59,7 @@ def halves_and_others(
     return kid(first, second), others
 
 
-def distorted_halves(
-    extractor: FeatureExtractor, images: Tensor, seed: int
-) -> dict[str, list[KernelDistance]]:
+def distorted_halves(extractor: FeatureExtractor, images: Tensor, seed: int) -> dict[str, list[KernelDistance]]:
     """KID between every second image and the others, distorted: per kind, one value per strength."""
     clean, rest = extract(extractor, images[::2]), dequantise(images[1::2])
     result: dict[str, list[KernelDistance]] = {}
@@ -74,19 +70,6 @@ def distorted_halves(
             changed = quantise(distort(rest, kinds, strengths, rng))
             result.setdefault(kind, []).append(kid(clean, extract(extractor, changed)))
     return result
-
-
-def save_loss_curve(history: Tensor, path: Path) -> None:
-    """A PNG of the loss, averaged over 50 steps; ``history`` has rows (step, loss, gradient norm)."""
-    width = min(50, len(history))
-    means = history[: len(history) // width * width].reshape(-1, width, 3).mean(1)
-    figure, axes = plt.subplots(figsize=(5, 3), layout="constrained")
-    axes.plot(means[:, 0], means[:, 1], color="black", linewidth=1)
-    axes.set(xlabel="step", ylabel=f"loss (mean of {width} steps)")
-    axes.spines[["top", "right"]].set_visible(False)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=80, format="png")
-    plt.close(figure)
 
 
 def model_card(facts: Mapping[str, str], command: str, evaluation: Evaluation, probe: str) -> str:
@@ -101,15 +84,15 @@ def model_card(facts: Mapping[str, str], command: str, evaluation: Evaluation, p
     return "\n".join(
         [
             _INTRODUCTION + "\n",
-            *_table(["", ""], facts.items()),
+            *fact_table(facts),
             f"\n```\n{command}\n```\n",
             _RULES,
             *_accuracies("Domain head, on undistorted images", evaluation.domains),
             *_accuracies("Distortion head, at any strength", evaluation.distortions),
             f"\n## What distances see: KID x 1000 to {probe} (standard error)\n",
-            *_table(["from", "KID x 1000"], _distance_rows(evaluation)),
+            *table(["from", "KID x 1000"], _distance_rows(evaluation)),
             f"\nOne half of H of {probe} against the other half, distorted:\n",
-            *_table(
+            *table(
                 ["kind", *(f"strength {strength}" for strength in STRENGTHS)],
                 ((kind, *map(_shown, distances)) for kind, distances in evaluation.distorted.items()),
             ),
@@ -122,7 +105,7 @@ def _accuracies(title: str, accuracy: Mapping[str, float]) -> list[str]:
     mean = f"{mean_accuracy(accuracy):.1%} is the mean of {len(accuracy)}, each of which counts alike."
     return [
         f"\n## {title}\n\n{mean}\n",
-        *_table(["", "accuracy"], ((k, f"{v:.1%}") for k, v in accuracy.items())),
+        *table(["", "accuracy"], ((k, f"{v:.1%}") for k, v in accuracy.items())),
     ]
 
 
@@ -133,8 +116,3 @@ def _distance_rows(evaluation: Evaluation) -> list[tuple[str, str]]:
 
 def _shown(distance: KernelDistance) -> str:
     return f"{1000 * distance.value:.1f} ({1000 * distance.standard_error:.1f})"
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    lines = [header, ["---"] * len(header), *rows]
-    return ["| " + " | ".join(line) + " |" for line in lines]

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.features.embedded import EmbeddedFeatures
 from unseen_diffusion.files import atomic_path, write_json
+from unseen_diffusion.training.cards import save_loss_curve
 from unseen_diffusion.training.distortions import KINDS
 from unseen_diffusion.training.feature_card import (
     Evaluation,
     distorted_halves,
     halves_and_others,
     model_card,
-    save_loss_curve,
 )
 from unseen_diffusion.training.features import (
     FeatureLoss,
@@ -31,8 +31,7 @@ from unseen_diffusion.training.features import (
     domain_source,
     parquet_source,
 )
-from unseen_diffusion.training.loop import LoopSettings, train
-from unseen_diffusion.training.recipes import new_state, seeded
+from unseen_diffusion.training.loop import LoopSettings, new_state, seeded, train
 
 log = logging.getLogger(__name__)
 
@@ -86,9 +85,7 @@ def feature_sources(config: DictConfig) -> tuple[dict[str, Source], dict[str, So
     paths = _file_paths(config)
     for name, entry in config.sources.items():
         domain = instantiate(entry.domain)
-        training[name], heldout[name] = domain_source(
-            name, domain, size, entry.classes, entry.symmetry, entry.rows
-        )
+        training[name], heldout[name] = domain_source(name, domain, size, entry.classes, entry.symmetry, entry.rows)
     for name, (path, path_test) in paths.items():
         entry = config.files[name]
         form = (size, entry.symmetry, entry.rows)
@@ -127,9 +124,7 @@ def evaluate(
     )
 
 
-def card_facts(
-    config: DictConfig, data: TrainingSet, sources: list[str], network: nn.Module
-) -> dict[str, str]:
+def card_facts(config: DictConfig, data: TrainingSet, sources: list[str], network: nn.Module) -> dict[str, str]:
     """The first table of the card."""
     loop = config.loop
     return {

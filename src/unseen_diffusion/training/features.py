@@ -73,9 +73,7 @@ def domain_source(
     )
 
 
-def parquet_source(
-    name: str, path: str, size: int, symmetry: str, rows: int, limit: int, seed: int
-) -> Source:
+def parquet_source(name: str, path: str, size: int, symmetry: str, rows: int, limit: int, seed: int) -> Source:
     """Up to ``limit`` images of every Parquet file of a pattern, chosen by ``seed``, with their labels.
 
     Raises:
@@ -85,9 +83,7 @@ def parquet_source(
     for file in parquet_files(path):
         cells = select_rows(file, "image", "label", None)
         labels = _label_names(file, "label")
-        order = (
-            torch.randperm(len(cells), generator=generator(seed, "subset", file.name))[:limit].sort().values
-        )
+        order = torch.randperm(len(cells), generator=generator(seed, "subset", file.name))[:limit].sort().values
         chosen = [cells[i] for i in order.tolist()]
         images += [decode(cell, size, 3) for cell in read_rows(chosen, "image")]
         classes += [f"{name}/{labels[row.number]}" for row in chosen]
@@ -206,9 +202,7 @@ def augment(
 
 
 @torch.no_grad()
-def domain_accuracy(
-    network: nn.Module, sources: Sequence[Source], classes: Sequence[str]
-) -> dict[str, float]:
+def domain_accuracy(network: nn.Module, sources: Sequence[Source], classes: Sequence[str]) -> dict[str, float]:
     """Share of undistorted images whose class the network names, per class."""
     hits: dict[str, list[Tensor]] = {}
     for source in sources:
@@ -245,9 +239,7 @@ def _classes(name: str, names: Sequence[str], pattern: str | None) -> tuple[str,
     for image in names:
         match = re.search(pattern, image)
         if match is None or not match.groups():
-            raise InputError(
-                f"classes={pattern}: no group found in the image name {image!r}; correct the pattern"
-            )
+            raise InputError(f"classes={pattern}: no group found in the image name {image!r}; correct the pattern")
         classes.append(f"{name}/{match.group(1)}")
     return tuple(classes)
 

@@ -1,14 +1,16 @@
 """One training loop: everything random is a function of (seed, step), so a resumed run is the same run."""
 
+import copy
 import csv
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
+from hydra.utils import instantiate
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -60,6 +62,21 @@ class TrainState:
     history: Tensor
 
 
+def new_state(network: nn.Module, settings: LoopSettings, device: torch.device) -> TrainState:
+    """A fresh AdamW state; the averaged weights start as a copy."""
+    network = network.to(device).train()
+    ema = copy.deepcopy(network).requires_grad_(False).eval()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    return TrainState(network, ema, optimizer, 0, torch.empty((0, 3), dtype=torch.float64))
+
+
+def seeded(config: Any, seed: int) -> nn.Module:
+    """Instantiates a network with initial weights that depend on ``seed`` alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator(seed, "weights").initial_seed())
+        return instantiate(config, _convert_="all")
+
+
 def epoch_rows(count: int, batch_size: int, step: int, seed: int) -> Tensor:
     """Image indices of one step: epochs are seeded permutations laid end to end. Returns (batch_size,) int64."""
     rows: list[Tensor] = []
@@ -85,7 +102,8 @@ def update_ema(ema: nn.Module, network: nn.Module, decay: float, step: int) -> N
     """Exponential moving average of the weights, shorter in the first steps: min(decay, (1+s)/(10+s))."""
     decay = min(decay, (1 + step) / (10 + step))
     with torch.no_grad():
-        averaged, current = list(ema.parameters()), list(network.parameters())
+        averaged: list[Tensor] = list(ema.parameters())
+        current: list[Tensor] = list(network.parameters())
         torch._foreach_lerp_(averaged, current, 1 - decay)
         for kept, buffer in zip(ema.buffers(), network.buffers(), strict=True):
             kept.copy_(buffer)

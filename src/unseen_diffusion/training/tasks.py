@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
+from unseen_diffusion.training.diffusion_recipe import train_diffusion
 from unseen_diffusion.training.feature_recipe import train_features
-from unseen_diffusion.training.recipes import train_diffusion
 
 TASKS: dict[str, Callable[[DictConfig, torch.device], Path]] = {
     "diffusion": train_diffusion,
