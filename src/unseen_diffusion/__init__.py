@@ -1,1 +1,54 @@
-"""What can a frozen diffusion model generate that it has never seen?"""
+"""What can a frozen diffusion model generate that it has never seen?
+
+The pieces, in the order in which data flows: images -> latents -> prior -> selection -> images -> scores.
+They are imported on first use, so that ``unseen --help`` does not wait for torch.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "InputError": "errors",
+    "dequantise": "images",
+    "grid": "images",
+    "quantise": "images",
+    "load_split": "domains",
+    "make_grid": "schedules",
+    "DiffusersModel": "models",
+    "DiffusionModel": "models",
+    "GaussianModel": "models",
+    "invert": "solvers",
+    "denoise": "solvers",
+    "Isotropic": "priors",
+    "Diagonal": "priors",
+    "LowRank": "priors",
+    "SampleCovariance": "priors",
+    "Stationary": "priors",
+    "Slerp": "priors",
+    "Replay": "priors",
+    "Standard": "priors",
+    "summarise": "geometry",
+    "AbsoluteTolerances": "rejection",
+    "CalibratedTolerances": "rejection",
+    "NoTolerances": "rejection",
+    "RandomControl": "rejection",
+    "select": "rejection",
+    "EmbeddedFeatures": "features.embedded",
+    "extract": "features.base",
+    "copy_rate": "scores.memorisation",
+    "frechet_distance": "scores.frechet",
+    "kid": "scores.kernel",
+    "psnr": "scores.reconstruction",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

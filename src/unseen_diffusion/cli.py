@@ -3,8 +3,10 @@
 import argparse
 import logging
 import os
+import secrets
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; exits with 0, or with 2 after one line about bad input, or with 1 after failed runs."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     verbs: dict[str, Callable[[list[str]], int]] = {"run": _run, "train": _train, "table": _table}
+    # Hydra reads flags only before the first override; people write -m anywhere.
+    arguments = arguments[:1] + sorted(arguments[1:], key=lambda word: word not in ("-m", "--multirun"))
     try:
         if not arguments or arguments[0] in ("-h", "--help", "help"):
             print(help_text())
@@ -61,9 +65,17 @@ def help_text() -> str:
     return "\n".join(lines)
 
 
-def new_run_id() -> str:
-    """Time-stamped name of a run or sweep, unique on this machine."""
-    return f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{os.getpid() % 10000:04d}"
+@contextmanager
+def run_id() -> Iterator[None]:
+    """Names this run or sweep in $UNSEEN_RUN_ID, from which conf/ builds its folder, unless the user has."""
+    if "UNSEEN_RUN_ID" in os.environ:
+        yield
+        return
+    os.environ["UNSEEN_RUN_ID"] = f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{secrets.token_hex(2)}"
+    try:
+        yield
+    finally:
+        del os.environ["UNSEEN_RUN_ID"]
 
 
 def _run(overrides: list[str]) -> int:
@@ -72,14 +84,14 @@ def _run(overrides: list[str]) -> int:
     from unseen_diffusion.jobs import report, run_job
     from unseen_diffusion.settings import check
 
-    os.environ.setdefault("UNSEEN_RUN_ID", new_run_id())
     task = hydra_task("run", run_job)
     if is_information(overrides):
         return _hydra(task, overrides)
-    sweep = expand("run", overrides)
-    for point in sweep.points:
-        check(point)
-    code = _hydra(task, overrides)
+    with run_id():
+        sweep = expand("run", overrides)
+        for point in sweep.points:
+            check(point)
+        code = _hydra(task, overrides)
     return max(code, report(sweep.folder, len(sweep.points), sweep.multirun))
 
 
@@ -89,12 +101,13 @@ def _train(overrides: list[str]) -> int:
     from unseen_diffusion.jobs import train_job
     from unseen_diffusion.settings import resolve_plain
 
-    os.environ.setdefault("UNSEEN_RUN_ID", new_run_id())
     task = hydra_task("train", train_job)
-    if not is_information(overrides):
+    if is_information(overrides):
+        return _hydra(task, overrides)
+    with run_id():
         for point in expand("train", overrides).points:
             resolve_plain(point)
-    return _hydra(task, overrides)
+        return _hydra(task, overrides)
 
 
 def _hydra(task: Callable[[], Any], overrides: list[str]) -> int:

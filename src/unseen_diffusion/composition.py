@@ -12,11 +12,14 @@ from typing import Any
 import hydra
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -62,6 +65,17 @@ def own_folder() -> Path | None:
     return Path(value).expanduser().resolve()
 
 
+class OwnConfigs(SearchPathPlugin):
+    """Puts the user's folder before conf/."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        if own := own_folder():
+            search_path.prepend("unseen-own", f"file://{own}")
+
+
+Plugins.instance().register(OwnConfigs)
+
+
 def options() -> dict[str, list[tuple[str, str]]]:
     """Every option of every group with its first comment line."""
     folders = [folder for folder in (own_folder(), config_folder()) if folder]
@@ -82,9 +96,7 @@ def _describe(path: Path) -> str:
 
 def hydra_task(name: str, job: Callable[[DictConfig], Any]) -> Callable[[], Any]:
     """``job`` as a Hydra application on conf/``name``.yaml."""
-    own = own_folder()
-    folder = own if own and (own / f"{name}.yaml").is_file() else config_folder()
-    return hydra.main(version_base="1.3", config_path=str(folder), config_name=name)(job)
+    return hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=name)(job)
 
 
 def is_information(arguments: Sequence[str]) -> bool:
@@ -147,8 +159,7 @@ def _choices(override: Override) -> list[str]:
 def _compose(name: str, overrides: list[str], config_dir: str | None) -> DictConfig:
     """One composed config, Hydra's own part included."""
     GlobalHydra.instance().clear()
-    search = [str(folder) for folder in (own_folder(), config_dir and Path(config_dir).resolve()) if folder]
-    extra = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in search)}]"] if search else []
+    extra = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         config = compose(name, overrides=overrides + extra, return_hydra_config=True)
     HydraConfig.instance().set_config(config)
@@ -161,12 +172,10 @@ def one_line(message: str, overrides: Sequence[str]) -> str:
     if key := re.search(r"Could not override '([^']+)'", text):
         return f"{key[1]}: no such key{_nearest(key[1])}; unseen run --cfg job prints them all"
     if option := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
-        known = [name for name, _ in options().get(option[1], [])]
+        known = [name for name, _ in options().get(option[1], []) or [("see unseen --help", "")]]
         return f"{option[1]}={option[2]}: no such option; choose one of {', '.join(known)}"
     if group := re.search(r"Could not override '?(\S+?)'?\. No match in the defaults list", text):
         return f"{group[1]}: no such group{_nearest(group[1])}; unseen --help lists them"
-    if missing := re.search(r"Missing mandatory value: (\S+)", text):
-        return f"{missing[1]}: required; give it on the command line"
     return text
 
 

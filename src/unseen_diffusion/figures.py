@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 from safetensors.torch import load_file
@@ -9,7 +10,6 @@ from torch import Tensor
 
 from unseen_diffusion.files import read_json
 from unseen_diffusion.images import grid, save_png
-from unseen_diffusion.scores.memorisation import nearest
 from unseen_diffusion.store import TENSORS
 from unseen_diffusion.tables import RESULTS
 
@@ -19,12 +19,6 @@ INK, PAPER = (30, 30, 30), (255, 255, 255)
 def scale_for(size: int) -> int:
     """Whole-number magnification that shows an image about 96 pixels wide."""
     return max(1, 96 // size)
-
-
-def nearest_references(samples: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
-    """Distance (L2 over pixels in [-1, 1]) and index of each sample's nearest reference, from uint8 images."""
-    distance, index = nearest(samples.flatten(1).double() / 127.5, references.flatten(1).double() / 127.5)
-    return distance, index
 
 
 def rows_sheet(rows: Sequence[tuple[str, Tensor]], title: str, path: Path) -> None:
@@ -44,27 +38,23 @@ def rows_sheet(rows: Sequence[tuple[str, Tensor]], title: str, path: Path) -> No
     save_png(sheet, path)
 
 
-def samples_sheet(
-    samples: Tensor, references: Tensor, title: str, path: Path, columns: int = 12, rows: int = 4
-) -> None:
-    """The first samples, uncurated, each above its nearest reference.
+class SampleSheet(NamedTuple):
+    """Samples (n, C, H, W) uint8, the nearest reference of each, and its pixel distance (n,)."""
 
-    Args:
-        samples: (n, C, H, W) uint8.
-        references: (m, C, H, W) uint8.
-        title: printed above.
-        path: the PNG.
-        columns: samples a row.
-        rows: rows of samples.
-    """
-    shown = samples[: columns * rows]
-    distance, index = nearest_references(shown, references)
+    samples: Tensor
+    nearest: Tensor
+    distance: Tensor
+
+
+def samples_sheet(sheet: SampleSheet, title: str, path: Path, columns: int = 12, rows: int = 4) -> None:
+    """The first ``columns * rows`` samples, uncurated, each above its nearest reference."""
     labelled: list[tuple[str, Tensor]] = []
-    for start in range(0, len(shown), columns):
+    for start in range(0, min(columns * rows, len(sheet.samples)), columns):
         part = slice(start, start + columns)
-        labelled.append((f"generated {start + 1} to {start + len(shown[part])}", shown[part]))
-        near = f"nearest reference of each (pixel L2 {distance[part].min():.1f} to {distance[part].max():.1f})"
-        labelled.append((near, references[index[part]]))
+        shown, distance = sheet.samples[part], sheet.distance[part]
+        labelled.append((f"generated {start + 1} to {start + len(shown)}", shown))
+        label = f"nearest reference of each (pixel L2 {distance.min():.1f} to {distance.max():.1f})"
+        labelled.append((label, sheet.nearest[part]))
     rows_sheet(labelled, title, path)
 
 

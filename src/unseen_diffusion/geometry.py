@@ -15,7 +15,7 @@ from unseen_diffusion.errors import InputError
 from unseen_diffusion.seeds import generator
 
 CRITERIA = ("pair_distance", "pair_angle", "origin_angle")
-# Below this share of |c|^2 + |z|^2 a squared distance from float32 products has lost 3 of its 7 digits.
+# With a cosine this close to 1 or -1, differences of float32 products have lost 3 of their 7 digits.
 CANCELLATION = 1e-3
 
 
@@ -53,9 +53,9 @@ def statistics(
 ) -> Float[Tensor, "b 3"]:
     """Pair distance (L2), pair angle and origin angle (degrees) per candidate, float64, in ``CRITERIA``'s order.
 
-    One float32 matrix product serves the batch; the rest is float64. Candidates that nearly coincide with a
-    drawn reference, where those products cancel, are recomputed from float64 differences. An angle with a side
-    of length zero counts as 0 degrees.
+    One float32 matrix product serves the batch; the rest is float64. Candidates that are nearly parallel to a
+    drawn reference (or coincide with it), where those products cancel, are recomputed from float64 differences.
+    An angle with a side of length zero counts as 0 degrees.
     """
     flat = candidates.flatten(1).float()
     dots = (flat @ references.flat.T).double().gather(1, drawn)
@@ -64,11 +64,13 @@ def statistics(
     squared = norms + lengths - 2 * dots
     gram = references.gram[drawn[:, :, None], drawn[:, None, :]]
     legs = gram - dots[:, :, None] - dots[:, None, :] + norms[:, :, None]
-    close = (squared < CANCELLATION * (norms + lengths)).any(1)
-    if bool(close.any()):
-        difference = references.flat[drawn[close]].double() - flat[close].double()[:, None]
-        legs[close] = difference @ difference.mT
-        squared[close] = difference.square().sum(2)
+    close = (dots.abs() > (1 - CANCELLATION) * (norms * lengths).sqrt()).any(1)
+    for row in close.nonzero().flatten().tolist():
+        one, many = flat[row].double(), references.flat[drawn[row]].double()
+        difference = many - one
+        legs[row] = difference @ difference.T
+        squared[row] = legs[row].diagonal()
+        dots[row] = many @ one
     distances = squared.clamp(min=0).sqrt()
     first, second = torch.triu_indices(drawn.shape[1], drawn.shape[1], offset=1)
     pair = _degrees(legs[:, first, second], distances[:, first] * distances[:, second])

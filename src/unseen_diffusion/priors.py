@@ -8,7 +8,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -18,6 +18,7 @@ from unseen_diffusion.errors import InputError
 from unseen_diffusion.seeds import generator, normal_rows
 
 Latents = Float[Tensor, "n c h w"]
+IdLatents = Float[Tensor, "m c h w"]  # of the model's own domain; as many as there are
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class FittedPrior(ABC):
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
+@runtime_checkable
 class Prior(Protocol):
     """What a config of the ``prior`` group builds."""
 
@@ -48,7 +50,7 @@ class Prior(Protocol):
         """True if ``fit`` needs latents of the model's own domain."""
         ...
 
-    def fit(self, latents: Latents, id_latents: Latents | None = None) -> FittedPrior:
+    def fit(self, latents: Latents, id_latents: IdLatents | None = None) -> FittedPrior:
         """Fits to reference latents (N, C, H, W)."""
         ...
 
@@ -98,7 +100,7 @@ class Isotropic(GaussianBase):
 
     name: str = "isotropic"
 
-    def fit(self, latents: Latents, id_latents: Latents | None = None) -> DiagonalNormal:
+    def fit(self, latents: Latents, id_latents: IdLatents | None = None) -> DiagonalNormal:
         mean, residuals = self._residuals(latents)
         variance = residuals.square().sum() / ((len(latents) - 1) * mean.numel())
         return DiagonalNormal(mean, variance.sqrt())
@@ -110,7 +112,7 @@ class Diagonal(GaussianBase):
 
     name: str = "diagonal"
 
-    def fit(self, latents: Latents, id_latents: Latents | None = None) -> FittedPrior:
+    def fit(self, latents: Latents, id_latents: IdLatents | None = None) -> FittedPrior:
         mean, residuals = self._residuals(latents)
         return DiagonalNormal(mean, (residuals.square().sum(0) / (len(latents) - 1)).sqrt())
 
@@ -145,7 +147,7 @@ class LowRank(GaussianBase):
     def minimum_references(self) -> int:
         return self.rank + 2
 
-    def fit(self, latents: Latents, id_latents: Latents | None = None) -> FittedPrior:
+    def fit(self, latents: Latents, id_latents: IdLatents | None = None) -> FittedPrior:
         mean, residuals = self._residuals(latents)
         if self.rank < 1 or self.rank >= mean.numel():
             raise InputError(f"prior.rank={self.rank}: give a number between 1 and {mean.numel() - 1}")
@@ -175,7 +177,7 @@ class SampleCovariance(GaussianBase):
 
     name: str = "sample_covariance"
 
-    def fit(self, latents: Latents, id_latents: Latents | None = None) -> FittedPrior:
+    def fit(self, latents: Latents, id_latents: IdLatents | None = None) -> FittedPrior:
         return EmpiricalNormal(*self._residuals(latents))
 
 
@@ -199,7 +201,7 @@ class Stationary(GaussianBase):
 
     name: str = "stationary"
 
-    def fit(self, latents: Latents, id_latents: Latents | None = None) -> FittedPrior:
+    def fit(self, latents: Latents, id_latents: IdLatents | None = None) -> FittedPrior:
         mean, residuals = self._residuals(latents)
         spectrum = torch.fft.fft2(residuals, norm="ortho")
         covariance = torch.einsum("nchw,ndhw->hwcd", spectrum, spectrum.conj()) / (len(latents) - 1)
@@ -228,7 +230,7 @@ class Standard(GaussianBase):
     def minimum_references(self) -> int:
         return 0
 
-    def fit(self, latents: Latents, id_latents: Latents | None = None) -> FittedPrior:
+    def fit(self, latents: Latents, id_latents: IdLatents | None = None) -> FittedPrior:
         return StandardNormal(torch.tensor(latents.shape[1:]))
 
 
@@ -301,7 +303,7 @@ class Slerp:
     def needs_id_latents(self) -> bool:
         return self.towards == "id"
 
-    def fit(self, latents: Latents, id_latents: Latents | None = None) -> FittedPrior:
+    def fit(self, latents: Latents, id_latents: IdLatents | None = None) -> FittedPrior:
         require(self.name, len(latents), self.minimum_references)
         if not self.needs_id_latents:
             return SlerpReferences(latents)
@@ -335,7 +337,7 @@ class Replay:
     def needs_id_latents(self) -> bool:
         return False
 
-    def fit(self, latents: Latents, id_latents: Latents | None = None) -> FittedPrior:
+    def fit(self, latents: Latents, id_latents: IdLatents | None = None) -> FittedPrior:
         require(self.name, len(latents), self.minimum_references)
         return ReplayedLatents(latents)
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -23,6 +23,7 @@ class Band(NamedTuple):
     high: float
 
 
+@runtime_checkable
 class Tolerances(Protocol):
     """What a config of the ``tolerances`` group builds."""
 
@@ -229,11 +230,11 @@ def select(
 
 def _passes(judged: Float[Tensor, "b 3"], bands: Mapping[str, Band]) -> Tensor:
     """(B, criteria in use) boolean: within each band."""
-    columns = []
-    for name, band in bands.items():
+    passes = torch.ones(len(judged), len(bands), dtype=torch.bool)
+    for column, (name, band) in enumerate(bands.items()):
         value = judged[:, CRITERIA.index(name)]
-        columns.append((value >= band.low) & (value <= band.high))
-    return torch.stack(columns, dim=1) if columns else torch.ones(len(judged), 1, dtype=torch.bool)
+        passes[:, column] = (value >= band.low) & (value <= band.high)
+    return passes
 
 
 def _shortfall(judged: Tensor, bands: Mapping[str, Band], found: int, wanted: int, name: str) -> str:

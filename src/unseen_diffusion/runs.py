@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from unseen_diffusion.features.base import FeatureExtractor
-from unseen_diffusion.figures import reconstructions_sheet, samples_sheet
+from unseen_diffusion.features.pixels import Pixels
+from unseen_diffusion.figures import SampleSheet, reconstructions_sheet, samples_sheet
 from unseen_diffusion.files import atomic_path, write_json
 from unseen_diffusion.models.base import DiffusionModel
+from unseen_diffusion.scores.memorisation import nearest
 from unseen_diffusion.scores.reconstruction import psnr, ssim
-from unseen_diffusion.scoring import held_out_row, score_row
+from unseen_diffusion.scoring import Views, held_out_row, score_row
 from unseen_diffusion.settings import RunSettings, build
 from unseen_diffusion.stages import LatentSet, Stages
 from unseen_diffusion.store import Artefact, Store, environment
@@ -52,17 +54,15 @@ class Run:
         self.extractor = _extractor(json.dumps(plain["features"], sort_keys=True))
         self.model = _model(json.dumps(plain["model"], sort_keys=True), settings.device)
 
-    def features(self, key: str, images: Tensor) -> Tensor:
-        """Features of images known by ``key``."""
-        return self.stages.features(self.extractor, key, images, self.settings.device)
+    def views(self, key: str, images: Tensor) -> Views:
+        """Features and pixels of images known by ``key``."""
+        device = self.settings.device
+        features = self.stages.features(self.extractor, key, images, device)
+        return Views(features, self.stages.features(Pixels(), key, images, device))
 
-    def images_of(self, part: str) -> Tensor:
-        """References, validation or held-out images, uint8."""
-        return self.split.tensors[part]
-
-    def part_features(self, part: str) -> Tensor:
-        """Their features."""
-        return self.features(f"{self.split.key}/{part}", self.images_of(part))
+    def views_of(self, part: str) -> Views:
+        """The same of the references, validation or held-out images."""
+        return self.views(f"{self.split.key}/{part}", self.split.tensors[part])
 
     def denoised(self, latents: LatentSet, eta: float) -> Artefact:
         """Images of latents at this run's solver and seed."""
@@ -131,11 +131,10 @@ def execute(settings: RunSettings, folder: Path, group: str) -> dict[str, Any]:
 def score_rows(run: Run, references: LatentSet, generated: Artefact) -> list[dict[str, Any]]:
     """The generated images' row, then the comparison rows asked for."""
     s, quantile = run.settings, run.settings.scores.copy_quantile
-    r, target = run.part_features("references"), run.part_features(s.scores.target)
+    r, target = run.views_of("references"), run.views_of(s.scores.target)
 
     def of(row: str, artefact: Artefact) -> dict[str, Any]:
-        features = run.features(artefact.key, artefact.tensors["images"])
-        return score_row(row, features, r, target, quantile)
+        return score_row(row, run.views(artefact.key, artefact.tensors["images"]), r, target, quantile)
 
     rows = [of("generated", generated)]
     for row in s.scores.rows:
@@ -154,7 +153,7 @@ def reconstruct(run: Run, references: LatentSet, folder: Path) -> dict[str, Any]
     count = min(s.scores.reconstructions, len(references.latents))
     if count == 0:
         return {}
-    originals = run.images_of("references")[:count]
+    originals = run.split.tensors["references"][:count]
     sets: list[tuple[str, Tensor]] = [("original", originals)]
     facts: dict[str, Any] = {}
     for eta in dict.fromkeys((0.0, s.eta)):
@@ -179,10 +178,11 @@ def reconstruct(run: Run, references: LatentSet, folder: Path) -> dict[str, Any]
 def write_samples(run: Run, generated: Artefact, folder: Path) -> None:
     """The sheet of uncurated samples, each above its nearest reference."""
     s = run.settings
-    title = (
-        f"{s.domain.name} from {run.model.name}: {s.prior.name} prior, {s.tolerances.name}, t {s.t:g}, eta {s.eta:g}"
-    )
-    samples_sheet(generated.tensors["images"], run.images_of("references"), title, folder / "samples.png")
+    how = f"{s.prior.name} prior, {s.tolerances.name}, t {s.t:g}, eta {s.eta:g}"
+    pixels = run.views(generated.key, generated.tensors["images"]).pixels
+    distance, index = nearest(pixels, run.views_of("references").pixels)
+    sheet = SampleSheet(generated.tensors["images"], run.split.tensors["references"][index], distance)
+    samples_sheet(sheet, f"{s.domain.name} from {run.model.name}: {how}", folder / "samples.png")
 
 
 def flat_settings(settings: RunSettings, features: str) -> dict[str, Any]:

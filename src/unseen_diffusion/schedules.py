@@ -7,7 +7,7 @@ written t = -1: alpha 1, sigma 0.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,8 +15,7 @@ from torch import Tensor
 from unseen_diffusion.errors import InputError
 
 CLEAN = -1.0
-GridKind = Literal["uniform_t", "karras", "paper"]
-GRIDS: tuple[GridKind, ...] = ("uniform_t", "karras", "paper")
+GRIDS = ("uniform_t", "karras", "paper")
 
 
 class Node(NamedTuple):
@@ -41,7 +40,8 @@ CLEAN_NODE = Node(CLEAN, 1.0, 0.0)
 class Schedule:
     """A variance-preserving schedule: ``alphas_cumprod`` (T,) float64, falling within (0, 1].
 
-    Between whole timesteps log vs is linear in t; between the clean end (t = -1) and t = 0 vs itself is.
+    Between whole timesteps log vs is linear in t; between the clean end (t = -1) and t = 0 vs itself is, and
+    below a last timestep without signal (alpha = 0) 1 / vs is.
     """
 
     alphas_cumprod: Tensor
@@ -77,7 +77,8 @@ class Schedule:
             vs = (t - CLEAN) * math.exp(float(self._log_vs[0]))
         else:
             first, second = float(self._log_vs[low]), float(self._log_vs[low + 1])
-            vs = math.exp(first + (t - low) * (second - first))
+            share = t - low
+            vs = math.exp(first) / (1 - share) if second == math.inf else math.exp(first + share * (second - first))
         return Node(float(t), 1 / math.hypot(1, vs), vs / math.hypot(1, vs))
 
     def node_at_noise(self, vs: float) -> Node:
@@ -91,8 +92,9 @@ class Schedule:
         else:
             high = min(int(torch.searchsorted(table, target)), self.timesteps - 1)
             first, second = float(table[high - 1]), float(table[high])
-            t = high - 1 + (target - first) / (second - first)
-        return self.node(min(max(t, CLEAN), self.timesteps - 1))
+            share = 1 - math.exp(first - target) if second == math.inf else (target - first) / (second - first)
+            t = high - 1 + share
+        return self.node(min(max(t, CLEAN), self.timesteps - 1.0))
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class Grid:
     down: tuple[Node, ...]
 
 
-def make_grid(schedule: Schedule, kind: GridKind, steps: int, t_top: float, through: Sequence[float] = ()) -> Grid:
+def make_grid(schedule: Schedule, kind: str, steps: int, t_top: float, through: Sequence[float] = ()) -> Grid:
     """A grid of ``steps`` network evaluations between the clean image and ``t_top``.
 
     Args:
@@ -120,16 +122,16 @@ def make_grid(schedule: Schedule, kind: GridKind, steps: int, t_top: float, thro
         through: mixing steps that must be nodes: the nearest inner node is moved onto each.
 
     Raises:
-        InputError: a t outside the schedule.
+        InputError: a t outside the schedule, or one without signal for ``karras``, which needs a finite vs.
     """
     if t_top <= 0:
         raise InputError(f"mixing.t={t_top:g}: choose a mixing step above 0")
     top = schedule.node(t_top)
     if kind == "karras":
-        low, high = (
-            (schedule.node(0).sigma / schedule.node(0).alpha) ** (1 / 7),
-            (top.sigma / top.alpha) ** (1 / 7),
-        )
+        if top.alpha == 0:
+            raise InputError(f"mixing.t={t_top:g}: no signal is left there; lower it, or choose solver.grid=uniform_t")
+        bottom = schedule.node(0.0)
+        low, high = (bottom.sigma / bottom.alpha) ** (1 / 7), (top.sigma / top.alpha) ** (1 / 7)
         levels = [(low + (high - low) * i / (steps - 1)) ** 7 for i in range(steps)]
         times = [CLEAN, *(schedule.node_at_noise(vs).t for vs in levels[:-1]), t_top]
     elif kind == "paper":
@@ -144,7 +146,7 @@ def make_grid(schedule: Schedule, kind: GridKind, steps: int, t_top: float, thro
 
 def _snap(times: list[float], through: Sequence[float]) -> list[float]:
     """Moves the nearest inner node onto each of ``through``; two that want the same node add one."""
-    times, fixed = list(times), {times[0], times[-1]}
+    times, fixed = list(times), {times[0], times[-1], *through}
     for wanted in sorted(set(through) - set(times)):
         if not times[0] < wanted < times[-1]:
             raise InputError(f"mixing.record: t={wanted:g} lies outside ({times[0]:g}, {times[-1]:g}]")

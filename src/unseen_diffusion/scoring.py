@@ -1,6 +1,8 @@
 """Rows of the results table: one set of images against the held-out images and the references."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -25,7 +27,7 @@ class ScoreSettings:
     """
 
     target: str = "heldout"
-    rows: tuple[str, ...] = ROWS
+    rows: Sequence[str] = ROWS
     copy_quantile: float = 0.01
     reconstructions: int = 100
 
@@ -40,33 +42,44 @@ class ScoreSettings:
             raise InputError(f"scores.reconstructions={self.reconstructions}: give 0 or more")
 
 
-def score_row(
-    row: str, samples: Tensor, references: Tensor, target: Tensor, copy_quantile: float
-) -> dict[str, float | int | str]:
-    """Scores of one set of images from features (n, d) of the samples, of R and of the target set H (or V)."""
-    to_target, to_references = kid(samples, target), kid(samples, references)
-    copies = copy_rate(samples, references, target, copy_quantile)
+class Views(NamedTuple):
+    """One set of images as scores see it: features (n, d) for distances, pixels (n, p) for copies."""
+
+    features: Tensor
+    pixels: Tensor
+
+
+def score_row(row: str, samples: Views, references: Views, target: Views, copy_quantile: float) -> dict[str, Any]:
+    """Scores of one set of images against the target set H (or V) and the references R.
+
+    Copies are judged by pixels: features of a network can be blind to a copy that is slightly blurred.
+    """
+    copies = copy_rate(samples.pixels, references.pixels, target.pixels, copy_quantile)
     return {
         "row": row,
-        "n": len(samples),
-        **_prefixed("kid_h", asdict(to_target)),
-        **_prefixed("kid_r", asdict(to_references)),
-        "fid_h": frechet_distance(samples, target),
-        "fid_r": frechet_distance(samples, references),
+        "n": len(samples.features),
+        **_prefixed("kid_h", asdict(kid(samples.features, target.features))),
+        **_prefixed("kid_r", asdict(kid(samples.features, references.features))),
+        "fid_h": frechet_distance(samples.features, target.features),
+        "fid_r": frechet_distance(samples.features, references.features),
         **_prefixed("copy_rate", {"value": copies.share, "low": copies.low, "high": copies.high}),
     }
 
 
-def held_out_row(references: Tensor, target: Tensor, count: int, copy_quantile: float) -> dict[str, float | int | str]:
+def held_out_row(references: Views, target: Views, count: int, copy_quantile: float) -> dict[str, Any]:
     """The floor: what real images of the domain score at the same number of images.
 
     Against H the real images are references (they and H never share an image); against R, and for the copy
     rate, they are H itself.
     """
-    real = score_row("held_out", references[:count], references, target, copy_quantile)
-    back = score_row("held_out", target[:count], references, target, copy_quantile)
+    real = score_row("held_out", _first(references, count), references, target, copy_quantile)
+    back = score_row("held_out", _first(target, count), references, target, copy_quantile)
     taken = {key: value for key, value in back.items() if key.startswith(("kid_r", "fid_r", "copy_rate"))}
     return {**real, **taken}
+
+
+def _first(views: Views, count: int) -> Views:
+    return Views(views.features[:count], views.pixels[:count])
 
 
 def _prefixed(prefix: str, values: dict[str, float]) -> dict[str, float]:

@@ -109,6 +109,8 @@ def spec_of(model: dict[str, Any]) -> ModelSpec:
     """Image shape and schedule of a model config, without its weights."""
     if "path" in model:
         return describe(model["path"], model.get("revision"))
+    for key in ("channels", "size"):
+        number({"model": model}, f"model.{key}", 1, math.inf, whole=True)
     return ModelSpec(model["channels"], model["size"], linear_schedule())
 
 
@@ -119,12 +121,20 @@ def resolve_plain(config: DictConfig) -> dict[str, Any]:
         InputError: a required value (???) was not given.
     """
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    if missing := sorted(OmegaConf.missing_keys(own)):
+    unset = OmegaConf.to_container(own, resolve=False)
+    if missing := _required(unset, ""):
         raise InputError(f"{missing[0]}: required; give it on the command line, e.g. {missing[0]}=VALUE")
     plain = OmegaConf.to_container(own, resolve=True)
     if not isinstance(plain, dict):
         raise InputError("the config is not a mapping")
     return {str(key): value for key, value in plain.items()}
+
+
+def _required(value: Any, key: str) -> list[str]:
+    """Dotted keys whose value is ???."""
+    if isinstance(value, dict):
+        return [found for name, inner in value.items() for found in _required(inner, f"{key}.{name}".lstrip("."))]
+    return [key] if value == "???" else []
 
 
 def check(config: DictConfig) -> RunSettings:
@@ -133,6 +143,13 @@ def check(config: DictConfig) -> RunSettings:
     Raises:
         InputError: one line naming the value and the remedy.
     """
+    try:
+        return _check(config)
+    except TypeError as error:
+        raise InputError(f"a setting has the wrong type ({error}); unseen run --cfg job prints them all") from error
+
+
+def _check(config: DictConfig) -> RunSettings:
     plain = resolve_plain(config)
     samples = int(number(plain, "samples", MINIMUM, math.inf, whole=True))
     eta = number(plain, "bandwidth.eta", 0, 1)

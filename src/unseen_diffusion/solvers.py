@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -19,10 +19,11 @@ from tqdm import tqdm
 
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.models.base import DiffusionModel, Prediction
-from unseen_diffusion.schedules import CLEAN, GRIDS, Grid, GridKind, Node
+from unseen_diffusion.schedules import CLEAN, GRIDS, Grid, Node
 from unseen_diffusion.seeds import generator
 
 
+@runtime_checkable
 class Stepper(Protocol):
     """One trajectory of a solver: called once per step, in order; may remember earlier predictions."""
 
@@ -46,7 +47,7 @@ class DpmSolver2M:
     """DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095): second order, one evaluation a step, both directions.
 
     The denoised image is extrapolated linearly in log(alpha / sigma) to the middle of the step; steps from or
-    to the clean end, where that coordinate is infinite, are DDIM steps.
+    to the clean end or pure noise, where that coordinate is infinite, are DDIM steps.
     """
 
     previous: tuple[Node, Tensor] | None = field(default=None)
@@ -54,7 +55,7 @@ class DpmSolver2M:
     def __call__(self, model: DiffusionModel, x: Tensor, here: Node, there: Node) -> Tensor:
         prediction = model.predict(x, here)
         before, self.previous = self.previous, (here, prediction.denoised)
-        if before is None or min(before[0].sigma, here.sigma, there.sigma) == 0:
+        if before is None or any(math.isinf(node.log_snr_half) for node in (before[0], here, there)):
             return move(prediction, there)
         earlier, denoised_earlier = before
         ratio = (there.log_snr_half - here.log_snr_half) / (here.log_snr_half - earlier.log_snr_half)
@@ -70,7 +71,7 @@ class SolverSettings:
     """A config of the ``solver`` group: the method, its grid and its network evaluations per direction."""
 
     name: str
-    grid: GridKind
+    grid: str
     steps: int
 
     def __post_init__(self) -> None:
@@ -206,7 +207,11 @@ def denoise(
     if not 0 <= eta <= 1:
         raise InputError(f"bandwidth.eta={eta}: give a number between 0 and 1")
     indices = range(len(latents)) if indices is None else indices
+    if len(indices) != len(latents):
+        raise InputError(f"indices: {len(indices)} for {len(latents)} latents; give one per latent")
     nodes = [node for node in grid.down if node.t >= stop]
+    if nodes[-1:] != [node for node in grid.down if node.t == stop]:
+        raise InputError(f"stop={stop:g}: not among the nodes of the denoising's grid")
     done: list[Tensor] = []
     with _bar("denoise", len(latents), len(nodes) - 1, progress) as bar:
         for start in range(0, len(latents), batch_size):

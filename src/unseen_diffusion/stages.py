@@ -73,7 +73,10 @@ class Stages:
 
     def _get(self, stage: str, version: int, inputs: dict[str, Any], make: Callable[[], Made]) -> Artefact:
         artefact = self.store.get_or_make(stage, version, inputs, make)
-        log.info("%s %s (%.1f s)", stage, "reused" if artefact.reused else "made", artefact.seconds)
+        if artefact.reused:
+            log.debug("%s reused from %s", stage, artefact.folder)
+        else:
+            log.info("%s made in %.1f s", stage, artefact.seconds)
         self.used.append((stage, artefact))
         return artefact
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unseen_diffusion.errors import InputError
-from unseen_diffusion.files import atomic_folder, read_json, sha256, write_json
+from unseen_diffusion.files import atomic_folder, atomic_path, read_json, sha256, write_json
 
 TENSORS = "tensors.safetensors"
 RECORD = "artefact.json"
@@ -106,7 +106,8 @@ class Store:
         seconds: float,
     ) -> None:
         with atomic_folder(folder) as temporary:
-            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary / TENSORS)
+            with atomic_path(temporary / TENSORS) as path:  # safetensors leaves files that only their owner can read
+                save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path)
             record = {
                 "key": key,
                 "stage": stage,

@@ -1,10 +1,12 @@
 """From the results of any number of runs to one pandas table, for the terminal, CSV, Markdown or LaTeX."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from unseen_diffusion.errors import InputError
@@ -30,13 +32,10 @@ SHOWN = {
     "kid_r": "KID-R x1000",
     "fid_r": "FID-R",
     "copy_rate": "copies",
-    "acceptance": "accepted",
+    "acceptance": "kept",
 }
-ROW_LABELS = {
-    "held_out": "real images (floor)",
-    "replay": "replayed references (cheat)",
-    "base_samples": "base model's own",
-}
+ROW_LABELS = {"held_out": "[real images]", "replay": "[replay]", "base_samples": "[base samples]"}
+NARROW = ("KID-R x1000",)  # left out of the terminal's table
 # Settings that do not touch a comparison row: runs that differ in them alone share it.
 FREE = {
     "held_out": ("model", "t", "solver", "seed", "eta", "tolerances", "prior"),
@@ -85,7 +84,8 @@ def compact(table: pd.DataFrame) -> pd.DataFrame:
     text = pd.DataFrame({"images": label})
     for name in varying:
         text[name] = table[name].map(_setting)
-    text["n"] = table["n"]
+    if table["n"].nunique() > 1:
+        text["n"] = table["n"]
     for name, title in SHOWN.items():
         if name in table:
             text[title] = [_score(name, line) for line in table.to_dict("records")]
@@ -103,17 +103,18 @@ def _setting(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _score(name: str, line: dict[str, float]) -> str:
+def _score(name: str, line: Mapping[Hashable, Any]) -> str:
     """A score as text: KID in thousandths with half its 95% interval, shares in per cent."""
     value = line.get(name)
     if value is None or value != value:
         return ""
     if name in ("kid_h", "kid_r"):
         half = (line[f"{name}_high"] - line[f"{name}_low"]) / 2
-        return f"{1000 * value:.1f} ± {1000 * half:.1f}"
+        digits = 0 if abs(value) >= 0.1 else 1
+        return f"{1000 * value:.{digits}f}±{1000 * half:.{digits}f}"
     if name in ("copy_rate", "acceptance"):
         return f"{100 * value:.1f}%"
-    return f"{value:.2f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def caption(table: pd.DataFrame) -> str:
@@ -121,20 +122,29 @@ def caption(table: pd.DataFrame) -> str:
     first = table[table["row"] == "generated"].iloc[0]
     against = "held-out" if first["target"] == "heldout" else "validation"
     return (
-        f"Features: {first['features']}. H: {against} images of {first['domain']}; R: its references. "
-        "± is half a 95% jackknife interval. Lower is better; copies should be near 1%."
+        f"KID and FID: {first['features']} features, lower is better, ± half a 95% jackknife interval. "
+        f"H: {against} images, R: references. copies: nearer to R in pixels than 1% of H is. "
+        "[real images]: the floor; [replay]: the references back from their latents, the cheat; "
+        "[base samples]: what the model makes of its own."
     )
 
 
 def print_table(table: pd.DataFrame, title: str, console: Console | None = None) -> None:
-    """Prints the compact table; columns fold rather than overflow."""
+    """Prints the compact table; it fits 80 characters for a sweep over two settings."""
     console = console or Console()
-    view = Table(title=title, caption=caption(table), title_justify="left", caption_justify="left", box=None)
-    text = compact(table)
+    view = Table(
+        title=title,
+        caption=escape(caption(table)),
+        title_justify="left",
+        caption_justify="left",
+        box=None,
+        padding=(0, 1, 0, 0),
+    )
+    text = compact(table).drop(columns=list(NARROW), errors="ignore")
     for column in text.columns:
-        view.add_column(str(column), justify="left" if column == "images" else "right", overflow="fold")
+        view.add_column(str(column), justify="left" if column == "images" else "right", no_wrap=True)
     for line in text.itertuples(index=False):
-        view.add_row(*(str(value) for value in line))
+        view.add_row(*(escape(str(value)) for value in line))
     console.print(view)
 
 

@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
 
@@ -37,6 +37,7 @@ class RunRecord:
     pictures: Mapping[str, Path]
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """What a config of the ``tracking`` group builds."""
 
@@ -50,7 +51,7 @@ class NoTracker:
     """Logs nowhere; results still land as Parquet, JSON and PNG."""
 
     def record(self, run: RunRecord) -> None:
-        log.info("tracking=none: %s is in its folder only", run.name)
+        log.debug("tracking=none: %s is in its folder only", run.name)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ class GaussianModel(DiffusionModel):
         basis: orthonormal columns V, (d, d) with d = C H W; None for the coordinate axes.
         variances: (d,), each >= 0.
         schedule: the noise schedule.
+        name: for tables.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class GaussianModel(DiffusionModel):
         basis: Float[Tensor, "d d"] | None,
         variances: Float[Tensor, " d"],
         schedule: Schedule,
+        name: str = "analytic",
     ):
         super().__init__()
         channels, size, width = mean.shape
@@ -40,7 +42,7 @@ class GaussianModel(DiffusionModel):
             raise InputError(f"analytic model: mean {tuple(mean.shape)} and {len(variances)} variances do not fit")
         if bool((variances < 0).any()):
             raise InputError("analytic model: a variance is below 0")
-        self.name = "analytic"
+        self.name = name
         self.mean, self.basis, self.variances = mean, basis, variances
         self.spec = ModelSpec(channels, size, schedule)
         self.device = mean.device
@@ -85,7 +87,9 @@ def cosine_basis(size: int) -> Tensor:
     return basis
 
 
-def natural_gaussian(size: int, channels: int, std: float, slope: float, device: str | torch.device) -> GaussianModel:
+def natural_gaussian(
+    size: int, channels: int, std: float, slope: float, device: str | torch.device = "cpu", name: str = "analytic"
+) -> GaussianModel:
     """Gaussian "natural images": zero mean, power falling as frequency^-slope, independent channels.
 
     Args:
@@ -94,6 +98,7 @@ def natural_gaussian(size: int, channels: int, std: float, slope: float, device:
         std: root mean square of the pixels, in units of [-1, 1].
         slope: exponent of the power spectrum, >= 0; about 2 for photographs.
         device: where to compute.
+        name: for tables.
     """
     if std <= 0 or slope < 0:
         raise InputError(f"analytic model: std={std}, slope={slope}; give std above 0 and slope of 0 or more")
@@ -104,4 +109,4 @@ def natural_gaussian(size: int, channels: int, std: float, slope: float, device:
     variances = std**2 * power / power.mean()
     basis = torch.block_diag(*[torch.kron(one, one)] * channels)
     mean = torch.zeros(channels, size, size, dtype=torch.float64)
-    return GaussianModel(mean.to(device), basis.to(device), variances.to(device), linear_schedule())
+    return GaussianModel(mean.to(device), basis.to(device), variances.to(device), linear_schedule(), name)

@@ -111,6 +111,8 @@ def model_card(config: DictConfig, count: int, state: TrainState, quality: dict[
         "seed": loop.seed,
         "loss": f"{last:.4f} (mean of the last 200 steps)",
     }
+    if config.notes:
+        facts["notes"] = config.notes
     lines = [f"# {config.name}\n", "A base model trained by `unseen train`; never shown any unseen domain.\n"]
     lines += [*fact_table(facts), f"\n```\n{training_command(config)}\n```\n"]
     if quality:

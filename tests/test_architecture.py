@@ -1,0 +1,83 @@
+"""Data flows one way, and a module imports only what stands before it on that way."""
+
+import ast
+from pathlib import Path
+
+import unseen_diffusion
+
+PACKAGE = Path(unseen_diffusion.__file__).parent
+# A package's modules share its place; they may import each other.
+ORDER = (
+    "errors",
+    "seeds",
+    "files",
+    "images",
+    "domains",
+    "schedules",
+    "models",
+    "solvers",
+    "priors",
+    "geometry",
+    "rejection",
+    "features",
+    "scores",
+    "store",
+    "stages",
+    "scoring",
+    "tables",
+    "figures",
+    "tracking",
+    "settings",
+    "runs",
+    "training",
+    "composition",
+    "jobs",
+    "cli",
+)
+
+
+def place(module: str) -> str:
+    return module.removeprefix("unseen_diffusion.").split(".")[0]
+
+
+def imported(path: Path) -> set[str]:
+    """Places in the order that a file imports from."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("unseen_diffusion"):
+            names = (
+                [f"{node.module}.{a.name}" for a in node.names] if node.module == "unseen_diffusion" else [node.module]
+            )
+            found |= {place(name or "") for name in names}
+    return found
+
+
+def test_modules_import_one_way() -> None:
+    """conventions: images -> latents -> prior -> samples -> images -> scores -> tables."""
+    for path in PACKAGE.rglob("*.py"):
+        here = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if here == "__init__":
+            continue  # the public names, from everywhere
+        assert here in ORDER, f"{here}: give it a place in ORDER"
+        late = {name for name in imported(path) if ORDER.index(name) > ORDER.index(here)}
+        assert not late, f"{path.name} imports {late}, which stand after it"
+
+
+def test_only_models_and_training_import_diffusers() -> None:
+    """One adapter per kind of foreign network: nothing else touches diffusers."""
+    for path in PACKAGE.rglob("*.py"):
+        here = path.relative_to(PACKAGE).parts[0]
+        text = path.read_text(encoding="utf-8")
+        assert here in ("models", "training") or "import diffusers" not in text
+        assert here in ("models", "training") or "from diffusers" not in text
+
+
+def test_numerics_never_see_a_config() -> None:
+    """Only the entry points, the settings and the training recipes know Hydra."""
+    free = {"composition.py", "settings.py", "jobs.py", "cli.py", "loop.py"}
+    for path in PACKAGE.rglob("*.py"):
+        if path.name in free or path.parent.name == "training":
+            continue
+        text = path.read_text(encoding="utf-8")
+        assert "omegaconf" not in text, path
+        assert "import hydra" not in text, path

@@ -1,0 +1,305 @@
+"""The command line as a user meets it: runs, sweeps, tables, and what bad input says."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from unseen_diffusion.cli import help_text, main
+from unseen_diffusion.composition import GROUPS, expand, options
+from unseen_diffusion.errors import InputError
+from unseen_diffusion.settings import check
+
+# A whole run without any network: exact eps of Gaussian data at 3x16x16.
+TINY = (
+    "model=analytic",
+    "model.size=16",
+    "domain=digits8",
+    "domain.references=24",
+    "domain.validation=10",
+    "domain.heldout=20",
+    "features=pixels",
+    "features.side=8",
+    "solver.steps=5",
+    "samples=12",
+    "scores.reconstructions=6",
+    "tracking=none",
+    "progress=false",
+)
+NEEDED = {
+    ("domain", "folder"): "domain.path",
+    ("domain", "parquet"): "domain.path",
+    ("domain", "hub"): "domain.id",
+    ("model", "diffusers"): "model.path",
+}
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder, as a user of the wheel has."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("UNSEEN_RUN_ID", raising=False)
+    monkeypatch.delenv("UNSEEN_CONF", raising=False)
+    return tmp_path
+
+
+def run(*arguments: str) -> int:
+    """Exit code of one command."""
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    return int(exit_.value.code or 0)
+
+
+def results(folder: Path) -> list[dict]:
+    return [json.loads(path.read_text()) for path in sorted(folder.rglob("results.json"))]
+
+
+def test_one_run_leaves_everything(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Results as JSON and Parquet, two sheets, a table, a log, Hydra's configs, and artefacts with provenance."""
+    assert run("run", *TINY) == 0
+    (folder,) = (here / "outputs" / "runs").iterdir()
+    names = {path.name for path in folder.iterdir()}
+    expected = {"results.json", "results.parquet", "samples.png", "reconstructions.png", "status.json", "run.log"}
+    assert expected | {".hydra", "table.csv", "table.md"} <= names
+    (found,) = results(folder)
+    assert [row["row"] for row in found["rows"]] == ["generated", "held_out", "replay", "base_samples"]
+    assert found["selection"]["proposals"] >= 12
+    assert set(found["selection"]["passes"]) == {"pair_distance", "pair_angle", "origin_angle"}
+    assert found["reconstruction"]["eta0"]["count"] == 6
+    assert len(pd.read_parquet(folder / "results.parquet")) == 4
+    assert "KID-H" in capsys.readouterr().out
+    record = json.loads(next((here / "outputs" / "artefacts" / "invert").rglob("artefact.json")).read_text())
+    assert record["facts"]["evaluations"] == 24 * 5
+    assert record["environment"]["torch"]
+
+
+def test_a_second_run_reuses_everything(here: Path) -> None:
+    """The same command spends no network evaluation and gives the same scores."""
+    assert run("run", *TINY) == 0
+    assert run("run", *TINY) == 0
+    first, second = results(here / "outputs" / "runs")
+    spent = sorted((first["evaluations"]["total"], second["evaluations"]["total"]))
+    assert spent[0] == 0
+    assert spent[1] > 0
+    assert first["rows"] == second["rows"]
+
+
+def test_sweep_inverts_once_and_denoises_each_distinct_set_once(here: Path) -> None:
+    """12 points, 3 eta x 4 tolerances: the evaluations, counted."""
+    sweep = ("bandwidth.eta=0,0.1,0.2", "tolerances=paper,calibrated,random,none")
+    fewer = ("rejection.max_proposals=40000",)
+    assert run("run", "-m", *TINY, *sweep, *fewer, "prior=isotropic") == 0
+    found = results(here / "outputs" / "sweeps")
+    assert len(found) == 12
+    accepted = {r["settings"]["tolerances"]: r["rows"][0]["n"] for r in found}
+    steps, references, samples, etas = 5, 24, 12, 3
+    inversion = references * steps
+    generated = sum(accepted.values()) * etas * steps
+    replayed = references * etas * steps
+    reconstructed = 6 * steps  # the first references at eta 0, beside the points with another eta
+    base = samples * base_steps(here) + samples * etas * steps
+    assert sum(r["evaluations"]["total"] for r in found) == inversion + generated + replayed + reconstructed + base
+
+
+def base_steps(here: Path) -> int:
+    """Steps that the base model's latents took from the schedule's end to the mixing step."""
+    record = json.loads(next((here / "outputs" / "artefacts" / "base_latents").rglob("artefact.json")).read_text())
+    return record["facts"]["evaluations"] // 12
+
+
+def test_mixing_steps_share_one_trajectory(here: Path) -> None:
+    """mixing.record: a sweep over recorded steps inverts once."""
+    arguments = ("mixing.record=[300,500]", "scores=lean")
+    lean = [a for a in TINY if not a.startswith("scores")]
+    assert run("run", "-m", *lean, *arguments, "mixing.t=300,500") == 0
+    assert len(list((here / "outputs" / "artefacts" / "invert").glob("*/artefact.json"))) == 1
+
+
+def test_batch_size_changes_nothing(here: Path) -> None:
+    """Samples depend on (seed, index), not on how they were batched."""
+    from safetensors.torch import load_file
+
+    images = []
+    for size in (5, 64):
+        assert run("run", *TINY, f"batch_size={size}", f"paths.outputs=out{size}", "bandwidth.eta=0.3") == 0
+        (found,) = results(here / f"out{size}" / "runs")
+        images.append(load_file(Path(found["generated"]) / "tensors.safetensors")["images"].int())
+    difference = (images[0] - images[1]).abs()
+    assert int(difference.max()) <= 1  # a rounding of the last float bit may tip the quantiser
+    assert float((difference > 0).float().mean()) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["bandwidth.etaa=0.2"], "bandwidth.etaa: no such key (did you mean bandwidth.eta?)"),
+        (["bandwidth.eta=1.5"], "bandwidth.eta=1.5: give a number between 0 and 1"),
+        (["bandwidth.eta=high"], "bandwidth.eta=high: give a number"),
+        (["mixing.t=1000"], "mixing.t=1000: give a number between 0 and 999"),
+        (["mixing.t=0"], "t=0 is the image itself"),
+        (["prior=low_rank", "prior.rank=30"], "domain.references=24: prior=low_rank needs 32 or more"),
+        (["domain.references=5000"], "5000 references asked"),
+        (["domain=galaxies"], "domain=galaxies: no such option; choose one of"),
+        (["solver.steps=1"], "solver.steps=1: give 2 or more"),
+        (["solver.grid=log"], "solver.grid=log: choose one of"),
+        (["samples=2"], "samples=2: give a number of 4 or more"),
+        (["samples=2.5"], "samples=2.5: give a whole number"),
+        (["tolerances.k=24"], "tolerances.k=24: with domain.references=24 give 23 or less"),
+        (["tolerances.coverage=2"], "tolerances.coverage=2"),
+        (["scores.target=train"], "scores.target=train: choose heldout or validation"),
+        (["device=tpu"], "device=tpu: not available here"),
+        (["tracking=wandb", "tracking.mode=maybe"], "tracking.mode=maybe: choose offline or online"),
+        (["bandwidth.eta=0,0.1"], "a sweep"),
+        (["-m", "bandwidth.eta=0,7"], "bandwidth.eta=7: give a number between 0 and 1"),
+        (["model=diffusers", "model.path=./nowhere"], "model.path=./nowhere: no such folder"),
+        (["model=diffusers"], "model.path: required"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(
+    here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], expected: str
+) -> None:
+    """One line that names the value and the remedy, exit code 2, an untouched folder."""
+    base = [a for a in TINY if not (arguments[0].startswith("model") and a.startswith("model."))]
+    base = [a for a in base if not (a == "tracking=none" and "tracking=wandb" in arguments)]
+    assert run("run", *base, *arguments) == 2
+    said = capsys.readouterr().err.strip()
+    assert expected in said
+    assert "\n" not in said
+    assert list(here.iterdir()) == []
+
+
+def test_missing_and_empty_folders(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder domain is checked before anything starts."""
+    (here / "empty").mkdir()
+    for name in ("missing", "empty"):
+        base = [a for a in TINY if not a.startswith("domain")]
+        assert run("run", *base, "domain=folder", f"domain.path={name}") == 2
+        said = capsys.readouterr().err.strip()
+        assert name in said
+        assert "\n" not in said
+    assert [path.name for path in here.iterdir()] == ["empty"]
+
+
+def test_a_failed_point_does_not_stop_the_others(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Impossible tolerances fail at their turn with the measured statistics; the rest of the sweep finishes."""
+    impossible = ("rejection.max_proposals=64", "tolerances=paper,none", "solver.steps=4")
+    assert run("run", "-m", *TINY, *impossible) == 1
+    said = capsys.readouterr().out
+    assert "1 of 2 runs done" in said
+    assert "pair_distance" in said
+    states = [json.loads(p.read_text())["state"] for p in sorted((here / "outputs/sweeps").rglob("status.json"))]
+    assert states == ["failed", "done"]
+
+
+def test_table_saves_every_format(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Terminal, CSV, Markdown and LaTeX; comparison rows that runs share appear once."""
+    assert run("run", "-m", *TINY, "tolerances=calibrated,none") == 0
+    capsys.readouterr()
+    saved = [f"--save=t.{suffix}" for suffix in ("csv", "md", "tex")]
+    assert run("table", "outputs/sweeps", *saved) == 0
+    assert max(len(line) for line in capsys.readouterr().out.splitlines()) <= 80
+    table = pd.read_csv("t.csv")
+    assert sorted(table["row"]) == ["base_samples", "generated", "generated", "held_out", "replay"]
+    assert (here / "t.md").read_text().startswith("| images")
+    assert r"\begin{tabular}" in (here / "t.tex").read_text()
+    assert run("table", "nowhere") == 2
+    assert run("table", "outputs/sweeps", "--save=t.docx") == 2
+
+
+def test_wandb_offline_logs_scores_table_and_pictures(here: Path) -> None:
+    """No account, prompt or network; files below outputs/wandb."""
+    base = [a for a in TINY if a != "tracking=none"]
+    assert run("run", *base) == 0
+    (session,) = (here / "outputs" / "wandb" / "wandb").glob("offline-run-*")
+    media = {path.suffix for path in session.rglob("media/**/*") if path.is_file()}
+    assert {".png", ".json"} <= media
+    assert next(session.glob("*.wandb")).stat().st_size > 1000
+
+
+def test_every_option_composes_and_passes_the_checks(here: Path, tiny_model_folder: Callable[..., Path]) -> None:
+    """Every file of every group of conf/, with required values filled in."""
+    from PIL import Image
+
+    (here / "images").mkdir()
+    for i in range(40):
+        Image.new("RGB", (16, 16), (i, 2 * i, 3 * i)).save(here / "images" / f"{i}.png")
+    pd.DataFrame({"image": [p.read_bytes() for p in sorted((here / "images").iterdir())], "label": 0}).to_parquet(
+        here / "images.parquet"
+    )
+    values = {
+        "model.path": tiny_model_folder(size=32),
+        ("domain", "folder"): here / "images",
+        ("domain", "parquet"): here / "images.parquet",
+    }
+    small = ["domain.references=12", "domain.validation=4", "domain.heldout=6", "tolerances=none"]
+    for group, entries in options().items():
+        for name, line in entries:
+            assert line, f"conf/{group}/{name}.yaml: its first line is a comment for the help"
+            if (group, name) == ("domain", "hub"):
+                continue  # needs a network: tests/test_domains.py has its offline message
+            overrides = [f"{group}={name}"]
+            if (key := NEEDED.get((group, name))) is not None:
+                overrides.append(f"{key}={values.get(key, values.get((group, name)))}")
+            if group == "domain" and name in ("mnist", "cifar10"):
+                overrides.append(f"domain.path={here / 'images.parquet'}")
+            if group == "tolerances":
+                overrides.append("domain.references=40")
+            for point in expand("run", [*(small if group == "domain" else []), *overrides]).points:
+                settings = check(point)
+                assert settings.spec.size >= 8
+
+
+def test_help_explains_every_group() -> None:
+    """unseen --help names every group and every option."""
+    text = help_text()
+    for group, entries in options().items():
+        assert f"\n  {group}\n" in text
+        assert entries
+    assert len(options()) == len(GROUPS)
+
+
+def test_own_configs_come_first(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """$UNSEEN_CONF: a file of the same name wins, a new one is an option."""
+    (here / "mine" / "bandwidth").mkdir(parents=True)
+    (here / "mine" / "bandwidth" / "fixed.yaml").write_text("# mine\neta: 0.7\n")
+    (here / "mine" / "bandwidth" / "wide.yaml").write_text("# wide\neta: 0.9\n")
+    monkeypatch.setenv("UNSEEN_CONF", str(here / "mine"))
+    assert check(expand("run", [*TINY]).points[0]).eta == 0.7
+    assert check(expand("run", [*TINY, "bandwidth=wide"]).points[0]).eta == 0.9
+    assert ("wide", "wide") in options()["bandwidth"]
+    monkeypatch.setenv("UNSEEN_CONF", str(here / "none"))
+    with pytest.raises(InputError, match="no such folder"):
+        expand("run", [*TINY])
+
+
+def test_unknown_verbs_and_no_arguments(here: Path) -> None:
+    """Exit codes of the outermost mistakes."""
+    assert run("fly") == 2
+    assert run() == 2
+    assert run("--help") == 0
+
+
+def test_the_wheel_runs_from_an_empty_folder(tmp_path: Path) -> None:
+    """Built, installed alone into a fresh venv (dependencies by path), run where there is no checkout."""
+    root = Path(__file__).resolve().parents[1]
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
+    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(tmp_path / "dist"), str(root)]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True)
+    (site,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
+    subprocess.run([*pip, "install", "--no-deps", "--target", str(site), str(wheel)], check=True, capture_output=True)
+    dependencies = Path(pd.__file__).parents[1]
+    (site / "dependencies.pth").write_text(f"{dependencies}\n")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    code = "import unseen_diffusion.cli as c; print(c.__file__); c.main()"
+    command = [str(tmp_path / "venv" / "bin" / "python"), "-c", code, "run", *TINY]
+    done = subprocess.run(command, cwd=empty, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert str(site) in done.stdout
+    assert results(empty / "outputs")
