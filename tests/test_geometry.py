@@ -182,7 +182,8 @@ def test_drawn_references_are_distinct_and_belong_to_seed_and_index() -> None:
     assert not torch.equal(draw_references(30, 10, 2, range(200)), drawn)
     # Each reference is drawn 200 * 10 / 30 = 67 times on average, with a binomial sd of 6.7.
     counts = drawn.flatten().bincount(minlength=30)
-    assert int(counts.min()) > 37 and int(counts.max()) < 97
+    assert int(counts.min()) > 37
+    assert int(counts.max()) < 97
 
 
 def test_leave_one_out_never_uses_the_reference_itself() -> None:

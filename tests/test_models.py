@@ -43,9 +43,7 @@ def test_gaussian_eps_is_the_scaled_score_of_its_density() -> None:
     mean = torch.randn(3, 4, 4, dtype=torch.float64, generator=rng)
     model, node = GaussianModel(mean, basis, variances, SCHEDULE), SCHEDULE.node(321.5)
     x = torch.randn(2, 3, 4, 4, dtype=torch.float64, generator=rng).requires_grad_()
-    spread = node.alpha**2 * basis @ variances.diag() @ basis.T + node.sigma**2 * torch.eye(
-        48, dtype=torch.float64
-    )
+    spread = node.alpha**2 * basis @ variances.diag() @ basis.T + node.sigma**2 * torch.eye(48, dtype=torch.float64)
     density = torch.distributions.MultivariateNormal(node.alpha * mean.flatten(), spread)
     (score,) = torch.autograd.grad(density.log_prob(x.flatten(1)).sum(), x)
     denoised, eps = model.predict(x.detach(), node)
@@ -63,9 +61,7 @@ def test_flow_follows_the_closed_form_and_composes() -> None:
     moved = model.flow(x, low, high)
     v0, v1 = low.sigma / low.alpha, high.sigma / high.alpha
     ratio = ((variances + v1**2) / (variances + v0**2)).sqrt().reshape(mean.shape)
-    torch.testing.assert_close(
-        moved / high.alpha - mean, ratio * (x / low.alpha - mean), rtol=1e-12, atol=1e-13
-    )
+    torch.testing.assert_close(moved / high.alpha - mean, ratio * (x / low.alpha - mean), rtol=1e-12, atol=1e-13)
     composed = model.flow(model.flow(x, low, middle), middle, high)
     torch.testing.assert_close(composed, moved, rtol=1e-12, atol=1e-13)
 
@@ -84,9 +80,7 @@ def test_every_parameterisation_yields_the_same_reading(prediction_type: str) ->
     """From x = alpha x0 + sigma e, the exact output of each kind gives back (x0, e); v = alpha e - sigma x0."""
     x0, eps = states().double(), states().double().flip(0)
     node = SCHEDULE.node(432.1)
-    output = {"epsilon": eps, "sample": x0, "v_prediction": node.alpha * eps - node.sigma * x0}[
-        prediction_type
-    ]
+    output = {"epsilon": eps, "sample": x0, "v_prediction": node.alpha * eps - node.sigma * x0}[prediction_type]
     prediction = to_prediction(output, node.alpha * x0 + node.sigma * eps, node, prediction_type)
     torch.testing.assert_close(prediction.denoised, x0, rtol=0, atol=1e-12)
     torch.testing.assert_close(prediction.eps, eps, rtol=0, atol=1e-12)
@@ -100,7 +94,8 @@ def test_the_clean_image_is_read_at_t_0_and_stays_finite(
     model = DiffusersModel(str(tiny_model_folder(prediction_type=prediction_type)))
     x = states()
     denoised, eps = model.predict(x, CLEAN_NODE)
-    assert bool(denoised.isfinite().all()) and bool(eps.isfinite().all())
+    assert bool(denoised.isfinite().all())
+    assert bool(eps.isfinite().all())
     if prediction_type == "epsilon":
         torch.testing.assert_close(eps, model.unet(x, torch.zeros(2)).sample, rtol=0, atol=1e-6)
 
@@ -118,9 +113,7 @@ def test_a_learned_variance_is_dropped(tiny_model_folder: TinyModelFolder) -> No
     model, x = DiffusersModel(str(tiny_model_folder(learned_variance=True))), states()
     output = model.unet(x, torch.full((2,), 7.0)).sample
     assert output.shape[1] == 6
-    torch.testing.assert_close(
-        model.predict(x, model.schedule.node(7.0)).eps, output[:, :3], rtol=0, atol=1e-6
-    )
+    torch.testing.assert_close(model.predict(x, model.schedule.node(7.0)).eps, output[:, :3], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("learned_variance", [False, True])
@@ -151,9 +144,7 @@ def test_evaluations_are_counted_per_image(tiny_model_folder: TinyModelFolder) -
 
 
 @pytest.mark.parametrize("scheduler", ["DDPMScheduler", "DDIMScheduler"])
-def test_describe_reads_the_configs_alone(
-    tiny_model_folder: TinyModelFolder, tmp_path: Path, scheduler: str
-) -> None:
+def test_describe_reads_the_configs_alone(tiny_model_folder: TinyModelFolder, tmp_path: Path, scheduler: str) -> None:
     folder = Path(shutil.copytree(tiny_model_folder(scheduler=scheduler), tmp_path / "copy"))
     (folder / "unet" / WEIGHTS).unlink()
     spec = describe(str(folder))
@@ -247,7 +238,7 @@ def test_broken_json_is_refused(folder: Path) -> None:
 
 @pytest.mark.parametrize("path", ["/no/such/folder", "./missing", "a/b/c", "embedded:nothing"])
 def test_missing_folders_are_refused(path: str) -> None:
-    with pytest.raises(InputError, match="model.path=|no such embedded model") as caught:
+    with pytest.raises(InputError, match=r"model\.path=.*no such") as caught:
         DiffusersModel(path)
     assert "\n" not in str(caught.value)
 

@@ -64,9 +64,7 @@ def fit(prior: Prior) -> FittedPrior:
     return prior.fit(LATENTS, ID_LATENTS if prior.needs_id_latents else None)
 
 
-def linear_map(
-    fitted: FittedPrior, monkeypatch: pytest.MonkeyPatch, noise_shape: tuple[int, ...] = SHAPE
-) -> Tensor:
+def linear_map(fitted: FittedPrior, monkeypatch: pytest.MonkeyPatch, noise_shape: tuple[int, ...] = SHAPE) -> Tensor:
     """Rows L e_i of candidates m + L z, in float64: the prior is fed the basis vectors e_i as its noise."""
     count = math.prod(noise_shape)
     with monkeypatch.context() as patch:
@@ -75,18 +73,14 @@ def linear_map(
     return (rows - MEAN).flatten(1)
 
 
-def covariance(
-    fitted: FittedPrior, monkeypatch: pytest.MonkeyPatch, noise_shape: tuple[int, ...] = SHAPE
-) -> Tensor:
+def covariance(fitted: FittedPrior, monkeypatch: pytest.MonkeyPatch, noise_shape: tuple[int, ...] = SHAPE) -> Tensor:
     """The exact covariance of the candidates, up to float32 output."""
     rows = linear_map(fitted, monkeypatch, noise_shape)
     return rows.T @ rows
 
 
 @pytest.mark.parametrize("name", GAUSSIAN)
-def test_the_mean_of_the_references_is_the_mean_of_the_prior(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_mean_of_the_references_is_the_mean_of_the_prior(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Zero noise in, the mean latent out; and the samples scatter about it."""
     fitted = fit(GAUSSIAN[name])
     sampled = fitted.sample(range(400), 0).double()
@@ -111,9 +105,7 @@ def test_diagonal_variance_is_each_coordinates_own(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("rank", [1, 5, N - 2])
-def test_low_rank_keeps_the_leading_directions_and_the_total(
-    rank: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_low_rank_keeps_the_leading_directions_and_the_total(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Eigenvalues: the sample's first ``rank``, then all equal; their directions; the sample's total variance."""
     got = covariance(fit(LowRank(rank=rank)), monkeypatch)
     values = torch.linalg.eigvalsh(got).flip(0)
@@ -202,7 +194,8 @@ def test_candidates_belong_to_seed_and_index(name: str) -> None:
     """One by one, in any order, in any company: candidate i is the same; float32, of a latent's shape."""
     fitted = fit(ALL[name])
     whole = fitted.sample(range(9), 3)
-    assert whole.dtype == torch.float32 and whole.shape == (9, *SHAPE)
+    assert whole.dtype == torch.float32
+    assert whole.shape == (9, *SHAPE)
     for order in ([7], [8, 0, 3], [5, 5]):
         torch.testing.assert_close(fitted.sample(order, 3), whole[order], rtol=1e-6, atol=1e-6)
     if name != "replay":
@@ -229,9 +222,7 @@ def test_the_fewest_references_that_determine_a_prior(name: str) -> None:
     id_latents = ID_LATENTS if prior.needs_id_latents else None
     assert bool(prior.fit(LATENTS[:least], id_latents).sample(range(3), 0).isfinite().all())
     if least > 0:
-        with pytest.raises(
-            InputError, match=rf"{least - 1} references, but it needs {least} or more; raise domain"
-        ):
+        with pytest.raises(InputError, match=rf"{least - 1} references, but it needs {least} or more; raise domain"):
             prior.fit(LATENTS[: least - 1], id_latents)
 
 
@@ -284,7 +275,8 @@ def test_slerp_between_references_uses_two_different_ones() -> None:
     assert float(left.max()) < 1e-4
     used = weights.abs() > 1e-4
     # A weight below the threshold is a position u within 1e-4 of an end.
-    assert bool((used.sum(1) <= 2).all()) and float((used.sum(1) == 2).double().mean()) > 0.98
+    assert bool((used.sum(1) <= 2).all())
+    assert float((used.sum(1) == 2).double().mean()) > 0.98
     assert float(weights.min()) > -1e-4
     assert bool((used.sum(0) > 30).all())
 
@@ -302,9 +294,7 @@ def test_slerp_towards_id_ends_in_the_gaussian_of_the_models_own_domain() -> Non
         angle = torch.nn.functional.cosine_similarity(unit[0], unit[1], dim=0).acos()
         u = torch.asin((weights[1] * angle.sin()).clamp(-1, 1)) / angle
         if float(u * angle) < 1.5 and float(weights[0]) > 0:
-            torch.testing.assert_close(
-                weights[0], ((1 - u) * angle).sin() / angle.sin(), rtol=1e-3, atol=1e-3
-            )
+            torch.testing.assert_close(weights[0], ((1 - u) * angle).sin() / angle.sin(), rtol=1e-3, atol=1e-3)
     with pytest.raises(InputError, match=r"prior\.towards=id: needs latents of the model's own domain"):
         Slerp(towards="id").fit(LATENTS)
 

@@ -128,9 +128,7 @@ def test_grids_spend_the_steps_they_are_given(kind: str, steps: int, top: float)
 
 
 @pytest.mark.parametrize("kind", GRIDS)
-@pytest.mark.parametrize(
-    "through", [(300.0,), (100.0, 250.5, 400.0, 499.0), (500.0,), (13.0, 187.0, 211.0, 402.0)]
-)
+@pytest.mark.parametrize("through", [(300.0,), (100.0, 250.5, 400.0, 499.0), (500.0,), (13.0, 187.0, 211.0, 402.0)])
 def test_mixing_steps_become_nodes_at_no_cost(kind: str, through: tuple[float, ...]) -> None:
     """Every step of ``through`` is a node, the ends stay, and the number of evaluations does not change."""
     plain, grid = make_grid(LINEAR, kind, 40, 500.0), make_grid(LINEAR, kind, 40, 500.0, through)

@@ -115,9 +115,7 @@ def test_the_step_to_the_clean_image_is_its_own_floor(solver: str) -> None:
     x = draw(many.down[0])
     exact = along(ORACLE.flow(x, many.down[0], bottom), bottom) / bottom.alpha
     step_error = 2e-3 if solver == "ddim" else 2e-6
-    torch.testing.assert_close(
-        along(end(x, many.down, solver), CLEAN_NODE), shrinking * exact, rtol=step_error, atol=0
-    )
+    torch.testing.assert_close(along(end(x, many.down, solver), CLEAN_NODE), shrinking * exact, rtol=step_error, atol=0)
     image = draw(CLEAN_NODE)
     lifted = end(image, many.up[:2], solver)
     torch.testing.assert_close(lifted / bottom.alpha, image, rtol=1e-13, atol=1e-13)
@@ -149,13 +147,13 @@ def test_round_trip_of_fresh_latents(solver: str, low: float, high: float) -> No
 
 
 def test_images_survive_inversion_and_denoising() -> None:
-    """The public pair, float32, 160 steps: better than 50 dB of [-1, 1] for the second-order solver."""
+    """The public pair, float32, 160 steps: better than 65 dB of [-1, 1] for the second-order solver (measured: 74)."""
     grid = make_grid(SCHEDULE, "karras", 160, 500.0)
     images = draw(CLEAN_NODE).float()
     latents = invert(ORACLE, images, grid, [500.0], "dpmpp_2m")[500.0]
     back = denoise(ORACLE, latents, grid, eta=0.0, seed=0, solver="dpmpp_2m")
     assert latents.dtype == back.dtype == torch.float32
-    assert 20 * math.log10(2 / error(back, images)) > 50
+    assert 20 * math.log10(2 / error(back, images)) > 65
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
@@ -197,9 +195,7 @@ def test_noisy_denoising_is_the_affine_recursion_of_its_noise_streams(eta: float
         if tau > 0:
             z = torch.stack([torch.randn(SHAPE, generator=rng) for rng in rngs]).double()
             expected = expected + tau * z.flatten(1) @ ORACLE.basis
-    torch.testing.assert_close(
-        along(end(x, nodes, "ddim", eta, seeds), CLEAN_NODE), expected, rtol=1e-11, atol=1e-11
-    )
+    torch.testing.assert_close(along(end(x, nodes, "ddim", eta, seeds), CLEAN_NODE), expected, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])

@@ -1,5 +1,7 @@
 """Small U-Nets for 32x32 images: diffusers' UNet2DModel on pixel-unshuffled input."""
 
+from collections.abc import Sequence
+
 from diffusers import UNet2DModel
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
@@ -9,8 +11,8 @@ def build_unet(
     image_size: int,
     image_channels: int,
     pixel_unshuffle: int,
-    block_out_channels: tuple[int, ...],
-    attention: tuple[bool, ...],
+    block_out_channels: Sequence[int],
+    attention: Sequence[bool],
     layers_per_block: int,
     attention_head_dim: int,
     norm_num_groups: int,
