@@ -99,7 +99,7 @@ def test_sweep_inverts_once_and_denoises_each_distinct_set_once(here: Path) -> N
     steps, references, samples, etas = 5, 24, 12, 3
     inversion = references * steps
     generated = sum(accepted.values()) * etas * steps
-    replayed = references * etas * steps
+    replayed = samples * etas * steps
     reconstructed = 6 * steps  # the first references at eta 0, beside the points with another eta
     base = samples * base_steps(here) + samples * etas * steps
     assert sum(r["evaluations"]["total"] for r in found) == inversion + generated + replayed + reconstructed + base

@@ -104,6 +104,8 @@ def execute(settings: RunSettings, folder: Path, group: str) -> dict[str, Any]:
     rows = score_rows(run, references, generated)
     rows[0] |= {"acceptance": selection.facts["acceptance"]["share"]}
     reconstruction = reconstruct(run, references, folder)
+    if reconstruction:
+        rows[0] |= {"psnr": reconstruction[f"eta{eta:g}"]["psnr"]}
     write_samples(run, generated, folder)
     results: dict[str, Any] = {
         "schema": SCHEMA,
@@ -141,7 +143,7 @@ def score_rows(run: Run, references: LatentSet, generated: Artefact) -> list[dic
         if row == "held_out":
             rows.append(held_out_row(r, target, s.samples, quantile))
         elif row == "replay":
-            rows.append(of(row, run.denoised(references, s.eta)))
+            rows.append(of(row, run.denoised(references.first(s.samples), s.eta)))
         else:
             rows.append(of(row, run.denoised(run.own_latents(), s.eta)))
     return rows
@@ -157,9 +159,9 @@ def reconstruct(run: Run, references: LatentSet, folder: Path) -> dict[str, Any]
     sets: list[tuple[str, Tensor]] = [("original", originals)]
     facts: dict[str, Any] = {}
     for eta in dict.fromkeys((0.0, s.eta)):
-        # The replay row has denoised all references at the chosen eta already.
-        whole = eta == s.eta and "replay" in s.scores.rows
-        chosen = references if whole else references.first(count)
+        # At the chosen eta the replay row has denoised as many references as there are samples already.
+        shared = eta == s.eta and "replay" in s.scores.rows and count <= s.samples
+        chosen = references.first(s.samples if shared else count)
         images = run.denoised(chosen, eta).tensors["images"][:count]
         values, similar = psnr(originals, images), ssim(originals, images)
         error = float(values.std() / count**0.5) if count > 1 else 0.0

@@ -33,6 +33,7 @@ SHOWN = {
     "fid_r": "FID-R",
     "copy_rate": "copies",
     "acceptance": "kept",
+    "psnr": "dB",
 }
 ROW_LABELS = {"held_out": "[real images]", "replay": "[replay]", "base_samples": "[base samples]"}
 NARROW = ("KID-R x1000",)  # left out of the terminal's table
@@ -124,6 +125,7 @@ def caption(table: pd.DataFrame) -> str:
     return (
         f"KID and FID: {first['features']} features, lower is better, ± half a 95% jackknife interval. "
         f"H: {against} images, R: references. copies: nearer to R in pixels than 1% of H is. "
+        "kept: share of candidates within the tolerances. dB: PSNR of references inverted and denoised. "
         "[real images]: the floor; [replay]: the references back from their latents, the cheat; "
         "[base samples]: what the model makes of its own."
     )
