@@ -61,7 +61,7 @@ COVARIANCE = RESIDUALS.T @ RESIDUALS / (N - 1)
 
 
 def fit(prior: Prior) -> FittedPrior:
-    return prior.fit(LATENTS, ID_LATENTS if prior.needs_id_latents else None)
+    return prior.fit(LATENTS, ID_LATENTS if prior.id_latents else None)
 
 
 def linear_map(fitted: FittedPrior, monkeypatch: pytest.MonkeyPatch, noise_shape: tuple[int, ...] = SHAPE) -> Tensor:
@@ -219,7 +219,7 @@ def test_the_fewest_references_that_determine_a_prior(name: str) -> None:
     """The minimum works; one fewer is refused with the count and the remedy."""
     prior = ALL[name]
     least = prior.minimum_references
-    id_latents = ID_LATENTS if prior.needs_id_latents else None
+    id_latents = ID_LATENTS if prior.id_latents else None
     assert bool(prior.fit(LATENTS[:least], id_latents).sample(range(3), 0).isfinite().all())
     if least > 0:
         with pytest.raises(InputError, match=rf"{least - 1} references, but it needs {least} or more; raise domain"):

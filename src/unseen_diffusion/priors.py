@@ -46,8 +46,8 @@ class Prior(Protocol):
         ...
 
     @property
-    def needs_id_latents(self) -> bool:
-        """True if ``fit`` needs latents of the model's own domain."""
+    def id_latents(self) -> int:
+        """Latents of the model's own domain that ``fit`` needs; mostly 0."""
         ...
 
     def fit(self, latents: Latents, id_latents: IdLatents | None = None) -> FittedPrior:
@@ -66,8 +66,8 @@ class GaussianBase:
         return 2
 
     @property
-    def needs_id_latents(self) -> bool:
-        return False
+    def id_latents(self) -> int:
+        return 0
 
     def _residuals(self, latents: Latents) -> tuple[Tensor, Tensor]:
         """Mean (C, H, W) and residuals (N, C, H, W) in float64."""
@@ -289,6 +289,7 @@ class Slerp:
     """Slerp between two references, or (``towards: id``) the released code's reference-to-ID-Gaussian variant."""
 
     towards: str = "references"
+    id_count: int = 200
     name: str = "slerp"
 
     def __post_init__(self) -> None:
@@ -297,15 +298,15 @@ class Slerp:
 
     @property
     def minimum_references(self) -> int:
-        return 1 if self.needs_id_latents else 2
+        return 1 if self.id_latents else 2
 
     @property
-    def needs_id_latents(self) -> bool:
-        return self.towards == "id"
+    def id_latents(self) -> int:
+        return self.id_count if self.towards == "id" else 0
 
     def fit(self, latents: Latents, id_latents: IdLatents | None = None) -> FittedPrior:
         require(self.name, len(latents), self.minimum_references)
-        if not self.needs_id_latents:
+        if not self.id_latents:
             return SlerpReferences(latents)
         if id_latents is None:
             raise InputError("prior.towards=id: needs latents of the model's own domain")
@@ -334,8 +335,8 @@ class Replay:
         return 1
 
     @property
-    def needs_id_latents(self) -> bool:
-        return False
+    def id_latents(self) -> int:
+        return 0
 
     def fit(self, latents: Latents, id_latents: IdLatents | None = None) -> FittedPrior:
         require(self.name, len(latents), self.minimum_references)

@@ -18,15 +18,14 @@ from unseen_diffusion.models.base import DiffusionModel
 from unseen_diffusion.scores.memorisation import nearest
 from unseen_diffusion.scores.reconstruction import psnr, ssim
 from unseen_diffusion.scoring import Views, held_out_row, score_row
+from unseen_diffusion.seeds import normal_rows
 from unseen_diffusion.settings import RunSettings, build
 from unseen_diffusion.stages import LatentSet, Stages
 from unseen_diffusion.store import Artefact, Store, environment
-from unseen_diffusion.tables import RESULTS
+from unseen_diffusion.tables import RESULTS, SCHEMA
 from unseen_diffusion.tracking import RunRecord
 
 log = logging.getLogger(__name__)
-
-SCHEMA = 1
 
 
 @lru_cache(maxsize=2)
@@ -68,10 +67,10 @@ class Run:
         """Images of latents at this run's solver and seed."""
         return self.stages.denoising(self.model, latents, self.settings.solver, eta, self.settings.seed)
 
-    def own_latents(self) -> LatentSet:
+    def own_latents(self, count: int) -> LatentSet:
         """The base model's own domain at the mixing step."""
         s = self.settings
-        return self.stages.base_latents(self.model, s.solver, s.t, s.samples, s.seed)
+        return self.stages.base_latents(self.model, s.solver, s.t, count, s.seed)
 
 
 def execute(settings: RunSettings, folder: Path, group: str) -> dict[str, Any]:
@@ -88,7 +87,7 @@ def execute(settings: RunSettings, folder: Path, group: str) -> dict[str, Any]:
     run = Run(settings)
     stages, eta = run.stages, settings.eta
     references = stages.inversion(run.model, run.split, settings.solver, settings.t, settings.record)
-    own = run.own_latents() if settings.prior.needs_id_latents else None
+    own = run.own_latents(settings.prior.id_latents) if settings.prior.id_latents else None
     prior = stages.prior(settings.prior, settings.plain["prior"], references, own)
     selection, latents = stages.selection(
         prior,
@@ -115,10 +114,10 @@ def execute(settings: RunSettings, folder: Path, group: str) -> dict[str, Any]:
         "geometry": geometry_of(stages, settings.t),
         "reconstruction": reconstruction,
         "evaluations": evaluations(stages),
-        "seconds": {stage: round(a.seconds, 3) for stage, a in stages.used if not a.reused},
+        "seconds": seconds(stages),
         "generated": str(generated.folder),
         "artefacts": [{"stage": s, "folder": str(a.folder), "reused": a.reused} for s, a in stages.used],
-        "images": {"source": run.split.facts["source"], "licence": run.split.facts["licence"]},
+        "images": {"source": settings.domain.source, "licence": settings.domain.licence},
         "config": settings.plain,
         "environment": environment(),
     }
@@ -136,16 +135,21 @@ def score_rows(run: Run, references: LatentSet, generated: Artefact) -> list[dic
     r, target = run.views_of("references"), run.views_of(s.scores.target)
 
     def of(row: str, artefact: Artefact) -> dict[str, Any]:
-        return score_row(row, run.views(artefact.key, artefact.tensors["images"]), r, target, quantile)
+        scores = score_row(row, run.views(artefact.key, artefact.tensors["images"]), r, target, quantile)
+        return {**scores, "images": artefact.key}
 
     rows = [of("generated", generated)]
     for row in s.scores.rows:
         if row == "held_out":
-            rows.append(held_out_row(r, target, s.samples, quantile))
+            floor = held_out_row(r, target, s.samples, quantile)
+            rows.append({**floor, "images": f"{run.split.key}/{floor['n']}"})
         elif row == "replay":
             rows.append(of(row, run.denoised(references.first(s.samples), s.eta)))
+        elif row == "standard":
+            noise = normal_rows(run.model.shape, s.seed, "candidate", range(s.samples))
+            rows.append(of(row, run.denoised(LatentSet(s.t, noise, list(range(s.samples))), s.eta)))
         else:
-            rows.append(of(row, run.denoised(run.own_latents(), s.eta)))
+            rows.append(of(row, run.denoised(run.own_latents(s.samples), s.eta)))
     return rows
 
 
@@ -220,10 +224,19 @@ def evaluations(stages: Stages) -> dict[str, int]:
     return {**counts, "total": sum(counts.values())}
 
 
+def seconds(stages: Stages) -> dict[str, float]:
+    """Wall time that this run itself spent, per stage."""
+    spent: dict[str, float] = {}
+    for stage, artefact in stages.used:
+        if not artefact.reused:
+            spent[stage] = round(spent.get(stage, 0.0) + artefact.seconds, 3)
+    return spent
+
+
 def record_of(results: dict[str, Any], table: pd.DataFrame, group: str, folder: Path) -> RunRecord:
     """What tracking gets."""
     flat = results["settings"]
-    scores = {f"{row['row']}/{k}": v for row in results["rows"] for k, v in row.items() if k != "row"}
+    scores = {f"{row['row']}/{k}": v for row in results["rows"] for k, v in row.items() if k not in ("row", "images")}
     scores |= {f"geometry/{name}": value["mean"] for name, value in results["geometry"].items()}
     scores |= {f"psnr/{name}": value["psnr"] for name, value in results["reconstruction"].items()}
     scores |= {"acceptance": results["selection"]["acceptance"]["share"]}

@@ -11,7 +11,7 @@ from unseen_diffusion.scores.frechet import frechet_distance
 from unseen_diffusion.scores.kernel import kid
 from unseen_diffusion.scores.memorisation import copy_rate
 
-ROWS = ("held_out", "replay", "base_samples")
+ROWS = ("held_out", "replay", "standard", "base_samples")
 MINIMUM = 4  # images behind any score
 
 

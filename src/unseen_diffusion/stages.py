@@ -4,9 +4,12 @@ images -> latents -> prior -> selected latents -> images -> features. Keys name 
 nothing else: neither batch size nor device.
 """
 
+import hashlib
+import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -32,25 +35,28 @@ Made = tuple[dict[str, Tensor], dict[str, Any]]
 
 @dataclass(frozen=True)
 class LatentSet:
-    """Latents at one mixing step, by reference to the artefact that holds them.
+    """Latents at one mixing step.
 
     Attributes:
-        key: identifies the latents (artefact and tensor).
         t: mixing step.
         latents: (n, C, H, W) float32.
         indices: stream of each one's denoising noise.
     """
 
-    key: str
     t: float
     latents: Tensor
     indices: list[int]
 
+    @cached_property
+    def key(self) -> str:
+        """SHA-256 of the latents and all that their denoising depends on, however they were found."""
+        digest = hashlib.sha256(json.dumps([self.t, list(self.latents.shape), self.indices]).encode())
+        digest.update(self.latents.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
     def first(self, count: int) -> "LatentSet":
         """The first ``count`` of them."""
-        if count >= len(self.latents):
-            return self
-        return LatentSet(f"{self.key}[:{count}]", self.t, self.latents[:count], self.indices[:count])
+        return LatentSet(self.t, self.latents[:count], self.indices[:count])
 
 
 @dataclass
@@ -81,14 +87,13 @@ class Stages:
         return artefact
 
     def split(self, domain: Domain, spec: ModelSpec) -> Artefact:
-        """Domain -> tensors references, validation, heldout (n, C, H, W) uint8; facts: names, source, licence."""
+        """Domain -> tensors references, validation, heldout (n, C, H, W) uint8; facts: their names."""
 
         def make() -> Made:
             split = load_split(domain, spec.size, spec.channels)
             names = {part: list(getattr(split, f"{part}_names")) for part in ("reference", "validation", "heldout")}
             tensors = {part: getattr(split, part) for part in ("references", "validation", "heldout")}
-            about = {"source": domain.source, "licence": domain.licence, "skipped": split.skipped}
-            return tensors, {"names": names, **about}
+            return tensors, {"names": names, "skipped": split.skipped}
 
         sizes = {k: getattr(domain, k) for k in ("references", "validation", "heldout", "split_seed", "draw")}
         fingerprint = domain.pool(spec.size, spec.channels).fingerprint
@@ -120,7 +125,7 @@ class Stages:
 
         artefact = self._get("invert", 1, inputs, make)
         latents = artefact.tensors[f"t{float(t):g}"]
-        return LatentSet(f"{artefact.key}/t{float(t):g}", float(t), latents, list(range(len(latents))))
+        return LatentSet(float(t), latents, list(range(len(latents))))
 
     def base_latents(self, model: DiffusionModel, solver: SolverSettings, t: float, count: int, seed: int) -> LatentSet:
         """The model's own domain at ``t``: N(0, I) at the schedule's end, denoised deterministically to ``t``."""
@@ -140,7 +145,7 @@ class Stages:
             return {"latents": states}, {"evaluations": model.evaluations - before}
 
         artefact = self._get("base_latents", 1, inputs, make)
-        return LatentSet(artefact.key, float(t), artefact.tensors["latents"], list(range(count)))
+        return LatentSet(float(t), artefact.tensors["latents"], list(range(count)))
 
     def prior(self, prior: Prior, settings: dict[str, Any], references: LatentSet, own: LatentSet | None) -> Artefact:
         """Reference latents -> the fitted prior's parameters."""
@@ -198,7 +203,7 @@ class Stages:
 
         artefact = self._get("select", 1, inputs, make)
         indices = artefact.tensors["indices"].tolist()
-        return artefact, LatentSet(artefact.key, references.t, artefact.tensors["latents"], indices)
+        return artefact, LatentSet(references.t, artefact.tensors["latents"], indices)
 
     def denoising(
         self, model: DiffusionModel, latents: LatentSet, solver: SolverSettings, eta: float, seed: int

@@ -1,5 +1,6 @@
 """From the results of any number of runs to one pandas table, for the terminal, CSV, Markdown or LaTeX."""
 
+import json
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from unseen_diffusion.errors import InputError
 from unseen_diffusion.files import atomic_path, read_json
 
 RESULTS = "results.json"
+SCHEMA = 1  # of results.json
+INDIFFERENT = ("paths", "tracking", "progress", "batch_size", "device", "rejection")  # change no finished result
 SETTINGS = (
     "domain",
     "draw",
@@ -35,12 +38,18 @@ SHOWN = {
     "acceptance": "kept",
     "psnr": "dB",
 }
-ROW_LABELS = {"held_out": "[real images]", "replay": "[replay]", "base_samples": "[base samples]"}
+ROW_LABELS = {
+    "held_out": "[real images]",
+    "replay": "[replay]",
+    "standard": "[N(0, I)]",
+    "base_samples": "[base samples]",
+}
 NARROW = ("KID-R x1000",)  # left out of the terminal's table
-# Settings that do not touch a comparison row: runs that differ in them alone share it.
+# Settings that do not touch a comparison row, and are not shown in its line.
 FREE = {
     "held_out": ("model", "t", "solver", "seed", "eta", "tolerances", "prior"),
     "replay": ("tolerances", "prior"),
+    "standard": ("tolerances", "prior"),
     "base_samples": ("tolerances", "prior"),
     "generated": (),
 }
@@ -64,25 +73,66 @@ def results_files(paths: Sequence[Path | str]) -> list[Path]:
 
 
 def load_results(paths: Sequence[Path | str]) -> pd.DataFrame:
-    """One line per row of every run below ``paths``; comparison rows that several runs share appear once."""
-    lines = []
+    """One line per row of every run below ``paths``.
+
+    Comparison rows made of the same images appear once, and so does a run that was repeated with the same
+    configuration. Configuration keys that tell runs apart beyond ``SETTINGS`` become columns.
+
+    Raises:
+        InputError: nothing there, or a file that is not of a run.
+    """
+    lines: dict[tuple[str, ...], dict[str, Any]] = {}
+    configs: list[dict[str, Any]] = []
     for file in results_files(paths):
         results = read_json(file)
-        lines += [{**results["settings"], **row, "run": str(file.parent)} for row in results["rows"]]
-    table = pd.DataFrame(lines)
-    for kind, free in FREE.items():
-        table.loc[table["row"] == kind, [name for name in free if name in table]] = None
-    return table.drop_duplicates([*SETTINGS, "row"]).reset_index(drop=True)
+        if not isinstance(results, dict) or results.get("schema") != SCHEMA:
+            raise InputError(f"{file}: not the results of a run (schema {SCHEMA}); give folders of runs")
+        config = flatten(results["config"])
+        configs.append(config)
+        for row in results["rows"]:
+            line = {**results["settings"], **row, "run": str(file.parent), "config": config}
+            line |= dict.fromkeys(FREE[row["row"]])
+            own = json.dumps(config, sort_keys=True) if row["row"] == "generated" else row["images"]
+            lines.setdefault((row["row"], own, line["features"], line["target"]), line)
+    table = pd.DataFrame(list(lines.values()))
+    return _tell_apart(table).drop(columns="config").reset_index(drop=True)
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted keys; lists as text. Keys that change no result are left out."""
+    if not isinstance(value, dict):
+        return {prefix: str(value) if isinstance(value, list) else value}
+    found: dict[str, Any] = {}
+    for key, inner in value.items():
+        name = f"{prefix}.{key}" if prefix else str(key)
+        if name not in INDIFFERENT and key != "_target_":
+            found |= flatten(inner, name)
+    return found
+
+
+def _tell_apart(table: pd.DataFrame) -> pd.DataFrame:
+    """Adds a column for each configuration key that differs between generated rows of equal ``SETTINGS``."""
+    generated = table[table["row"] == "generated"]
+    extra: list[str] = []
+    for _, group in generated.groupby(list(SETTINGS), dropna=False):
+        configs = pd.DataFrame(list(group["config"]))
+        extra += [key for key in configs if configs[key].nunique(dropna=False) > 1 and key not in extra]
+    for key in extra:
+        table[key] = [
+            config.get(key) if row == "generated" else None
+            for config, row in zip(table["config"], table["row"], strict=True)
+        ]
+    return table
 
 
 def compact(table: pd.DataFrame) -> pd.DataFrame:
     """The table that people read: constant settings dropped, scores with their intervals as text, best first."""
-    table = table.copy()
-    generated = table[table["row"] == "generated"]
-    varying = [name for name in SETTINGS if generated[name].nunique(dropna=False) > 1 and name != "prior"]
     own = table["row"] == "generated"
-    label = table["prior"].where(own, table["row"].map(ROW_LABELS))
-    text = pd.DataFrame({"images": label})
+    generated = table[own]
+    settings = [*SETTINGS, *(name for name in table if "." in str(name))]
+    settings += ["samples"] if "samples" in table else []
+    varying = [name for name in settings if generated[name].nunique(dropna=False) > 1 and name != "prior"]
+    text = pd.DataFrame({"images": table["prior"].where(own, table["row"].map(ROW_LABELS))})
     for name in varying:
         text[name] = table[name].map(_setting)
     if table["n"].nunique() > 1:
