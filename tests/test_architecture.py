@@ -10,6 +10,7 @@ PACKAGE = Path(unseen_diffusion.__file__).parent
 ORDER = (
     "errors",
     "seeds",
+    "precision",
     "files",
     "images",
     "domains",

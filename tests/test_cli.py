@@ -13,6 +13,7 @@ from unseen_diffusion.cli import help_text, main
 from unseen_diffusion.composition import GROUPS, expand, options
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.settings import check
+from unseen_diffusion.tables import load_results
 
 # A whole run without any network: exact eps of Gaussian data at 3x16x16.
 TINY = (
@@ -66,11 +67,11 @@ def test_one_run_leaves_everything(here: Path, capsys: pytest.CaptureFixture[str
     expected = {"results.json", "results.parquet", "samples.png", "reconstructions.png", "status.json", "run.log"}
     assert expected | {".hydra", "table.csv", "table.md"} <= names
     (found,) = results(folder)
-    assert [row["row"] for row in found["rows"]] == ["generated", "held_out", "replay", "base_samples"]
+    assert [row["row"] for row in found["rows"]] == ["generated", "held_out", "replay", "standard", "base_samples"]
     assert found["selection"]["proposals"] >= 12
     assert set(found["selection"]["passes"]) == {"pair_distance", "pair_angle", "origin_angle"}
     assert found["reconstruction"]["eta0"]["count"] == 6
-    assert len(pd.read_parquet(folder / "results.parquet")) == 4
+    assert len(pd.read_parquet(folder / "results.parquet")) == 5
     assert "KID-H" in capsys.readouterr().out
     record = json.loads(next((here / "outputs" / "artefacts" / "invert").rglob("artefact.json")).read_text())
     assert record["facts"]["evaluations"] == 24 * 5
@@ -95,14 +96,19 @@ def test_sweep_inverts_once_and_denoises_each_distinct_set_once(here: Path) -> N
     assert run("run", "-m", *TINY, *sweep, *fewer, "prior=isotropic") == 0
     found = results(here / "outputs" / "sweeps")
     assert len(found) == 12
-    accepted = {r["settings"]["tolerances"]: r["rows"][0]["n"] for r in found}
     steps, references, samples, etas = 5, 24, 12, 3
-    inversion = references * steps
-    generated = sum(accepted.values()) * etas * steps
-    replayed = samples * etas * steps
-    reconstructed = 6 * steps  # the first references at eta 0, beside the points with another eta
-    base = samples * base_steps(here) + samples * etas * steps
-    assert sum(r["evaluations"]["total"] for r in found) == inversion + generated + replayed + reconstructed + base
+    # With these references `calibrated` accepts every candidate, as `none` does: the same latents, denoised once.
+    distinct = {r["rows"][0]["images"]: r["rows"][0]["n"] for r in found}
+    assert len(distinct) == 3 * etas
+    expected = {
+        "inversion": references * steps,
+        "generated": sum(distinct.values()) * steps,
+        "replay": samples * etas * steps,
+        "reconstruction at eta 0 beside another eta": 6 * steps,
+        "N(0, I)": samples * etas * steps,
+        "base model": samples * base_steps(here) + samples * etas * steps,
+    }
+    assert sum(r["evaluations"]["total"] for r in found) == sum(expected.values())
 
 
 def base_steps(here: Path) -> int:
@@ -146,6 +152,14 @@ def test_batch_size_changes_nothing(here: Path) -> None:
         (["domain=galaxies"], "domain=galaxies: no such option; choose one of"),
         (["solver.steps=1"], "solver.steps=1: give 2 or more"),
         (["solver.grid=log"], "solver.grid=log: choose one of"),
+        (["tolerances.k=1"], "tolerances.k=1: give 2 or more"),
+        (["solver.steps=10.5"], "solver.steps=10.5: give a whole number"),
+        (["domain.references=many"], "domain.references=many: give a whole number"),
+        (["+mixing.tt=300"], "mixing.tt: nothing reads this key"),
+        (["+extra=1"], "extra: nothing reads this key"),
+        (["solver=paper", "solver.steps=5", "mixing.t=500.5"], "whole timesteps only"),
+        (["features=embedded", "features.folder=nowhere"], "features.folder=nowhere: no such file or folder"),
+        (["prior=replay", "tolerances=random"], "no control for prior=replay"),
         (["samples=2"], "samples=2: give a number of 4 or more"),
         (["samples=2.5"], "samples=2.5: give a whole number"),
         (["tolerances.k=24"], "tolerances.k=24: with domain.references=24 give 23 or less"),
@@ -164,6 +178,8 @@ def test_bad_input_is_one_line_and_writes_nothing(
 ) -> None:
     """One line that names the value and the remedy, exit code 2, an untouched folder."""
     base = [a for a in TINY if not (arguments[0].startswith("model") and a.startswith("model."))]
+    if arguments[0] == "features=embedded":
+        base = [a for a in base if not a.startswith("features")]
     base = [a for a in base if not (a == "tracking=none" and "tracking=wandb" in arguments)]
     assert run("run", *base, *arguments) == 2
     said = capsys.readouterr().err.strip()
@@ -203,7 +219,7 @@ def test_table_saves_every_format(here: Path, capsys: pytest.CaptureFixture[str]
     assert run("table", "outputs/sweeps", *saved) == 0
     assert max(len(line) for line in capsys.readouterr().out.splitlines()) <= 80
     table = pd.read_csv("t.csv")
-    assert sorted(table["row"]) == ["base_samples", "generated", "generated", "held_out", "replay"]
+    assert sorted(table["row"]) == ["base_samples", "generated", "generated", "held_out", "replay", "standard"]
     assert (here / "t.md").read_text().startswith("| images")
     assert r"\begin{tabular}" in (here / "t.tex").read_text()
     assert run("table", "nowhere") == 2
@@ -274,6 +290,31 @@ def test_own_configs_come_first(here: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("UNSEEN_CONF", str(here / "none"))
     with pytest.raises(InputError, match="no such folder"):
         expand("run", [*TINY])
+
+
+def test_a_sweep_over_any_key_keeps_its_points_apart(here: Path) -> None:
+    """Keys beyond the usual settings become columns instead of being merged away."""
+    assert run("run", "-m", *TINY, "prior=low_rank", "prior.rank=3,6", "bandwidth.eta=0") == 0
+    table = load_results([here / "outputs" / "sweeps"])
+    assert sorted(table.loc[table["row"] == "generated", "prior.rank"]) == [3, 6]
+    assert (table["row"] == "held_out").sum() == 1
+
+
+def test_tables_refuse_other_json(here: Path) -> None:
+    """A results.json that is not of a run is named."""
+    (here / "results.json").write_text('{"hardware": "a card"}')
+    assert run("table", ".") == 2
+
+
+def test_train_names_bad_input(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A missing value, a bad number: one line, before anything is written."""
+    assert run("train") == 2
+    assert "training.data.path: required" in capsys.readouterr().err
+    assert run("train", "training.data.path=x.parquet", "training.loop.steps=0") == 2
+    assert "steps=0" in capsys.readouterr().err
+    assert run("train", "training=photos64") == 2
+    assert "choose one of features32, photos32" in capsys.readouterr().err
+    assert list(here.iterdir()) == []
 
 
 def test_unknown_verbs_and_no_arguments(here: Path) -> None:

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.features.base import FeatureExtractor, extract
 from unseen_diffusion.features.embedded import EmbeddedFeatures, FeatureNetwork
-from unseen_diffusion.features.inception import SHA256, URL, Inception, full_float32
+from unseen_diffusion.features.inception import SHA256, URL, Inception
 from unseen_diffusion.features.pixels import Pixels
 from unseen_diffusion.files import sha256, write_json
 from unseen_diffusion.images import dequantise
+from unseen_diffusion.precision import full_float32
 from unseen_diffusion.seeds import generator
 
 CONFIGS = Path(__file__).parent.parent / "conf" / "features"

@@ -95,8 +95,16 @@ def test_the_folder_is_complete(photos: Path, tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_network_is_refused(photos: Path, tmp_path: Path) -> None:
     """One line instead of a shape mismatch."""
     train(photos, tmp_path, 3)
-    with pytest.raises(InputError, match="checkpoint of another network"):
+    with pytest.raises(InputError, match=r"training.network=.*trained with"):
         train(photos, tmp_path, 4, "training.network.block_out_channels=[24,24]")
+
+
+def test_resuming_with_other_settings_is_refused(photos: Path, tmp_path: Path) -> None:
+    """A checkpoint of seed 0 never becomes a model of seed 1; more steps are fine."""
+    train(photos, tmp_path, 3)
+    with pytest.raises(InputError, match=r"training.loop=.*trained with"):
+        train(photos, tmp_path, 3, "training.loop.seed=1")
+    train(photos, tmp_path, 4)
 
 
 def test_epochs_are_permutations() -> None:

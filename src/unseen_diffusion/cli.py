@@ -99,14 +99,15 @@ def _train(overrides: list[str]) -> int:
     """Trains one network."""
     from unseen_diffusion.composition import expand, hydra_task, is_information
     from unseen_diffusion.jobs import train_job
-    from unseen_diffusion.settings import resolve_plain
+    from unseen_diffusion.settings import build, choose_device, resolve_plain
 
     task = hydra_task("train", train_job)
     if is_information(overrides):
         return _hydra(task, overrides)
     with run_id():
         for point in expand("train", overrides).points:
-            resolve_plain(point)
+            build(point.training.loop)
+            choose_device(resolve_plain(point)["device"])
         return _hydra(task, overrides)
 
 

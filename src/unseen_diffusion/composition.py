@@ -134,7 +134,7 @@ def expand(name: str, arguments: Sequence[str]) -> Sweep:
         combinations = itertools.product(*swept) if multirun else [()]
         points = [_compose(name, fixed + list(point), args.config_dir) for point in combinations]
     except (HydraException, OmegaConfBaseException) as error:
-        raise InputError(one_line(str(error), args.overrides)) from error
+        raise InputError(one_line(str(error), name)) from error
     where = base.hydra.sweep.dir if multirun else base.hydra.run.dir
     return Sweep(points, Path(where), multirun)
 
@@ -166,23 +166,24 @@ def _compose(name: str, overrides: list[str], config_dir: str | None) -> DictCon
     return config
 
 
-def one_line(message: str, overrides: Sequence[str]) -> str:
+def one_line(message: str, name: str) -> str:
     """Hydra's several lines about a bad override as one, with the nearest known name."""
-    text = " ".join(line.strip() for line in message.splitlines() if line.strip())
+    text = " ".join(message.split())
     if key := re.search(r"Could not override '([^']+)'", text):
-        return f"{key[1]}: no such key{_nearest(key[1])}; unseen run --cfg job prints them all"
+        return f"{key[1]}: no such key{_nearest(key[1], name)}; unseen {name} --cfg job prints them all"
     if option := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
-        known = [name for name, _ in options().get(option[1], []) or [("see unseen --help", "")]]
+        folders = [folder / option[1] for folder in (own_folder(), config_folder()) if folder]
+        known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
         return f"{option[1]}={option[2]}: no such option; choose one of {', '.join(known)}"
     if group := re.search(r"Could not override '?(\S+?)'?\. No match in the defaults list", text):
-        return f"{group[1]}: no such group{_nearest(group[1])}; unseen --help lists them"
+        return f"{group[1]}: no such group{_nearest(group[1], name)}; unseen {name} --help lists them"
     return text
 
 
-def _nearest(key: str) -> str:
-    """A suggestion among group names and the keys of the default config."""
+def _nearest(key: str, name: str) -> str:
+    """A suggestion among group names and the keys of the default config of conf/``name``.yaml."""
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        plain = OmegaConf.to_container(compose("run"), resolve=False)
+        plain = OmegaConf.to_container(compose(name), resolve=False)
     names = [*GROUPS, *_keys(plain, "")]
     close = get_close_matches(key, names, n=1, cutoff=0.6)
     return f" (did you mean {close[0]}?)" if close else ""

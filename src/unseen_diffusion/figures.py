@@ -64,15 +64,21 @@ def reconstructions_sheet(sets: Sequence[tuple[str, Tensor]], title: str, path: 
 
 
 def sweep_sheet(runs: Sequence[Path], path: Path, columns: int = 12, most: int = 16) -> None:
-    """The first samples of each run, a row each, below held-out images; at most ``most`` runs."""
+    """The first samples of each run, a row each, below held-out images of its domain; at most ``most`` runs."""
     rows: list[tuple[str, Tensor]] = []
+    domain = None
     for folder in runs[:most]:
         results = read_json(folder / RESULTS)
         line, score = results["settings"], results["rows"][0]
         images = load_file(Path(results["generated"]) / TENSORS)["images"]
-        if not rows:
+        if line["domain"] != domain:
+            domain = line["domain"]
             split = next(a["folder"] for a in results["artefacts"] if a["stage"] == "split")
             rows.append((f"real: held-out images of {line['domain']}", load_file(Path(split) / TENSORS)["heldout"]))
         what = f"{line['prior']}, {line['tolerances']}, t {line['t']:g}, eta {line['eta']:g}"
         rows.append((f"{what}: KID-H x1000 {1000 * score['kid_h']:.1f}, copies {score['copy_rate']:.0%}", images))
-    rows_sheet([(label, images[:columns]) for label, images in rows], "uncurated samples", path)
+    rows_sheet(
+        [(label, images[:columns]) for label, images in rows],
+        f"uncurated samples of {min(most, len(runs))} of {len(runs)} runs",
+        path,
+    )

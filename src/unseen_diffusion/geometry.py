@@ -21,7 +21,7 @@ CANCELLATION = 1e-3
 
 @dataclass(frozen=True)
 class References:
-    """Reference latents prepared for repeated use: flat (N, d) float32, float64 Gram matrix (N, N) and norms."""
+    """Reference latents prepared for repeated use: flat (N, d) float32, float64 Gram matrix (N, N)."""
 
     flat: Tensor
     gram: Tensor

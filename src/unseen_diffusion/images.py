@@ -13,7 +13,6 @@ from unseen_diffusion.errors import InputError
 from unseen_diffusion.files import atomic_path
 
 PREPROCESSING = "lanczos-1"  # part of every artefact key that depends on how images are converted
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
 
 def quantise(x: Tensor) -> Tensor:
@@ -114,11 +113,6 @@ def save_png(picture: Image.Image, path: Path | str) -> None:
     """Writes a PNG atomically."""
     with atomic_path(path) as temporary:
         picture.save(temporary, format="PNG", optimize=True)
-
-
-def image_files(folder: Path) -> list[Path]:
-    """All image files below ``folder``, sorted by their path."""
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
 
 
 def stack(images: Sequence[Tensor]) -> Tensor:

@@ -1,6 +1,7 @@
 """What a launcher starts: one job, which writes its own status; and the account after the last of them."""
 
 import logging
+import sys
 import traceback
 from pathlib import Path
 
@@ -39,14 +40,17 @@ def run_job(config: DictConfig) -> None:
 
 
 def train_job(config: DictConfig) -> None:
-    """One training."""
+    """One training; bad input found on the way is one line and exit code 2."""
     from unseen_diffusion.settings import choose_device
     from unseen_diffusion.training.tasks import TASKS
 
-    device = choose_device(config.device)
-    if config.training.task not in TASKS:
-        raise InputError(f"training.task={config.training.task}: choose one of {', '.join(TASKS)}")
-    folder = TASKS[config.training.task](config.training, device)
+    try:
+        if config.training.task not in TASKS:
+            raise InputError(f"training.task={config.training.task}: choose one of {', '.join(TASKS)}")
+        folder = TASKS[config.training.task](config.training, choose_device(config.device))
+    except InputError as error:
+        log.error("%s", error)
+        sys.exit(2)
     log.info("weights in %s", folder)
 
 

@@ -2,19 +2,21 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from unseen_diffusion.domains.base import Domain, check_sizes
+from unseen_diffusion.domains.base import Domain, check_sizes, split_pool
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.models.analytic import linear_schedule
 from unseen_diffusion.models.base import ModelSpec
 from unseen_diffusion.models.diffusers_unet import describe
-from unseen_diffusion.priors import Prior
+from unseen_diffusion.priors import Prior, Replay
 from unseen_diffusion.rejection import NoTolerances, Tolerances
 from unseen_diffusion.schedules import CLEAN
 from unseen_diffusion.scoring import MINIMUM, ScoreSettings
@@ -130,6 +132,38 @@ def resolve_plain(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
+# Groups whose keys no constructor checks, and keys that must be whole numbers where they occur.
+KEYS = {
+    "mixing": {"t", "record"},
+    "bandwidth": {"eta"},
+    "rejection": {"max_proposals", "allow_fewer"},
+}
+TOP = {*KEYS, "model", "domain", "solver", "prior", "tolerances", "scores", "features", "tracking", "paths"}
+TOP |= {"samples", "seed", "batch_size", "device", "progress"}
+WHOLE = ("references", "validation", "heldout", "split_seed", "draw", "steps", "k", "rank", "id_count")
+FILES = ("path", "folder")  # of features: a given file must exist
+
+
+def check_keys(plain: dict[str, Any]) -> None:
+    """Refuses keys that nothing reads (added with + or in own configs), fractions and absent feature files.
+
+    Raises:
+        InputError: the first of them.
+    """
+    unknown = [key for key in plain if key not in TOP]
+    unknown += [f"{group}.{key}" for group, known in KEYS.items() for key in plain[group] if key not in known]
+    if unknown:
+        raise InputError(f"{unknown[0]}: nothing reads this key; see unseen run --cfg job")
+    for group in ("domain", "solver", "tolerances", "prior"):
+        for key, value in plain[group].items():
+            if key in WHOLE and value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+                raise InputError(f"{group}.{key}={value}: give a whole number")
+    for key in FILES:
+        value = plain["features"].get(key)
+        if value is not None and not Path(value).expanduser().exists():
+            raise InputError(f"features.{key}={value}: no such file or folder")
+
+
 def _required(value: Any, key: str) -> list[str]:
     """Dotted keys whose value is ???."""
     if isinstance(value, dict):
@@ -145,12 +179,14 @@ def check(config: DictConfig) -> RunSettings:
     """
     try:
         return _check(config)
-    except TypeError as error:
-        raise InputError(f"a setting has the wrong type ({error}); unseen run --cfg job prints them all") from error
+    except (TypeError, KeyError, OmegaConfBaseException) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"a setting is missing or of the wrong type ({reason}); see unseen run --cfg job") from error
 
 
 def _check(config: DictConfig) -> RunSettings:
     plain = resolve_plain(config)
+    check_keys(plain)
     samples = int(number(plain, "samples", MINIMUM, math.inf, whole=True))
     eta = number(plain, "bandwidth.eta", 0, 1)
     seed = int(number(plain, "seed", 0, 2**62, whole=True))
@@ -171,6 +207,8 @@ def _check(config: DictConfig) -> RunSettings:
     record = tuple(_recorded(plain, top))
     if t == 0 or min(record, default=1) <= CLEAN + 1:
         raise InputError("mixing: t=0 is the image itself; choose a mixing step above 0")
+    if solver.grid == "paper" and any(value != int(value) for value in (t, *record)):
+        raise InputError(f"mixing.t={t}: solver.grid=paper knows whole timesteps only; choose another grid or t")
     check_references(domain, prior, tolerances, scores, spec)
     return RunSettings(
         plain=plain,
@@ -210,9 +248,11 @@ def check_references(
     Raises:
         InputError: too few.
     """
-    available = len(domain.pool(spec.size, spec.channels).names)
-    check_sizes(domain, available)
-    references = domain.references if domain.references is not None else available // 2
+    pool = domain.pool(spec.size, spec.channels)
+    check_sizes(domain, len(pool.names))
+    sizes = (domain.references, domain.validation, domain.heldout)
+    parts = split_pool(pool, *sizes, domain.split_seed, domain.draw, name=domain.name)
+    references, counts = len(parts[0]), {"validation": len(parts[1]), "heldout": len(parts[2])}
     if references < prior.minimum_references:
         raise InputError(
             f"domain.references={references}: prior={prior.name} needs {prior.minimum_references} or more; "
@@ -220,9 +260,14 @@ def check_references(
         )
     if references < MINIMUM:
         raise InputError(f"domain.references={references}: the scores need {MINIMUM} or more")
-    size = getattr(domain, scores.target)
-    if size is not None and size < MINIMUM:
-        raise InputError(f"domain.{scores.target}={size}: the scores need {MINIMUM} or more")
+    if counts[scores.target] < MINIMUM:
+        raise InputError(f"domain.{scores.target}={counts[scores.target]}: the scores need {MINIMUM} or more")
+    if tolerances.control and isinstance(prior, Replay):
+        raise InputError(
+            "tolerances=random: no control for prior=replay, which draws nothing; choose another of the two"
+        )
+    if tolerances.k < 2:
+        raise InputError(f"tolerances.k={tolerances.k}: give 2 or more")
     if not isinstance(tolerances, NoTolerances) and tolerances.k > references - 1:
         raise InputError(
             f"tolerances.k={tolerances.k}: with domain.references={references} give {references - 1} or less"

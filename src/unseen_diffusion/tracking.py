@@ -1,7 +1,6 @@
 """wandb, offline unless asked otherwise, or nothing."""
 
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,10 +76,8 @@ class WandbTracker:
     def record(self, run: RunRecord) -> None:
         import wandb
 
-        # A console of wandb's own would tear the progress bars; environment variables of a user's shell that
-        # contradict the config must not win either.
-        os.environ.setdefault("WANDB_SILENT", "true")
         Path(self.folder).mkdir(parents=True, exist_ok=True)
+        # A console of wandb's own would tear the progress bars.
         settings = wandb.Settings(console="off", x_disable_stats=True, x_disable_meta=True, silent=True)
         session = wandb.init(
             project=self.project,

@@ -7,6 +7,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from unseen_diffusion.errors import InputError
+from unseen_diffusion.precision import full_float32
 
 
 @runtime_checkable
@@ -54,7 +55,8 @@ def extract(
     if size < 1:
         raise InputError(f"batch_size={size}: give 1 or more images at a time")
     extractor.to(device)
-    return torch.cat([extractor(batch).to("cpu", torch.float32) for batch in images.split(size)])
+    with full_float32():
+        return torch.cat([extractor(batch).to("cpu", torch.float32) for batch in images.split(size)])
 
 
 def check_images(images: Tensor) -> None:

@@ -8,8 +8,6 @@ import hashlib
 import http.client
 import urllib.request
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -78,8 +76,7 @@ class Inception:
         if self._network is None:
             self._network = _load(self._file, self._device)
         rgb = images.expand(-1, 3, -1, -1).to(self._device)
-        with full_float32():
-            return self._network(rgb, return_features=True).float()
+        return self._network(rgb, return_features=True).float()
 
 
 def cached(cache: Path, url: str, sha256: str) -> Path:
@@ -116,18 +113,6 @@ def check_file(path: Path, sha256: str, shown: str | None = None) -> None:
         raise InputError(
             f"{shown or path}: SHA-256 is {found}, not {sha256}; remove the file and download it from {URL}"
         )
-
-
-@contextmanager
-def full_float32() -> Iterator[None]:
-    """Switches TF32 off on CUDA: its 10-bit mantissa changes features in the third digit."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    try:
-        matmul.allow_tf32 = cudnn.allow_tf32 = False
-        yield
-    finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
 def _download(url: str, path: Path) -> None:

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from unseen_diffusion.precision import full_float32
 from unseen_diffusion.schedules import Node, Schedule
 
 
@@ -58,7 +59,8 @@ class DiffusionModel(ABC):
     def predict(self, x: Float[Tensor, "b c h w"], node: Node) -> Prediction:
         """Denoised image and noise at a state ``x`` of ``node``; counts the evaluations."""
         self.evaluations += len(x)
-        return self._predict(x, node)
+        with full_float32():
+            return self._predict(x, node)
 
     @abstractmethod
     def _predict(self, x: Tensor, node: Node) -> Prediction:

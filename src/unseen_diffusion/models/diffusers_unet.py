@@ -27,10 +27,10 @@ def embedded_folder(name: str) -> Path:
     return folder
 
 
-def resolve(path: str, revision: str | None = None) -> Path:
+def resolve(path: str, revision: str | None = None, weights: bool = True) -> Path:
     """A local folder with configs and weights for a folder, ``embedded:NAME`` or a hub id.
 
-    Only JSON and safetensors files are fetched from the hub.
+    Only JSON files and, with ``weights``, the network's safetensors are fetched from the hub.
 
     Raises:
         InputError: no such folder, or the hub cannot be reached and nothing is cached.
@@ -44,7 +44,8 @@ def resolve(path: str, revision: str | None = None) -> Path:
         raise InputError(f"model.path={path}: no such folder; give a diffusers folder or a hub id such as owner/name")
     from huggingface_hub import snapshot_download
 
-    patterns = [f"{part}{name}" for part in ("", "unet/", "scheduler/") for name in ("*.json", WEIGHTS)]
+    names = ("*.json", WEIGHTS) if weights else ("*.json",)
+    patterns = [f"{part}{name}" for part in ("", "unet/", "scheduler/") for name in names]
     try:
         return Path(snapshot_download(path, revision=revision, allow_patterns=patterns))
     except Exception as error:  # the hub library raises a dozen unrelated types
@@ -105,8 +106,10 @@ def describe(path: str, revision: str | None = None) -> ModelSpec:
     Raises:
         InputError: not the folder of an unconditional UNet2DModel with a DDPM or DDIM scheduler.
     """
-    folder = resolve(path, revision)
+    folder = resolve(path, revision, weights=False)
     _check_classes(folder)
+    if Path(path).expanduser().is_dir():
+        _part(folder, "unet", WEIGHTS)  # a local folder without weights is refused at once
     unet = read_json(_part(folder, "unet", "config.json"))
     if unet.get("_class_name") != "UNet2DModel":
         raise InputError(f"{folder}: {unet.get('_class_name')} is not an unconditional UNet2DModel")

@@ -8,8 +8,11 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from unseen_diffusion.errors import InputError
 from unseen_diffusion.files import atomic_path
 
 
@@ -30,6 +33,28 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """Lines of a Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return ["| " + " | ".join(line) + " |" for line in lines]
+
+
+def plain_config(config: DictConfig) -> dict[str, Any]:
+    """A training's config as plain values."""
+    plain = OmegaConf.to_container(config, resolve=True)
+    if not isinstance(plain, dict):
+        raise InputError("training: not a mapping")
+    return {str(key): value for key, value in plain.items()}
+
+
+def training_command(config: DictConfig) -> str:
+    """The command that trains this network again, without the folders that its files were in.
+
+    Within a Hydra job these are its own overrides; elsewhere the data files of the config.
+    """
+    given = {f"training.data.{key}": value for key, value in config.data.items() if isinstance(value, str)}
+    words = [f"{key}='{Path(value).name}'" for key, value in given.items()]
+    if HydraConfig.initialized() and HydraConfig.get().overrides.task:
+        rest = HydraConfig.get().overrides.task
+        left_out = ("training=", "training.data.", "training.notes", "training.folder", "paths.", "device")
+        words += [word for word in rest if not word.startswith(left_out)]
+    return " \\\n  ".join([f"unseen train training={config.name}", *words])
 
 
 def fact_table(facts: Mapping[str, Any]) -> list[str]:

@@ -23,9 +23,9 @@ from unseen_diffusion.schedules import make_grid
 from unseen_diffusion.scores.kernel import KernelDistance, kid
 from unseen_diffusion.seeds import generator, normal_rows
 from unseen_diffusion.solvers import SolverSettings, denoise
-from unseen_diffusion.training.cards import fact_table, save_loss_curve
+from unseen_diffusion.training.cards import fact_table, plain_config, save_loss_curve, training_command
 from unseen_diffusion.training.diffusion import EpsLoss
-from unseen_diffusion.training.loop import LoopSettings, TrainState, new_state, seeded, train
+from unseen_diffusion.training.loop import LoopSettings, TrainState, check_resumable, new_state, seeded, train
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,7 @@ def train_diffusion(config: DictConfig, device: torch.device) -> Path:
     loss = EpsLoss(images, scheduler, factor, config.flip, device)
     folder = Path(config.folder)
     weights = folder / "weights"
+    check_resumable(folder, plain_config(config))
 
     def sheet(current: TrainState) -> None:
         export(current.ema, scheduler, factor, weights)
@@ -116,7 +117,8 @@ def model_card(config: DictConfig, count: int, state: TrainState, quality: dict[
     lines = [f"# {config.name}\n", "A base model trained by `unseen train`; never shown any unseen domain.\n"]
     lines += [*fact_table(facts), f"\n```\n{training_command(config)}\n```\n"]
     if quality:
-        how = f"{config.quality_samples} samples, {SAMPLING.name}, {SAMPLING.grid} grid, {SAMPLING.steps} evaluations"
+        count_scored = max(SHEET, config.quality_samples)
+        how = f"{count_scored} samples, {SAMPLING.name}, {SAMPLING.grid} grid, {SAMPLING.steps} evaluations"
         lines.append(f"\n## Quality\n\nKID x 1000 to the test images, embedded features ({how}):\n")
         shown = {
             name: f"{1000 * d.value:.1f} (95% {1000 * d.low:.1f} to {1000 * d.high:.1f})" for name, d in quality.items()
@@ -124,10 +126,3 @@ def model_card(config: DictConfig, count: int, state: TrainState, quality: dict[
         lines += fact_table(shown)
     pictures = "![64 uncurated samples](samples.png)\n\n![loss](loss.png)\n"
     return "\n".join([*lines, f"\n## {SHEET} uncurated samples, and the loss\n\n{pictures}"])
-
-
-def training_command(config: DictConfig) -> str:
-    """The command that trains this model again, without the folder that its data were in."""
-    paths = {key: config.data[key] for key in ("path", "test_path") if config.data[key] is not None}
-    given = [f"training.data.{key}='{Path(path).name}'" for key, path in paths.items()]
-    return " \\\n  ".join([f"unseen train training={config.name}", *given])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.features.embedded import EmbeddedFeatures
 from unseen_diffusion.files import atomic_path, write_json
-from unseen_diffusion.training.cards import save_loss_curve
+from unseen_diffusion.training.cards import plain_config, save_loss_curve, training_command
 from unseen_diffusion.training.distortions import KINDS
 from unseen_diffusion.training.feature_card import (
     Evaluation,
@@ -31,7 +31,7 @@ from unseen_diffusion.training.features import (
     domain_source,
     parquet_source,
 )
-from unseen_diffusion.training.loop import LoopSettings, new_state, seeded, train
+from unseen_diffusion.training.loop import LoopSettings, check_resumable, new_state, seeded, train
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,7 @@ def train_features(config: DictConfig, device: torch.device) -> Path:
     state = new_state(seeded(network, settings.seed), settings, device)
     loss = FeatureLoss(data, config.distorted, config.label_smoothing, device)
     folder = Path(config.folder)
+    check_resumable(folder, plain_config(config))
     train(settings, state, len(data.draws), loss, folder, lambda _: None, device)
     weights = folder / "weights"
     save_weights(state.ema, network, data.classes, config.data.size, weights)
@@ -136,10 +137,3 @@ def card_facts(config: DictConfig, data: TrainingSet, sources: list[str], networ
         "distorted images": f"{config.distorted:.0%}: {', '.join(KINDS[1:])}",
         "seed": str(loop.seed),
     }
-
-
-def training_command(config: DictConfig) -> str:
-    """The command that trains a feature network on the same files, without the folder that they were in."""
-    keys = [key for name in config.files for key in (name, f"{name}_test") if config.data[key] is not None]
-    files = [f"training.data.{key}='{Path(config.data[key]).name}'" for key in keys]
-    return " \\\n  ".join([f"unseen train training={config.name}", *files])

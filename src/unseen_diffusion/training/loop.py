@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from unseen_diffusion.errors import InputError
-from unseen_diffusion.files import atomic_path
+from unseen_diffusion.files import atomic_path, read_json, write_json
 from unseen_diffusion.seeds import generator
 
 
@@ -143,6 +143,31 @@ def load_checkpoint(path: Path, state: TrainState) -> None:
     state.optimizer.load_state_dict({**state.optimizer.state_dict(), "state": moments})
     state.step = int(tensors["step"])
     state.history = tensors["history"]
+
+
+# What may change between a training and its resumption; everything else must be what it was.
+CHANGEABLE = ("steps", "checkpoint_every", "sample_every")
+
+
+def check_resumable(folder: Path, config: dict[str, Any]) -> None:
+    """Notes the configuration of a new training in ``folder``; refuses to resume one with another.
+
+    Raises:
+        InputError: a value differs from the one that the checkpoint was trained with.
+    """
+    now = {key: value for key, value in config.items() if key not in ("folder", "notes", "about", "quality_samples")}
+    now["loop"] = {key: value for key, value in now["loop"].items() if key not in CHANGEABLE}
+    path = folder / "training.json"
+    if not (folder / "checkpoint.safetensors").exists() or not path.exists():
+        write_json(path, now)
+        return
+    before = read_json(path)
+    for key in sorted({*now, *before}):
+        if now.get(key) != before.get(key):
+            raise InputError(
+                f"training.{key}={now.get(key)}: the checkpoint in {folder} was trained with {before.get(key)}; "
+                "choose another training.folder, or delete that one"
+            )
 
 
 def train(
