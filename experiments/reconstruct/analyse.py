@@ -1,6 +1,6 @@
 """Reads the sweeps' artefacts; writes table.md beside this file.
 
-    python experiments/reconstruct/analyse.py outputs/sweeps
+python experiments/reconstruct/analyse.py outputs/sweeps
 """
 
 import sys

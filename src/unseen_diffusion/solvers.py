@@ -7,6 +7,7 @@ and the noise is added afterwards: eta means the same for every solver.
 """
 
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -225,5 +226,9 @@ def denoise(
 
 
 def _bar(label: str, images: int, steps: int, shown: bool) -> "tqdm[None]":
-    """Progress in network evaluations, with the time left."""
-    return tqdm(total=images * steps, desc=label, unit="eval", disable=not shown, dynamic_ncols=True, leave=False)
+    """Progress in network evaluations, with the time left; a line every 20 s where it goes to a file."""
+    every = 0.2 if sys.stderr.isatty() else 20
+    steps = images * steps
+    return tqdm(
+        total=steps, desc=label, unit="eval", disable=not shown, dynamic_ncols=True, leave=False, mininterval=every
+    )
