@@ -1,6 +1,6 @@
 """Reads the sweep's artefacts; writes results.csv, table.md and figure.png beside this file, and names the choice.
 
-python experiments/prior_choice/analyse.py outputs/sweeps/<the sweep>
+python experiments/prior_choice/analyse.py outputs/sweeps/SWEEP outputs/sweeps/REPLAYS
 """
 
 import sys
@@ -58,7 +58,7 @@ def markdown(table: pd.DataFrame, most: int) -> str:
 
 
 def figure(table: pd.DataFrame, path: Path) -> None:
-    """KID-V against the mixing step, one panel an eta; filled where a prior does not copy, hollow where it does or none can tell."""
+    """KID-V against the mixing step, a panel an eta; filled: does not copy, hollow: does, or nobody can tell."""
     etas = sorted(table["eta"].unique())
     figure, axes = plt.subplots(1, len(etas), figsize=(4 * len(etas), 3.8), sharey=True, layout="constrained")
     for axis, eta in zip(axes, etas, strict=True):
