@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from torch import Tensor
 
@@ -16,8 +17,9 @@ from unseen_diffusion.features.embedded import EmbeddedFeatures, FeatureNetwork
 from unseen_diffusion.files import read_json
 from unseen_diffusion.images import dequantise, quantise
 from unseen_diffusion.seeds import generator
+from unseen_diffusion.training.cards import training_command
 from unseen_diffusion.training.distortions import DISTORTIONS, KINDS, distort
-from unseen_diffusion.training.feature_recipe import feature_sources, train_features, training_command
+from unseen_diffusion.training.feature_recipe import feature_sources, train_features
 from unseen_diffusion.training.features import (
     SYMMETRIES,
     FeatureLoss,
@@ -207,7 +209,8 @@ def test_recipe_writes_weights_that_load_and_a_card(tmp_path: Path) -> None:
     assert str(tmp_path) not in card
 
 
-def test_command_names_files_without_their_folder(tmp_path: Path) -> None:
+def test_command_names_files_without_their_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)  # as outside a job
     config = tiny_config(tmp_path, "training.data.photos='some/folder/*-train.parquet'")
     assert training_command(config).splitlines()[-1].strip() == "training.data.photos='*-train.parquet'"
 

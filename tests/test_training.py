@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hydra.core.hydra_config import HydraConfig
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -78,8 +79,9 @@ def test_resume_is_exact(photos: Path, tmp_path: Path, monkeypatch: pytest.Monke
         assert torch.equal(value, second[key]), key
 
 
-def test_the_folder_is_complete(photos: Path, tmp_path: Path) -> None:
+def test_the_folder_is_complete(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A diffusers folder with half-precision weights, a card with the command, a loss curve and samples."""
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)  # as outside a job
     weights = train(photos, tmp_path, 3, f"training.data.test_path={photos}")
     model = DiffusersModel(str(weights))
     assert model.shape == (3, 16, 16)

@@ -14,7 +14,6 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
@@ -161,9 +160,7 @@ def _compose(name: str, overrides: list[str], config_dir: str | None) -> DictCon
     GlobalHydra.instance().clear()
     extra = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        config = compose(name, overrides=overrides + extra, return_hydra_config=True)
-    HydraConfig.instance().set_config(config)
-    return config
+        return compose(name, overrides=overrides + extra, return_hydra_config=True)
 
 
 def one_line(message: str, name: str) -> str:

@@ -15,7 +15,7 @@ from unseen_diffusion.domains.base import Domain, check_sizes, split_pool
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.models.analytic import linear_schedule
 from unseen_diffusion.models.base import ModelSpec
-from unseen_diffusion.models.diffusers_unet import describe
+from unseen_diffusion.models.diffusers_unet import check_local_weights, describe
 from unseen_diffusion.priors import Prior, Replay
 from unseen_diffusion.rejection import NoTolerances, Tolerances
 from unseen_diffusion.schedules import CLEAN
@@ -110,7 +110,9 @@ def choose_device(name: str) -> torch.device:
 def spec_of(model: dict[str, Any]) -> ModelSpec:
     """Image shape and schedule of a model config, without its weights."""
     if "path" in model:
-        return describe(model["path"], model.get("revision"))
+        spec = describe(model["path"], model.get("revision"))
+        check_local_weights(model["path"])
+        return spec
     for key in ("channels", "size"):
         number({"model": model}, f"model.{key}", 1, math.inf, whole=True)
     return ModelSpec(model["channels"], model["size"], linear_schedule())

@@ -108,8 +108,6 @@ def describe(path: str, revision: str | None = None) -> ModelSpec:
     """
     folder = resolve(path, revision, weights=False)
     _check_classes(folder)
-    if Path(path).expanduser().is_dir():
-        _part(folder, "unet", WEIGHTS)  # a local folder without weights is refused at once
     unet = read_json(_part(folder, "unet", "config.json"))
     if unet.get("_class_name") != "UNet2DModel":
         raise InputError(f"{folder}: {unet.get('_class_name')} is not an unconditional UNet2DModel")
@@ -123,6 +121,17 @@ def describe(path: str, revision: str | None = None) -> ModelSpec:
         size = size[0]
     schedule = Schedule(_scheduler(folder).alphas_cumprod.double())
     return ModelSpec(unet["in_channels"] // factor**2, size * factor, schedule)
+
+
+def check_local_weights(path: str) -> None:
+    """Refuses a local folder without the network's safetensors; says nothing of hub ids.
+
+    Raises:
+        InputError: no such file.
+    """
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        _part(folder, "unet", WEIGHTS)
 
 
 def _unshuffle_factor(folder: Path) -> int:
