@@ -300,6 +300,21 @@ def test_a_sweep_over_any_key_keeps_its_points_apart(here: Path) -> None:
     assert (table["row"] == "held_out").sum() == 1
 
 
+def test_domains_keep_their_own_comparison_rows(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """N(0, I) gives every domain the same images, but each compares them with its own; and 80 columns suffice."""
+    wide = [a for a in TINY if a != "domain=digits8"]
+    assert run("run", "-m", *wide, "domain=digits8,textures", "bandwidth.eta=0,0.2", "tolerances=calibrated,none") == 0
+    table = load_results([here / "outputs" / "sweeps"])
+    counts = table.groupby(["domain", "row"]).size()
+    for domain in ("digits8", "textures"):
+        assert counts[domain]["held_out"] == 1
+        assert counts[domain]["standard"] == counts[domain]["replay"] == counts[domain]["base_samples"] == 2
+    out = capsys.readouterr().out
+    out = out[out.index("runs done") :]
+    assert "…" not in out
+    assert max(len(line) for line in out.splitlines() if not line.startswith("pictures")) <= 80
+
+
 def test_tables_refuse_other_json(here: Path) -> None:
     """A results.json that is not of a run is named."""
     (here / "results.json").write_text('{"hardware": "a card"}')

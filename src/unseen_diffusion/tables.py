@@ -44,7 +44,7 @@ ROW_LABELS = {
     "standard": "[N(0, I)]",
     "base_samples": "[base samples]",
 }
-NARROW = ("KID-R x1000",)  # left out of the terminal's table
+NARROW = ("KID-R x1000", "FID-R", "dB", "FID-H")  # left out of a narrow terminal's table, in this order
 # Settings that do not touch a comparison row, and are not shown in its line.
 FREE = {
     "held_out": ("model", "t", "solver", "seed", "eta", "tolerances", "prior"),
@@ -92,8 +92,10 @@ def load_results(paths: Sequence[Path | str]) -> pd.DataFrame:
         for row in results["rows"]:
             line = {**results["settings"], **row, "run": str(file.parent), "config": config}
             line |= dict.fromkeys(FREE[row["row"]])
-            own = json.dumps(config, sort_keys=True) if row["row"] == "generated" else row["images"]
-            lines.setdefault((row["row"], own, line["features"], line["target"]), line)
+            # A comparison row is the same where its images and what they are compared with are.
+            split = {key: value for key, value in config.items() if key.startswith("domain.")}
+            known = json.dumps(config if row["row"] == "generated" else [row["images"], split], sort_keys=True)
+            lines.setdefault((row["row"], known, line["features"], line["target"]), line)
     table = pd.DataFrame(list(lines.values()))
     return _tell_apart(table).drop(columns="config").reset_index(drop=True)
 
@@ -192,12 +194,20 @@ def print_table(table: pd.DataFrame, title: str, console: Console | None = None)
         box=None,
         padding=(0, 1, 0, 0),
     )
-    text = compact(table).drop(columns=list(NARROW), errors="ignore")
+    text = compact(table)
+    for name in NARROW:
+        if _width(text) > console.width:
+            text = text.drop(columns=name, errors="ignore")
     for column in text.columns:
         view.add_column(str(column), justify="left" if column == "images" else "right", no_wrap=True)
     for line in text.itertuples(index=False):
         view.add_row(*(escape(str(value)) for value in line))
     console.print(view)
+
+
+def _width(text: pd.DataFrame) -> int:
+    """Characters that the table takes in a terminal, a space behind each column."""
+    return sum(1 + max(len(str(value)) for value in [name, *text[name]]) for name in text)
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
