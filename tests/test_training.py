@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -61,11 +62,11 @@ def test_resume_is_exact(photos: Path, tmp_path: Path, monkeypatch: pytest.Monke
     whole = train(photos, tmp_path / "whole", 7)
     update, calls = loop.update_ema, []
 
-    def dies(*arguments: object) -> None:
+    def dies(*arguments: Any) -> None:
         calls.append(1)
         if len(calls) == 5:
             raise KeyboardInterrupt
-        update(*arguments)  # type: ignore[arg-type]
+        update(*arguments)
 
     monkeypatch.setattr(loop, "update_ema", dies)
     with pytest.raises(KeyboardInterrupt):
