@@ -20,9 +20,9 @@ from torch import Tensor
 
 from unseen_diffusion.files import write_json
 from unseen_diffusion.geometry import References, draw_references, statistics
+from unseen_diffusion.grids import make_grid
 from unseen_diffusion.models import DiffusersModel
 from unseen_diffusion.models.unet import unet_forward
-from unseen_diffusion.schedules import make_grid
 from unseen_diffusion.solvers import denoise, invert
 
 

@@ -15,6 +15,7 @@ ORDER = (
     "images",
     "domains",
     "schedules",
+    "grids",
     "models",
     "solvers",
     "priors",

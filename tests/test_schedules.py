@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from unseen_diffusion.errors import InputError
+from unseen_diffusion.grids import GRIDS, make_grid
 from unseen_diffusion.models.analytic import linear_schedule
-from unseen_diffusion.schedules import CLEAN_NODE, GRIDS, Node, Schedule, make_grid
+from unseen_diffusion.schedules import CLEAN_NODE, Node, Schedule
 
 LINEAR = linear_schedule()
 # Zero terminal signal (Lin et al. 2024, arXiv 2305.08891): the last node is pure noise, alpha = 0.

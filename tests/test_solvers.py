@@ -15,9 +15,10 @@ from torch import Tensor
 
 from conftest import TinyModelFolder
 from unseen_diffusion.errors import InputError
+from unseen_diffusion.grids import GRIDS, make_grid
 from unseen_diffusion.models import DiffusersModel, GaussianModel
 from unseen_diffusion.models.analytic import linear_schedule
-from unseen_diffusion.schedules import CLEAN_NODE, GRIDS, Node, Schedule, make_grid
+from unseen_diffusion.schedules import CLEAN_NODE, Node, Schedule
 from unseen_diffusion.seeds import generator
 from unseen_diffusion.solvers import SOLVERS, SolverSettings, denoise, invert, split_noise, walk
 

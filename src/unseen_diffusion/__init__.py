@@ -13,7 +13,7 @@ _HOMES = {
     "grid": "images",
     "quantise": "images",
     "load_split": "domains",
-    "make_grid": "schedules",
+    "make_grid": "grids",
     "DiffusersModel": "models",
     "DiffusionModel": "models",
     "GaussianModel": "models",

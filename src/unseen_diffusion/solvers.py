@@ -19,8 +19,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from unseen_diffusion.errors import InputError
+from unseen_diffusion.grids import GRIDS, Grid
 from unseen_diffusion.models.base import DiffusionModel, Prediction
-from unseen_diffusion.schedules import CLEAN, GRIDS, Grid, Node
+from unseen_diffusion.schedules import CLEAN, Node
 from unseen_diffusion.seeds import generator
 
 

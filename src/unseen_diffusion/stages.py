@@ -18,11 +18,11 @@ from torch import Tensor
 from unseen_diffusion.domains.base import Domain, load_split
 from unseen_diffusion.features.base import FeatureExtractor, extract
 from unseen_diffusion.geometry import summarise
+from unseen_diffusion.grids import Grid, make_grid
 from unseen_diffusion.images import dequantise, quantise
 from unseen_diffusion.models.base import DiffusionModel, ModelSpec
 from unseen_diffusion.priors import Prior, restore
 from unseen_diffusion.rejection import Tolerances, select
-from unseen_diffusion.schedules import Grid, make_grid
 from unseen_diffusion.scores.intervals import wilson
 from unseen_diffusion.seeds import normal_rows
 from unseen_diffusion.solvers import SolverSettings, denoise, invert
