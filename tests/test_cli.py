@@ -107,6 +107,8 @@ def test_sweep_inverts_once_and_denoises_each_distinct_set_once(here: Path) -> N
         "reconstruction at eta 0 beside another eta": 6 * steps,
         "N(0, I)": samples * etas * steps,
         "base model": samples * base_steps(here) + samples * etas * steps,
+        "held-out latents": 20 * steps,
+        "paths": 3 * 8 * 2 * steps,
     }
     assert sum(r["evaluations"]["total"] for r in found) == sum(expected.values())
 
@@ -133,7 +135,7 @@ def test_batch_size_changes_nothing(here: Path) -> None:
     for size in (5, 64):
         assert run("run", *TINY, f"batch_size={size}", f"paths.outputs=out{size}", "bandwidth.eta=0.3") == 0
         (found,) = results(here / f"out{size}" / "runs")
-        images.append(load_file(Path(found["generated"]) / "tensors.safetensors")["images"].int())
+        images.append(load_file(Path(found["details"]["generated"]) / "tensors.safetensors")["images"].int())
     difference = (images[0] - images[1]).abs()
     assert int(difference.max()) <= 1  # a rounding of the last float bit may tip the quantiser
     assert float((difference > 0).float().mean()) < 1e-3
@@ -160,7 +162,7 @@ def test_batch_size_changes_nothing(here: Path) -> None:
         (["solver=paper", "solver.steps=5", "mixing.t=500.5"], "whole timesteps only"),
         (["features=embedded", "features.folder=nowhere"], "features.folder=nowhere: no such file or folder"),
         (["prior=replay", "tolerances=random"], "no control for prior=replay"),
-        (["samples=2"], "samples=2: give a number of 4 or more"),
+        (["samples=2"], "samples=2: give a number of 6 or more"),
         (["samples=2.5"], "samples=2.5: give a whole number"),
         (["tolerances.k=24"], "tolerances.k=24: with domain.references=24 give 23 or less"),
         (["tolerances.coverage=2"], "tolerances.coverage=2"),
@@ -260,6 +262,8 @@ def test_every_option_composes_and_passes_the_checks(here: Path, tiny_model_fold
             overrides = [f"{group}={name}"]
             if (key := NEEDED.get((group, name))) is not None:
                 overrides.append(f"{key}={values.get(key, values.get((group, name)))}")
+            if group == "model" and name not in ("analytic", "photos32", "untrained", "diffusers"):
+                overrides.append(f"model.path={values['model.path']}")
             if group == "domain" and name in ("mnist", "cifar10"):
                 overrides.append(f"domain.path={here / 'images.parquet'}")
             if group == "tolerances":
@@ -328,7 +332,7 @@ def test_train_names_bad_input(here: Path, capsys: pytest.CaptureFixture[str]) -
     assert run("train", "training.data.path=x.parquet", "training.loop.steps=0") == 2
     assert "steps=0" in capsys.readouterr().err
     assert run("train", "training=photos64") == 2
-    assert "choose one of features32, photos32" in capsys.readouterr().err
+    assert "choose one of digits32, features32, photos32" in capsys.readouterr().err
     assert list(here.iterdir()) == []
 
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from unseen_diffusion.cli import main
 from unseen_diffusion.models import DiffusersModel
-from unseen_diffusion.models.diffusers_unet import WEIGHTS, embedded_folder
+from unseen_diffusion.models.folders import WEIGHTS, embedded_folder
 from unseen_diffusion.schedules import CLEAN_NODE
 
 

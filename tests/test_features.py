@@ -1,21 +1,27 @@
 """Feature extractors: shapes, batch independence, fingerprints, checked downloads, wrong input."""
 
 import hashlib
+import shutil
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from safetensors.torch import save_file
+from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from unseen_diffusion.errors import InputError
+from unseen_diffusion.features import dinov2, embedded, inception, pixels
 from unseen_diffusion.features.base import FeatureExtractor, extract
+from unseen_diffusion.features.dinov2 import DinoV2, preprocess
 from unseen_diffusion.features.embedded import EmbeddedFeatures, FeatureNetwork
 from unseen_diffusion.features.inception import SHA256, URL, Inception
 from unseen_diffusion.features.pixels import Pixels
-from unseen_diffusion.files import sha256, write_json
+from unseen_diffusion.files import read_json, sha256, write_json
 from unseen_diffusion.images import dequantise
 from unseen_diffusion.precision import full_float32
 from unseen_diffusion.seeds import generator
@@ -57,13 +63,39 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(params=["embedded", "inception", "pixels"])
-def extractor(request: pytest.FixtureRequest, weights: Path, script: Path) -> FeatureExtractor:
-    if request.param == "embedded":
-        return EmbeddedFeatures(weights)
-    if request.param == "inception":
+@pytest.fixture(scope="module")
+def dino(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random DINOv2 of 56-pixel patches, as transformers saves it. Read-only: ``copied`` is for changes."""
+    transformers = pytest.importorskip("transformers")
+    folder = tmp_path_factory.mktemp("dino") / "tiny"
+    config = transformers.Dinov2Config(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, mlp_ratio=2, image_size=112, patch_size=56
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        transformers.Dinov2Model(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def copied(dino: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(dino, tmp_path / "dino"))
+
+
+def make(name: str, request: pytest.FixtureRequest) -> FeatureExtractor:
+    if name == "embedded":
+        return EmbeddedFeatures(request.getfixturevalue("weights"))
+    if name == "dinov2":
+        return DinoV2(str(request.getfixturevalue("dino")))
+    if name == "inception":
+        script = request.getfixturevalue("script")
         return Inception(script, sha256=sha256(script))
     return Pixels(side=32)
+
+
+@pytest.fixture(params=["dinov2", "embedded", "inception", "pixels"])
+def extractor(request: pytest.FixtureRequest) -> FeatureExtractor:
+    return make(request.param, request)
 
 
 def test_features_have_the_promised_form(extractor: FeatureExtractor) -> None:
@@ -83,6 +115,17 @@ def test_batch_size_does_not_change_features(extractor: FeatureExtractor) -> Non
 def test_grey_images_have_the_features_of_their_rgb_copies(extractor: FeatureExtractor) -> None:
     grey = images(3, channels=1)
     torch.testing.assert_close(extract(extractor, grey), extract(extractor, grey.expand(-1, 3, -1, -1)))
+
+
+@pytest.mark.parametrize("module", [dinov2, embedded, inception, pixels], ids=lambda m: m.__name__.split(".")[-1])
+def test_fingerprint_follows_the_version_of_the_preprocessing(
+    module, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = module.__name__.split(".")[-1]
+    before = make(name, request).fingerprint
+    assert make(name, request).fingerprint == before
+    monkeypatch.setattr(module, "_VERSION", f"{name}-another")
+    assert make(name, request).fingerprint != before
 
 
 def test_features_need_no_gradient_and_can_be_trained_on(extractor: FeatureExtractor) -> None:
@@ -227,17 +270,98 @@ def test_pixels_are_averaged() -> None:
         Pixels(side=0)
 
 
+# ---------------------------------------------------------------- dinov2
+
+
+def test_dinov2_is_the_normalised_class_token(dino: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    network = transformers.Dinov2Model.from_pretrained(dino).eval()
+    with torch.no_grad():
+        expected = network(pixel_values=preprocess(images(3))).pooler_output  # by definition that token
+    torch.testing.assert_close(DinoV2(str(dino))(images(3)), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [32, 300])
+def test_dinov2_preprocessing_is_that_of_pillow(size: int) -> None:
+    """Bicubic with antialiasing, enlarging and reducing; in Pillow's floats, which its integers clip between passes."""
+    image = images(1, size=size)
+    planes = [Image.fromarray(plane.float().numpy()) for plane in image[0]]
+    resized = [np.asarray(plane.resize((224, 224), Image.Resampling.BICUBIC)) for plane in planes]
+    unit = np.stack(resized).clip(0, 255) / 255
+    expected = (unit - np.array([0.485, 0.456, 0.406])[:, None, None]) / np.array([0.229, 0.224, 0.225])[:, None, None]
+    assert np.abs(preprocess(image)[0].numpy() - expected).max() < 1e-4
+
+
+def test_dinov2_reads_half_precision_weights_as_float32(copied: Path) -> None:
+    weights = {name: value.half() for name, value in load_file(copied / "model.safetensors").items()}
+    save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
+    whole = extract(DinoV2(str(copied)), images(4))
+    assert whole.dtype == torch.float32
+    torch.testing.assert_close(extract(DinoV2(str(copied)), images(4), batch_size=1), whole, rtol=0, atol=1e-6)
+
+
+def test_fingerprint_of_dinov2_follows_weights_and_configuration(copied: Path) -> None:
+    first = DinoV2(str(copied)).fingerprint
+    write_json(copied / "config.json", read_json(copied / "config.json") | {"num_attention_heads": 4})
+    second = DinoV2(str(copied)).fingerprint
+    weights = load_file(copied / "model.safetensors")
+    save_file({k: v + 1 for k, v in weights.items()}, copied / "model.safetensors", metadata={"format": "pt"})
+    assert len({first, second, DinoV2(str(copied)).fingerprint}) == 3
+
+
+def test_dinov2_without_transformers_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(InputError, match=r"pip install 'unseen-diffusion\[dinov2\]'") as caught:
+        DinoV2("anywhere")
+    assert "\n" not in str(caught.value)
+
+
+def test_dinov2_offline_says_what_to_do() -> None:
+    pytest.importorskip("transformers")
+    with pytest.raises(
+        InputError, match=r"features\.model=nobody/nothing: neither a local folder, nor cached"
+    ) as caught:
+        DinoV2("nobody/nothing")
+    assert "\n" not in str(caught.value)
+
+
+def test_foreign_dinov2_folders_are_refused(copied: Path, tmp_path: Path) -> None:
+    def refused(message: str, folder: Path = copied) -> None:
+        with pytest.raises(InputError, match=message) as caught:
+            DinoV2(str(folder))(images(1))
+        assert "\n" not in str(caught.value)
+
+    refused("no such folder", tmp_path / "nowhere")
+    config, weights = read_json(copied / "config.json"), load_file(copied / "model.safetensors")
+    write_json(copied / "config.json", config | {"model_type": "vit"})
+    refused("model_type vit")
+    write_json(copied / "config.json", config | {"num_hidden_layers": 3})
+    refused("lack .* of the network's tensors, first ")
+    write_json(copied / "config.json", config | {"hidden_size": 32})
+    refused("do not fit|lack")
+    write_json(copied / "config.json", config)
+    (copied / "model.safetensors").unlink()
+    torch.save(weights, copied / "pytorch_model.bin")  # a pickle is never read
+    refused("no config.json or no")
+
+
 # ---------------------------------------------------------------- configs
 
 
-@pytest.mark.parametrize("name", ["embedded", "inception", "pixels"])
-def test_config_describes_itself_and_instantiates(name: str, script: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["dinov2", "embedded", "inception", "pixels"])
+def test_config_describes_itself_and_instantiates(
+    name: str, script: Path, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     text = (CONFIGS / f"{name}.yaml").read_text()
     assert text.startswith("# ")
     config = OmegaConf.merge(
         OmegaConf.create({"paths": {"cache": str(tmp_path)}}), {"features": OmegaConf.create(text)}
     )
-    changes = {"path": str(script), "sha256": sha256(script)} if name == "inception" else {}
+    changes = {}
+    if name == "inception":
+        changes = {"path": str(script), "sha256": sha256(script)}
+    elif name == "dinov2":
+        changes = {"model": str(request.getfixturevalue("dino"))}
     extractor = instantiate(config.features, **changes)
-    assert extractor.name == name
+    assert extractor.name.startswith(name)
     assert hashlib.sha256().digest_size * 2 == len(extractor.fingerprint)

@@ -14,7 +14,9 @@ from unseen_diffusion.errors import InputError
 from unseen_diffusion.files import read_json, write_json
 from unseen_diffusion.models import DiffusersModel, GaussianModel
 from unseen_diffusion.models.analytic import cosine_basis, linear_schedule, natural_gaussian
-from unseen_diffusion.models.diffusers_unet import WEIGHTS, describe, to_prediction
+from unseen_diffusion.models.folders import WEIGHTS
+from unseen_diffusion.models.parameterisations import to_prediction
+from unseen_diffusion.models.pipeline import describe
 from unseen_diffusion.schedules import CLEAN_NODE
 
 SCHEDULE = linear_schedule()
@@ -97,21 +99,21 @@ def test_the_clean_image_is_read_at_t_0_and_stays_finite(
     assert bool(denoised.isfinite().all())
     assert bool(eps.isfinite().all())
     if prediction_type == "epsilon":
-        torch.testing.assert_close(eps, model.unet(x, torch.zeros(2)).sample, rtol=0, atol=1e-6)
+        torch.testing.assert_close(eps, model.network(x, torch.zeros(2)).sample, rtol=0, atol=1e-6)
 
 
 def test_fractional_timesteps_reach_the_network(tiny_model_folder: TinyModelFolder) -> None:
     """UNet2DModel silently truncates Python floats (solvers.md, 3): ours arrive whole."""
     model, x = DiffusersModel(str(tiny_model_folder())), states()
     half = model.predict(x, model.schedule.node(100.5)).eps
-    torch.testing.assert_close(half, model.unet(x, torch.full((2,), 100.5)).sample, rtol=0, atol=1e-6)
+    torch.testing.assert_close(half, model.network(x, torch.full((2,), 100.5)).sample, rtol=0, atol=1e-6)
     assert float((half - model.predict(x, model.schedule.node(100.0)).eps).abs().max()) > 1e-5
 
 
 def test_a_learned_variance_is_dropped(tiny_model_folder: TinyModelFolder) -> None:
     """Of 2C output channels the first C are the noise (iDDPM)."""
     model, x = DiffusersModel(str(tiny_model_folder(learned_variance=True))), states()
-    output = model.unet(x, torch.full((2,), 7.0)).sample
+    output = model.network(x, torch.full((2,), 7.0)).sample
     assert output.shape[1] == 6
     torch.testing.assert_close(model.predict(x, model.schedule.node(7.0)).eps, output[:, :3], rtol=0, atol=1e-6)
 
@@ -131,8 +133,8 @@ def test_pixel_unshuffled_networks_see_rearranged_images(
 
 def test_networks_are_frozen_and_states_keep_their_type(tiny_model_folder: TinyModelFolder) -> None:
     model = DiffusersModel(str(tiny_model_folder()))
-    assert not model.unet.training
-    assert not any(parameter.requires_grad for parameter in model.unet.parameters())
+    assert not model.network.training
+    assert not any(parameter.requires_grad for parameter in model.network.parameters())
     assert model.predict(states().double(), model.schedule.node(3.0)).eps.dtype == torch.float64
 
 
@@ -192,42 +194,25 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     refuses(tmp_path, "no unet/config.json; give a diffusers folder")
 
 
-def test_another_family_is_refused(folder: Path) -> None:
-    edit(folder / "model_index.json", unet=["diffusers", "UNet2DConditionModel"])
-    refuses(folder, "UNet2DConditionModel in model_index.json; only unconditional")
-
-
-def test_a_pipeline_without_unet_is_refused(folder: Path) -> None:
+def test_a_pipeline_without_network_is_refused(folder: Path) -> None:
     index = read_json(folder / "model_index.json")
     write_json(folder / "model_index.json", {k: v for k, v in index.items() if k != "unet"})
-    refuses(folder, "no unet in model_index.json")
+    refuses(folder, "no unet and no transformer in model_index.json")
 
 
-def test_a_class_conditional_network_is_refused(folder: Path) -> None:
-    edit(folder / "unet" / "config.json", num_class_embeds=10)
-    refuses(folder, "class-conditional")
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"_class_name": "EulerDiscreteScheduler"}, "scheduler EulerDiscreteScheduler; only DDPMScheduler"),
-        ({"prediction_type": "flow"}, "prediction_type flow; known: epsilon, sample, v_prediction"),
-    ],
-)
-def test_another_scheduler_is_refused(folder: Path, change: dict[str, str], message: str) -> None:
-    edit(folder / "scheduler" / "scheduler_config.json", **change)
-    refuses(folder, message)
+def test_an_unknown_prediction_type_is_refused(folder: Path) -> None:
+    edit(folder / "scheduler" / "scheduler_config.json", prediction_type="flow")
+    refuses(folder, "prediction_type flow; known: epsilon, sample, v_prediction")
 
 
 def test_an_oblong_network_is_refused(folder: Path) -> None:
     edit(folder / "unet" / "config.json", sample_size=[8, 16])
-    refuses(folder, "only square images")
+    refuses(folder, r"sample_size \[8, 16\]; only networks of one square size")
 
 
-def test_pickled_weights_are_not_read(folder: Path) -> None:
-    (folder / "unet" / WEIGHTS).rename(folder / "unet" / "diffusion_pytorch_model.bin")
-    refuses(folder, f"no unet/{WEIGHTS}")
+def test_absent_weights_are_refused(folder: Path) -> None:
+    (folder / "unet" / WEIGHTS).unlink()
+    refuses(folder, f"no unet/{WEIGHTS}; download")
 
 
 def test_broken_json_is_refused(folder: Path) -> None:

@@ -72,7 +72,8 @@ def test_frechet_distance_of_known_gaussians(count: int) -> None:
 
 def test_frechet_distance_from_exact_statistics() -> None:
     mean_x, cov_x, mean_y, cov_y = diagonal_pair()
-    x, y = FeatureStatistics(11, mean_x, 10 * cov_x), FeatureStatistics(5, mean_y, 4 * cov_y)
+    zeros = torch.zeros_like(mean_x)
+    x, y = FeatureStatistics(11, mean_x, zeros, 10 * cov_x), FeatureStatistics(5, zeros, mean_y, 4 * cov_y)
     assert frechet_from_statistics(x, y) == pytest.approx(11.117634772262, abs=1e-11)
 
 

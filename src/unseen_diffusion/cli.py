@@ -1,4 +1,4 @@
-"""The command line: ``unseen run``, ``unseen train``, ``unseen table``."""
+"""The command line: a verb, then that verb's own arguments."""
 
 import argparse
 import logging
@@ -21,7 +21,11 @@ unseen: what can a frozen diffusion model generate that it has never seen?
   unseen run [GROUP=OPTION] [KEY=VALUE]...    one run: invert, fit, select, denoise, score
   unseen run -m KEY=A,B,C ...                 a sweep; every combination is a run
   unseen table OUTPUTS... [--save FILE]       any number of runs as one table (.csv, .md, .tex)
+  unseen compare OUTPUTS... [--save FILE]     methods over reference draws and seeds, with tests
+  unseen report OUTPUTS... [-o report.html]   one HTML page that needs nothing else
+  unseen dashboard [--online]                 a wandb workspace that compares domains
   unseen train training=OPTION ...            trains an embedded network
+  unseen convert CHECKPOINT FOLDER ...        an ADM, iDDPM or DDPM checkpoint as a model folder, proven equal
   unseen --help                               this text
 
   unseen run --cfg job                        prints the whole config
@@ -35,7 +39,15 @@ Groups of `unseen run`:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; exits with 0, or with 2 after one line about bad input, or with 1 after failed runs."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    verbs: dict[str, Callable[[list[str]], int]] = {"run": _run, "train": _train, "table": _table}
+    verbs: dict[str, Callable[[list[str]], int]] = {
+        "run": _run,
+        "table": _table,
+        "compare": _compare,
+        "report": _report,
+        "dashboard": _dashboard,
+        "train": _train,
+        "convert": _convert,
+    }
     # Hydra reads flags only before the first override; people write -m anywhere.
     arguments = arguments[:1] + sorted(arguments[1:], key=lambda word: word not in ("-m", "--multirun"))
     try:
@@ -138,6 +150,48 @@ def _table(arguments: list[str]) -> int:
         write_table(table, path)
         print(f"wrote {path}")
     return 0
+
+
+def _compare(arguments: list[str]) -> int:
+    """Prints, and on request saves, methods compared over draws and seeds."""
+    from unseen_diffusion.comparison import show_comparison
+    from unseen_diffusion.figures import comparison_figure
+    from unseen_diffusion.tables import load_results
+
+    parser = argparse.ArgumentParser(prog="unseen compare", description="Methods over reference draws and seeds.")
+    parser.add_argument("paths", nargs="+", help="results.json files, or folders of runs")
+    parser.add_argument("--against", default="fitted", metavar="METHOD", help="the method to pair the others with")
+    parser.add_argument("--save", action="append", default=[], type=Path, help="also write a .csv, .md or .tex file")
+    parser.add_argument("--figure", type=Path, help="also draw the scores with their intervals: .png, .svg or .pdf")
+    chosen = parser.parse_args(arguments)
+    table = load_results(chosen.paths)
+    frame = show_comparison(table, f"{table['run'].nunique()} runs", chosen.save, chosen.against)
+    if chosen.figure:
+        comparison_figure(frame, chosen.figure)
+    for path in [*chosen.save, *([chosen.figure] if chosen.figure else [])]:
+        print(f"wrote {path}")
+    return 0
+
+
+def _dashboard(arguments: list[str]) -> int:
+    """A wandb workspace that compares domains, saved online or as JSON."""
+    from unseen_diffusion.dashboard import dashboard_command
+
+    return dashboard_command(arguments)
+
+
+def _convert(arguments: list[str]) -> int:
+    """Converts a checkpoint of another code base to a diffusers folder."""
+    from unseen_diffusion.models.conversion.command import convert_command
+
+    return convert_command(arguments)
+
+
+def _report(arguments: list[str]) -> int:
+    """Writes any number of runs as one HTML file."""
+    from unseen_diffusion.report import report_command
+
+    return report_command(arguments)
 
 
 if __name__ == "__main__":

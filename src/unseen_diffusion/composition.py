@@ -28,6 +28,7 @@ from unseen_diffusion.errors import InputError
 GROUPS = (
     "model",
     "domain",
+    "method",
     "mixing",
     "bandwidth",
     "tolerances",

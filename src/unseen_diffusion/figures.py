@@ -1,15 +1,18 @@
 """What people look at: sheets of uncurated samples and reconstructions as PNG, every pixel as generated."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 from safetensors.torch import load_file
 from torch import Tensor
 
-from unseen_diffusion.files import read_json
+from unseen_diffusion.errors import InputError
+from unseen_diffusion.files import atomic_path, read_json
 from unseen_diffusion.images import grid, save_png
+from unseen_diffusion.scoring import METRICS
 from unseen_diffusion.store import TENSORS
 from unseen_diffusion.tables import RESULTS
 
@@ -70,15 +73,67 @@ def sweep_sheet(runs: Sequence[Path], path: Path, columns: int = 12, most: int =
     for folder in runs[:most]:
         results = read_json(folder / RESULTS)
         line, score = results["settings"], results["rows"][0]
-        images = load_file(Path(results["generated"]) / TENSORS)["images"]
+        images = load_file(Path(results["details"]["generated"]) / TENSORS)["images"]
         if line["domain"] != domain:
             domain = line["domain"]
-            split = next(a["folder"] for a in results["artefacts"] if a["stage"] == "split")
-            rows.append((f"real: held-out images of {line['domain']}", load_file(Path(split) / TENSORS)["heldout"]))
-        what = f"{line['prior']}, {line['tolerances']}, t {line['t']:g}, eta {line['eta']:g}"
+            split = load_file(Path(results["details"]["split"]) / TENSORS)
+            rows.append((f"real: held-out images of {line['domain']}", split["heldout"]))
+        drawn = f"{line['prior']}, {line['tolerances']}"
+        what = drawn if line["method"] == "full" else line["method"]
+        what = f"{what}, t {line['t']:g}, eta {line['eta']:g}"
         rows.append((f"{what}: KID-H x1000 {1000 * score['kid_h']:.1f}, copies {score['copy_rate']:.0%}", images))
     rows_sheet(
         [(label, images[:columns]) for label, images in rows],
         f"uncurated samples of {min(most, len(runs))} of {len(runs)} runs",
         path,
     )
+
+
+COMPARED = ("kid_h", "copy_rate", "coverage")  # panels of a comparison
+
+
+def comparison_figure(frame: pd.DataFrame, path: Path) -> None:
+    """Scores with 95% t intervals, a row of panels per domain; the suffix decides between .png, .svg and .pdf.
+
+    Args:
+        frame: of ``comparison.compare``.
+        path: the picture.
+    """
+    # Drawn without pyplot: no window system, and no state that another figure could find.
+    from matplotlib.figure import Figure
+
+    if path.suffix not in (".png", ".svg", ".pdf"):
+        raise InputError(f"{path}: unknown suffix; choose .png, .svg or .pdf")
+    shown = [name for name in COMPARED if name in frame]
+    domains = list(frame.groupby("domain", sort=False))
+    heights = [len(part) for _, part in domains]
+    figure = Figure(figsize=(3.4 * len(shown) + 1.2, 0.27 * sum(heights) + 0.75 * len(domains)), layout="constrained")
+    axes = figure.subplots(len(domains), len(shown), squeeze=False, gridspec_kw={"height_ratios": heights})
+    for row, (domain, part) in zip(axes, domains, strict=True):
+        lines = part.sort_values("kid_h", ascending=False)
+        names = [_label(line, part) for line in lines.to_dict("records")]
+        for axis, name in zip(row, shown, strict=True):
+            metric = METRICS[name]
+            scale = {"kid": 1000, "share": 100}.get(metric.kind, 1)
+            value, low, high = (scale * lines[f"{name}{end}"].to_numpy(float) for end in ("", "_low", "_high"))
+            for place, (v, a, b) in enumerate(zip(value, low, high, strict=True)):
+                axis.plot([a, b], [place, place], color="0.55", linewidth=2, solid_capstyle="butt")
+                axis.plot(v, place, "o", color="C3" if names[place].startswith("replay") else "C0", markersize=4)
+            if metric.kind == "kid":
+                axis.set_xscale("symlog", linthresh=10)
+                axis.axvline(0, color="0.8", linewidth=0.8, zorder=0)
+            axis.set_yticks(range(len(names)), names if axis is row[0] else [])
+            axis.set_ylim(-0.6, len(names) - 0.4)
+            axis.tick_params(labelsize=8)
+            axis.set_title(
+                f"{domain}: {metric.title}{' (%)' if metric.kind == 'share' else ''}", fontsize=9, loc="left"
+            )
+            axis.spines[["top", "right"]].set_visible(False)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:], dpi=150)
+
+
+def _label(line: Mapping[Hashable, Any], part: pd.DataFrame) -> str:
+    """A method, with its prior where several stand beside each other under one name."""
+    several = part["method"].eq(line["method"]).sum() > 1
+    return f"{line['method']} ({line['prior']})" if several else str(line["method"])

@@ -17,6 +17,8 @@ from unseen_diffusion.seeds import generator
 CRITERIA = ("pair_distance", "pair_angle", "origin_angle")
 # With a cosine this close to 1 or -1, differences of float32 products have lost 3 of their 7 digits.
 CANCELLATION = 1e-3
+# From this many references per one drawn, and coordinates, single products beat one matrix product with all.
+SPARSE, LONG = 16, 1 << 14
 
 
 @dataclass(frozen=True)
@@ -36,14 +38,19 @@ class References:
         return len(self.flat)
 
 
+def check_drawn(count: int, k: int) -> None:
+    """Raises InputError unless k of that many references can be drawn, with a pair among them."""
+    if not 2 <= k <= count:
+        raise InputError(f"tolerances.k={k}: with {count} references give a number between 2 and {count}")
+
+
 def draw_references(count: int, k: int, seed: int, indices: Sequence[int]) -> Int[Tensor, "b k"]:
     """k different reference rows per candidate, from the stream (seed, "criteria", index).
 
     Raises:
         InputError: fewer than k references.
     """
-    if not 2 <= k <= count:
-        raise InputError(f"tolerances.k={k}: with {count} references give a number between 2 and {count}")
+    check_drawn(count, k)
     rows = [torch.randperm(count, generator=generator(seed, "criteria", index))[:k] for index in indices]
     return torch.stack(rows)
 
@@ -58,22 +65,77 @@ def statistics(
     An angle with a side of length zero counts as 0 degrees.
     """
     flat = candidates.flatten(1).float()
-    dots = (flat @ references.flat.T).double().gather(1, drawn)
+    dots = _dots(flat, references, drawn)
     norms = flat.double().square().sum(1, keepdim=True)
     lengths = references.gram.diagonal()[drawn]
-    squared = norms + lengths - 2 * dots
-    gram = references.gram[drawn[:, :, None], drawn[:, None, :]]
-    legs = gram - dots[:, :, None] - dots[:, None, :] + norms[:, :, None]
+    pairs = pair_products(references.gram, drawn)
+    squared, legs = sides(dots, norms, lengths, pairs)
+    first, second = _pairs(drawn.shape[1])
     close = (dots.abs() > (1 - CANCELLATION) * (norms * lengths).sqrt()).any(1)
     for row in close.nonzero().flatten().tolist():
         one, many = flat[row].double(), references.flat[drawn[row]].double()
         difference = many - one
-        legs[row] = difference @ difference.T
-        squared[row] = legs[row].diagonal()
+        products = difference @ difference.T
+        legs[row] = products[first, second]
+        squared[row] = products.diagonal()
         dots[row] = many @ one
+    return averages(dots, norms, lengths, squared, legs)
+
+
+def _dots(flat: Tensor, references: References, drawn: Tensor) -> Tensor:
+    """Products of candidates with their drawn references, (B, k) float64 of float32 sums.
+
+    One matrix product with all references, unless few of them are used: then one product at a time.
+    """
+    if drawn.shape[1] * SPARSE > len(references) or flat.shape[1] < LONG:
+        return (flat @ references.flat.T).double().gather(1, drawn)
+    rows = [
+        [torch.dot(one, references.flat[i]) for i in chosen] for one, chosen in zip(flat, drawn.tolist(), strict=True)
+    ]
+    return torch.stack([torch.stack(row) for row in rows]).double()
+
+
+def _pairs(k: int) -> tuple[Tensor, Tensor]:
+    """Both members of each of the k (k - 1) / 2 pairs."""
+    first, second = torch.triu_indices(k, k, offset=1)
+    return first, second
+
+
+def pair_products(gram: Float[Tensor, "n n"], drawn: Int[Tensor, "b k"]) -> Float[Tensor, "b p"]:
+    """Inner products of each pair of drawn references."""
+    first, second = _pairs(drawn.shape[1])
+    return gram.flatten()[drawn[:, first] * len(gram) + drawn[:, second]]
+
+
+def sides(
+    dots: Float[Tensor, "b k"],
+    norms: Float[Tensor, "b 1"],
+    lengths: Float[Tensor, "b k"],
+    pairs: Float[Tensor, "b p"],
+) -> tuple[Float[Tensor, "b k"], Float[Tensor, "b p"]]:
+    """|z_i - c|^2 and (z_i - c) . (z_j - c) from inner products.
+
+    Args:
+        dots: c . z_i.
+        norms: |c|^2.
+        lengths: |z_i|^2.
+        pairs: z_i . z_j.
+    """
+    first, second = _pairs(dots.shape[1])
+    return norms + lengths - 2 * dots, pairs - dots[:, first] - dots[:, second] + norms
+
+
+def averages(
+    dots: Float[Tensor, "b k"],
+    norms: Float[Tensor, "b 1"],
+    lengths: Float[Tensor, "b k"],
+    squared: Float[Tensor, "b k"],
+    legs: Float[Tensor, "b p"],
+) -> Float[Tensor, "b 3"]:
+    """The three statistics from inner products and what ``sides`` made of them."""
+    first, second = _pairs(dots.shape[1])
     distances = squared.clamp(min=0).sqrt()
-    first, second = torch.triu_indices(drawn.shape[1], drawn.shape[1], offset=1)
-    pair = _degrees(legs[:, first, second], distances[:, first] * distances[:, second])
+    pair = _degrees(legs, distances[:, first] * distances[:, second])
     origin = _degrees(dots, (norms * lengths).sqrt())
     return torch.stack([distances.mean(1), pair.mean(1), origin.mean(1)], dim=1)
 

@@ -112,7 +112,7 @@ def grid(images: Tensor, columns: int, scale: int = 1, gap: int = 2, background:
 def save_png(picture: Image.Image, path: Path | str) -> None:
     """Writes a PNG atomically."""
     with atomic_path(path) as temporary:
-        picture.save(temporary, format="PNG", optimize=True)
+        picture.save(temporary, format="PNG")
 
 
 def stack(images: Sequence[Tensor]) -> Tensor:

@@ -56,6 +56,7 @@ def train_job(config: DictConfig) -> None:
 
 def report(folder: Path, expected: int, multirun: bool) -> int:
     """Prints the table and where everything is; 1 if any run failed or never ended."""
+    from unseen_diffusion.comparison import is_comparison, show_comparison
     from unseen_diffusion.figures import sweep_sheet
     from unseen_diffusion.tables import RESULTS, load_results, print_table, write_table
 
@@ -64,9 +65,13 @@ def report(folder: Path, expected: int, multirun: bool) -> int:
     failed = {path: status for path, status in statuses.items() if status["state"] != "done"}
     if any((path / RESULTS).is_file() for path in statuses):
         table = load_results([path for path in statuses if (path / RESULTS).is_file()])
-        print_table(table, f"{folder} ({len(statuses) - len(failed)} of {expected} runs done)")
+        title = f"{folder} ({len(statuses) - len(failed)} of {expected} runs done)"
         for suffix in (".csv", ".md"):
             write_table(table, folder / f"table{suffix}")
+        if is_comparison(table):
+            show_comparison(table, title, [folder / f"comparison{suffix}" for suffix in (".csv", ".md")])
+        else:
+            print_table(table, title)
         if multirun:
             sweep_sheet([path for path in statuses if (path / RESULTS).is_file()], folder / "samples.png")
         print(f"pictures, tables and logs: {folder}/")

@@ -2,7 +2,8 @@
 
 import json
 import logging
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,18 @@ from unseen_diffusion.features.pixels import Pixels
 from unseen_diffusion.figures import SampleSheet, reconstructions_sheet, samples_sheet
 from unseen_diffusion.files import atomic_path, write_json
 from unseen_diffusion.models.base import DiffusionModel
-from unseen_diffusion.scores.memorisation import nearest
-from unseen_diffusion.scores.reconstruction import psnr, ssim
-from unseen_diffusion.scoring import Views, held_out_row, score_row
+from unseen_diffusion.priors import restore
+from unseen_diffusion.scoring import DomainViews, Views, held_out_row, score_row
 from unseen_diffusion.seeds import normal_rows
 from unseen_diffusion.settings import RunSettings, build
 from unseen_diffusion.stages import LatentSet, Stages
 from unseen_diffusion.store import Artefact, Store, environment
 from unseen_diffusion.tables import RESULTS, SCHEMA
-from unseen_diffusion.tracking import RunRecord
+from unseen_diffusion.tracking import RunRecord, secrets, without_secrets
 
 log = logging.getLogger(__name__)
+
+PATH_STEPS = 8  # images along a path, ends included
 
 
 @lru_cache(maxsize=2)
@@ -67,10 +69,74 @@ class Run:
         """Images of latents at this run's solver and seed."""
         return self.stages.denoising(self.model, latents, self.settings.solver, eta, self.settings.seed)
 
+    @cached_property
+    def references(self) -> LatentSet:
+        """The inverted references."""
+        s = self.settings
+        return self.stages.inversion(self.model, self.split.tensors["references"], s.solver, s.t, s.record)[1]
+
     def own_latents(self, count: int) -> LatentSet:
         """The base model's own domain at the mixing step."""
         s = self.settings
         return self.stages.base_latents(self.model, s.solver, s.t, count, s.seed)
+
+    def own_images(self) -> Artefact:
+        """The base model's own samples, as many as this run generates."""
+        return self.denoised(self.own_latents(self.settings.samples), self.settings.eta)
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What a method made.
+
+    Attributes:
+        images: artefact with ``images`` (n, C, H, W) uint8.
+        latents: those that were denoised; None for real images.
+        prior: the fitted prior, where there is one.
+        selection: the account of the rejection, where there was one.
+        evaluations: network evaluations behind the images, whether spent now or found in the store.
+        seconds: wall time behind them, likewise.
+    """
+
+    images: Artefact
+    latents: LatentSet | None
+    prior: Artefact | None
+    selection: Artefact | None
+    evaluations: int
+    seconds: float
+
+
+def generate(run: Run) -> Generated:
+    """The images of the run's method."""
+    s, stages = run.settings, run.stages
+    before = len(stages.used)
+    fitted = selection = None
+    latents: LatentSet | None
+    if s.method.source == "real":
+        latents = None
+        images = stages.real(run.split.tensors["references"][: s.samples])
+    else:
+        if s.method.source == "base":
+            latents = run.own_latents(s.samples)
+        elif s.method.source == "noised":
+            latents = stages.noised(run.model, run.split.tensors["references"], s.t, s.samples, s.seed)
+        else:
+            own = run.own_latents(s.prior.id_latents) if s.prior.id_latents else None
+            fitted = stages.prior(s.prior, s.prior_config, run.references, own)
+            selection, latents = stages.selection(
+                fitted,
+                run.references,
+                s.tolerances,
+                s.tolerances_config,
+                s.samples,
+                s.seed,
+                s.max_proposals,
+                s.allow_fewer,
+            )
+        images = run.denoised(latents, s.eta)
+    made = [artefact for _, artefact in stages.used[before:]]
+    evaluations = sum(artefact.facts.get("evaluations", 0) for artefact in made)
+    return Generated(images, latents, fitted, selection, evaluations, sum(artefact.seconds for artefact in made))
 
 
 def execute(settings: RunSettings, folder: Path, group: str) -> dict[str, Any]:
@@ -86,39 +152,29 @@ def execute(settings: RunSettings, folder: Path, group: str) -> dict[str, Any]:
     """
     run = Run(settings)
     stages, eta = run.stages, settings.eta
-    references = stages.inversion(run.model, run.split, settings.solver, settings.t, settings.record)
-    own = run.own_latents(settings.prior.id_latents) if settings.prior.id_latents else None
-    prior = stages.prior(settings.prior, settings.plain["prior"], references, own)
-    selection, latents = stages.selection(
-        prior,
-        references,
-        settings.tolerances,
-        settings.plain["tolerances"],
-        settings.samples,
-        settings.seed,
-        settings.max_proposals,
-        settings.allow_fewer,
-    )
-    generated = run.denoised(latents, eta)
-    rows = score_rows(run, references, generated)
-    rows[0] |= {"acceptance": selection.facts["acceptance"]["share"]}
-    reconstruction = reconstruct(run, references, folder)
+    generated = generate(run)
+    count = len(generated.images.tensors["images"])
+    rows = score_rows(run, generated)
+    rows[0] |= {"evaluations_per_image": generated.evaluations / count, "seconds_per_image": generated.seconds / count}
+    chosen = generated.selection.facts if generated.selection else {}
+    if chosen:
+        rows[0] |= {"acceptance": chosen["acceptance"]["share"]}
+    reconstruction = reconstruct(run, folder)
     if reconstruction:
         rows[0] |= {"psnr": reconstruction[f"eta{eta:g}"]["psnr"]}
-    write_samples(run, generated, folder)
     results: dict[str, Any] = {
         "schema": SCHEMA,
         "settings": flat_settings(settings, run.extractor.name),
         "rows": rows,
-        "selection": selection.facts,
+        "selection": chosen,
         "geometry": geometry_of(stages, settings.t),
         "reconstruction": reconstruction,
+        "details": details(run, generated, folder),
         "evaluations": evaluations(stages),
         "seconds": seconds(stages),
-        "generated": str(generated.folder),
         "artefacts": [{"stage": s, "folder": str(a.folder), "reused": a.reused} for s, a in stages.used],
         "images": {"source": settings.domain.source, "licence": settings.domain.licence},
-        "config": settings.plain,
+        "config": without_secrets(settings.plain, secrets()),
         "environment": environment(),
     }
     table = pd.DataFrame([{**results["settings"], **row} for row in rows])
@@ -129,34 +185,47 @@ def execute(settings: RunSettings, folder: Path, group: str) -> dict[str, Any]:
     return results
 
 
-def score_rows(run: Run, references: LatentSet, generated: Artefact) -> list[dict[str, Any]]:
+def score_rows(run: Run, generated: Generated) -> list[dict[str, Any]]:
     """The generated images' row, then the comparison rows asked for."""
-    s, quantile = run.settings, run.settings.scores.copy_quantile
+    s = run.settings
     r, target = run.views_of("references"), run.views_of(s.scores.target)
+    own = None
+    if s.scores.membership:
+        samples = run.own_images()
+        own = run.views(samples.key, samples.tensors["images"]).features
+    domain = DomainViews(r, target, own)
 
     def of(row: str, artefact: Artefact) -> dict[str, Any]:
-        scores = score_row(row, run.views(artefact.key, artefact.tensors["images"]), r, target, quantile)
+        # The classifier has been trained on the model's own samples: it cannot judge them.
+        known = row == "base_samples" or (s.method.source == "base" and row == "generated")
+        against = domain._replace(own=None) if known else domain
+        scores = score_row(row, run.views(artefact.key, artefact.tensors["images"]), against, s.scores)
         return {**scores, "images": artefact.key}
 
-    rows = [of("generated", generated)]
+    def floor() -> dict[str, Any]:
+        scores = held_out_row(domain, s.samples, s.scores)
+        return {**scores, "images": f"{run.split.key}/{scores['n']}"}
+
+    first = floor() if generated.latents is None else of("generated", generated.images)
+    rows = [{**first, "row": "generated"}]
     for row in s.scores.rows:
         if row == "held_out":
-            floor = held_out_row(r, target, s.samples, quantile)
-            rows.append({**floor, "images": f"{run.split.key}/{floor['n']}"})
+            rows.append(floor())
         elif row == "replay":
-            rows.append(of(row, run.denoised(references.first(s.samples), s.eta)))
+            rows.append(of(row, run.denoised(run.references.first(s.samples), s.eta)))
         elif row == "standard":
             noise = normal_rows(run.model.shape, s.seed, "candidate", range(s.samples))
+            noise = noise * run.model.schedule.state_std(s.t)
             rows.append(of(row, run.denoised(LatentSet(s.t, noise, list(range(s.samples))), s.eta)))
         else:
-            rows.append(of(row, run.denoised(run.own_latents(s.samples), s.eta)))
+            rows.append(of(row, run.own_images()))
     return rows
 
 
-def reconstruct(run: Run, references: LatentSet, folder: Path) -> dict[str, Any]:
+def reconstruct(run: Run, folder: Path) -> dict[str, Any]:
     """Round trip of the first references at eta 0 and at the chosen eta: mean PSNR and SSIM, and a sheet."""
     s = run.settings
-    count = min(s.scores.reconstructions, len(references.latents))
+    count = min(s.scores.reconstructions, len(run.split.tensors["references"]))
     if count == 0:
         return {}
     originals = run.split.tensors["references"][:count]
@@ -165,15 +234,17 @@ def reconstruct(run: Run, references: LatentSet, folder: Path) -> dict[str, Any]
     for eta in dict.fromkeys((0.0, s.eta)):
         # At the chosen eta the replay row has denoised as many references as there are samples already.
         shared = eta == s.eta and "replay" in s.scores.rows and count <= s.samples
-        chosen = references.first(s.samples if shared else count)
-        images = run.denoised(chosen, eta).tensors["images"][:count]
-        values, similar = psnr(originals, images), ssim(originals, images)
+        made = run.denoised(run.references.first(s.samples if shared else count), eta)
+        images = made.tensors["images"][:count]
+        fidelity = run.stages.fidelity(originals, made).tensors
+        values, similar = fidelity["psnr"], fidelity["ssim"]
         error = float(values.std() / count**0.5) if count > 1 else 0.0
         facts[f"eta{eta:g}"] = {
             "count": count,
             "psnr": float(values.mean()),
             "psnr_standard_error": error,
             "ssim": float(similar.mean()),
+            "images": str(made.folder),
         }
         sets.append((f"eta {eta:g}: PSNR {float(values.mean()):.1f} dB over {count} images", images))
     title = f"{s.domain.name} through {run.model.name}: inverted to t = {s.t:g} and back"
@@ -181,28 +252,71 @@ def reconstruct(run: Run, references: LatentSet, folder: Path) -> dict[str, Any]
     return facts
 
 
-def write_samples(run: Run, generated: Artefact, folder: Path) -> None:
-    """The sheet of uncurated samples, each above its nearest reference."""
+def details(run: Run, generated: Generated, folder: Path) -> dict[str, str | None]:
+    """Folders of what a report shows beyond the numbers; writes the sheet of samples on the way."""
+    s, images = run.settings, generated.images
+    pixels = run.views(images.key, images.tensors["images"]).pixels
+    others = {
+        name: (f"{run.split.key}/{part}", run.views_of(part).pixels)
+        for name, part in (("reference", "references"), ("heldout", s.scores.target))
+    }
+    found = run.stages.nearest(images, pixels, others)
+    index, distance = found.tensors["reference_index"], found.tensors["reference_distance"]
+    sheet = SampleSheet(images.tensors["images"], run.split.tensors["references"][index], distance)
+    samples_sheet(sheet, f"{s.domain.name} from {run.model.name}: {description(s)}", folder / "samples.png")
+    pairs = min(s.scores.paths, len(run.references.latents) // 2)
+    paths = None
+    if pairs:
+        originals = run.split.tensors["references"]
+        paths = run.stages.paths(run.model, run.references, originals, s.solver, pairs, PATH_STEPS)
+    geometry = latent_geometry(run, generated) if s.scores.geometry else None
+    folders = {"split": run.split, "generated": images, "nearest": found, "paths": paths, "geometry": geometry}
+    return {name: str(artefact.folder) if artefact else None for name, artefact in folders.items()}
+
+
+def latent_geometry(run: Run, generated: Generated) -> Artefact | None:
+    """Distances, angles and radius of held-out, own, accepted and rejected latents against the references."""
     s = run.settings
-    how = f"{s.prior.name} prior, {s.tolerances.name}, t {s.t:g}, eta {s.eta:g}"
-    pixels = run.views(generated.key, generated.tensors["images"]).pixels
-    distance, index = nearest(pixels, run.views_of("references").pixels)
-    sheet = SampleSheet(generated.tensors["images"], run.split.tensors["references"][index], distance)
-    samples_sheet(sheet, f"{s.domain.name} from {run.model.name}: {how}", folder / "samples.png")
+    most = s.scores.geometry
+    k = min(s.tolerances.k, len(run.references.latents) - 1)
+    if k < 2:
+        return None
+    heldout = run.split.tensors[s.scores.target][:most]
+    sets = {"heldout": run.stages.inversion(run.model, heldout, s.solver, s.t)[1].latents}
+    sets["own"] = run.own_latents(s.samples).latents[:most]
+    if generated.latents is not None:
+        sets["accepted"] = generated.latents.latents[:most]
+    if generated.prior and generated.selection and not s.tolerances.control:
+        accepted = set(generated.selection.tensors["indices"].tolist())
+        proposals = range(generated.selection.facts["proposals"])
+        refused = [index for index in proposals if index not in accepted][:most]
+        if refused:
+            fitted = restore(generated.prior.facts["kind"], generated.prior.tensors)
+            sets["rejected"] = fitted.sample(refused, s.seed)
+    return run.stages.geometry(run.references, sets, k, s.seed)
+
+
+def description(settings: RunSettings) -> str:
+    """A run's method, mixing step and bandwidth in a few words."""
+    flat = flat_settings(settings, "")
+    what = f"{flat['prior']} prior, {flat['tolerances']}" if flat["prior"] else flat["method"]
+    return f"{what}, t {settings.t:g}, eta {settings.eta:g}"
 
 
 def flat_settings(settings: RunSettings, features: str) -> dict[str, Any]:
     """What tells one point of a sweep from another, flat: columns of the tables, filters of dashboards."""
     plain, solver = settings.plain, settings.solver
+    drawn = settings.method.source == "prior"
     return {
         "domain": settings.domain.name,
         "draw": settings.domain.draw,
         "model": plain["model"]["name"],
+        "method": settings.method.name,
         "t": settings.t,
         "solver": f"{solver.name}/{solver.grid}/{solver.steps}",
         "eta": settings.eta,
-        "prior": plain["prior"]["name"],
-        "tolerances": settings.tolerances.name,
+        "prior": settings.prior_config["name"] if drawn else None,
+        "tolerances": settings.tolerances.name if drawn else None,
         "features": features,
         "target": settings.scores.target,
         "seed": settings.seed,
@@ -210,8 +324,10 @@ def flat_settings(settings: RunSettings, features: str) -> dict[str, Any]:
 
 
 def geometry_of(stages: Stages, t: float) -> dict[str, Any]:
-    """Geometry of the reference latents at ``t``."""
-    inversion = next(artefact for stage, artefact in stages.used if stage == "invert")
+    """Geometry of the reference latents at ``t``; empty where nothing was inverted."""
+    inversion = next((artefact for stage, artefact in stages.used if stage == "invert"), None)
+    if inversion is None:
+        return {}
     return inversion.facts["geometry"][f"{t:g}"]
 
 
@@ -238,10 +354,11 @@ def record_of(results: dict[str, Any], table: pd.DataFrame, group: str, folder: 
     flat = results["settings"]
     scores = {f"{row['row']}/{k}": v for row in results["rows"] for k, v in row.items() if k not in ("row", "images")}
     scores |= {f"geometry/{name}": value["mean"] for name, value in results["geometry"].items()}
-    scores |= {f"psnr/{name}": value["psnr"] for name, value in results["reconstruction"].items()}
-    scores |= {"acceptance": results["selection"]["acceptance"]["share"]}
+    for name in ("psnr", "ssim"):
+        scores |= {f"{name}/{eta}": value[name] for eta, value in results["reconstruction"].items()}
     scores |= {"evaluations": results["evaluations"]["total"]}
-    name = f"{flat['domain']} {flat['prior']} {flat['tolerances']} t{flat['t']:g} eta{flat['eta']:g}"
+    what = f"{flat['prior']} {flat['tolerances']}" if flat["prior"] else flat["method"]
+    name = f"{flat['domain']} {what} t{flat['t']:g} eta{flat['eta']:g} draw{flat['draw']} seed{flat['seed']}"
     pictures = {name: folder / f"{name}.png" for name in ("samples", "reconstructions")}
     return RunRecord(
         group=group,

@@ -7,12 +7,53 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from unseen_diffusion.errors import InputError
+from unseen_diffusion.scores.diversity import vendi_ratio
 from unseen_diffusion.scores.frechet import frechet_distance
-from unseen_diffusion.scores.kernel import kid
+from unseen_diffusion.scores.kernel import kid, permutation_p_value
+from unseen_diffusion.scores.manifold import prdc
+from unseen_diffusion.scores.membership import classifier_share, conformal_share
 from unseen_diffusion.scores.memorisation import copy_rate
 
+
+@dataclass(frozen=True)
+class Metric:
+    """How one score is shown.
+
+    Attributes:
+        title: of its column.
+        better: ``lower``, ``higher``, or empty where neither end is better.
+        kind: ``kid`` (shown in thousandths), ``share`` (in per cent) or ``number``.
+        question: what it answers.
+    """
+
+    title: str
+    better: str
+    kind: str
+    question: str
+
+
+NEAR, NEW, DIVERSE, INSIDE, COST = "near the domain?", "new?", "diverse?", "in the domain?", "at what cost?"
+# Every score of a row, in the order of tables, reports and dashboards.
+METRICS = {
+    "kid_h": Metric("KID-H x1000", "lower", "kid", NEAR),
+    "fid_h": Metric("FID-H", "lower", "number", NEAR),
+    "kid_r": Metric("KID-R x1000", "", "kid", NEW),
+    "fid_r": Metric("FID-R", "", "number", NEW),
+    "copy_rate": Metric("copies", "lower", "share", NEW),
+    "precision": Metric("prec", "higher", "share", INSIDE),
+    "recall": Metric("rec", "higher", "share", DIVERSE),
+    "density": Metric("dens", "higher", "number", INSIDE),
+    "coverage": Metric("cov", "higher", "share", DIVERSE),
+    "vendi": Metric("Vendi", "", "number", DIVERSE),
+    "target_classifier": Metric("cls", "higher", "share", INSIDE),
+    "target_conformal": Metric("conf", "higher", "share", INSIDE),
+    "acceptance": Metric("kept", "", "share", COST),
+    "evaluations_per_image": Metric("evals", "lower", "number", COST),
+    "seconds_per_image": Metric("s", "lower", "number", COST),
+    "psnr": Metric("dB", "higher", "number", NEAR),
+}
 ROWS = ("held_out", "replay", "standard", "base_samples")
-MINIMUM = 4  # images behind any score
+MINIMUM = 4  # images behind any score; more for those of nearest neighbours
 
 
 @dataclass(frozen=True)
@@ -24,12 +65,23 @@ class ScoreSettings:
         rows: comparison rows beside the generated images.
         copy_quantile: share of held-out images that lie as near to the references as a "copy".
         reconstructions: references reconstructed for PSNR and SSIM; 0 for none.
+        permutations: behind the p-value of "KID-H is zero"; 0 for none.
+        membership: score the share that a classifier takes for the target domain rather than the base model's own;
+            it needs samples of the base model.
+        neighbours: k of precision, recall, density, coverage and the conformal share.
+        paths: pairs of references between which images are made; 0 for none.
+        geometry: latents per set whose distances and angles a report shows; 0 for none.
     """
 
     target: str = "heldout"
     rows: Sequence[str] = ROWS
     copy_quantile: float = 0.01
     reconstructions: int = 100
+    permutations: int = 1000
+    membership: bool = True
+    neighbours: int = 5
+    paths: int = 3
+    geometry: int = 100
 
     def __post_init__(self) -> None:
         if self.target not in ("heldout", "validation"):
@@ -38,8 +90,16 @@ class ScoreSettings:
             raise InputError(f"scores.rows={unknown}: choose among {', '.join(ROWS)}")
         if not 0 < self.copy_quantile < 1:
             raise InputError(f"scores.copy_quantile={self.copy_quantile}: give a share between 0 and 1, e.g. 0.01")
-        if self.reconstructions < 0:
-            raise InputError(f"scores.reconstructions={self.reconstructions}: give 0 or more")
+        for name in ("reconstructions", "permutations", "paths", "geometry"):
+            if getattr(self, name) < 0:
+                raise InputError(f"scores.{name}={getattr(self, name)}: give 0 or more")
+        if self.neighbours < 1:
+            raise InputError(f"scores.neighbours={self.neighbours}: give 1 or more")
+
+    @property
+    def minimum(self) -> int:
+        """Images that every scored set must have."""
+        return max(MINIMUM, self.neighbours + 1)
 
 
 class Views(NamedTuple):
@@ -49,31 +109,61 @@ class Views(NamedTuple):
     pixels: Tensor
 
 
-def score_row(row: str, samples: Views, references: Views, target: Views, copy_quantile: float) -> dict[str, Any]:
+class DomainViews(NamedTuple):
+    """What samples are held against: references R, target images H (or V), features of the model's own samples."""
+
+    references: Views
+    target: Views
+    own: Tensor | None = None
+
+
+def score_row(row: str, samples: Views, domain: DomainViews, settings: ScoreSettings) -> dict[str, Any]:
     """Scores of one set of images against the target set H (or V) and the references R.
 
     Copies are judged by pixels: features of a network can be blind to a copy that is slightly blurred.
     """
-    copies = copy_rate(samples.pixels, references.pixels, target.pixels, copy_quantile)
-    return {
+    references, target = domain.references, domain.target
+    copies = copy_rate(samples.pixels, references.pixels, target.pixels, settings.copy_quantile)
+    scores = {
         "row": row,
         "n": len(samples.features),
         **_prefixed("kid_h", asdict(kid(samples.features, target.features))),
+        **_p_value(samples, target, settings.permutations),
         **_prefixed("kid_r", asdict(kid(samples.features, references.features))),
         "fid_h": frechet_distance(samples.features, target.features),
         "fid_r": frechet_distance(samples.features, references.features),
         **_prefixed("copy_rate", {"value": copies.share, "low": copies.low, "high": copies.high}),
+        **prdc(samples.features, target.features, settings.neighbours)._asdict(),
+        "vendi": vendi_ratio(samples.features, target.features).value,
+        **_membership(samples, domain, settings.neighbours),
     }
+    return {name: None if value != value else value for name, value in scores.items()}  # JSON knows no NaN
 
 
-def held_out_row(references: Views, target: Views, count: int, copy_quantile: float) -> dict[str, Any]:
+def _p_value(samples: Views, target: Views, permutations: int) -> dict[str, float]:
+    if permutations == 0:
+        return {}
+    return {"kid_h_p": permutation_p_value(samples.features, target.features, permutations, seed=0)}
+
+
+def _membership(samples: Views, domain: DomainViews, neighbours: int) -> dict[str, float]:
+    """Both target fractions: the classifier's needs the model's own samples, the conformal one does not."""
+    near = conformal_share(samples.features, domain.target.features, neighbours)
+    found = _prefixed("target_conformal", near._asdict())
+    if domain.own is not None:
+        share = classifier_share(samples.features, domain.target.features, domain.own)
+        found |= _prefixed("target_classifier", share._asdict())
+    return found
+
+
+def held_out_row(domain: DomainViews, count: int, settings: ScoreSettings) -> dict[str, Any]:
     """The floor: what real images of the domain score at the same number of images.
 
     Against H the real images are references (they and H never share an image); against R, and for the copy
     rate, they are H itself.
     """
-    real = score_row("held_out", _first(references, count), references, target, copy_quantile)
-    back = score_row("held_out", _first(target, count), references, target, copy_quantile)
+    real = score_row("held_out", _first(domain.references, count), domain, settings)
+    back = score_row("held_out", _first(domain.target, count), domain, settings)
     taken = {key: value for key, value in back.items() if key.startswith(("kid_r", "fid_r", "copy_rate"))}
     return {**real, **taken}
 

@@ -13,13 +13,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from unseen_diffusion.domains.base import Domain, check_sizes, split_pool
 from unseen_diffusion.errors import InputError
+from unseen_diffusion.methods import Method
 from unseen_diffusion.models.analytic import linear_schedule
 from unseen_diffusion.models.base import ModelSpec
-from unseen_diffusion.models.diffusers_unet import check_local_weights, describe
+from unseen_diffusion.models.pipeline import inspect_model
 from unseen_diffusion.priors import Prior, Replay
 from unseen_diffusion.rejection import NoTolerances, Tolerances
 from unseen_diffusion.schedules import CLEAN
-from unseen_diffusion.scoring import MINIMUM, ScoreSettings
+from unseen_diffusion.scoring import ScoreSettings
 from unseen_diffusion.solvers import SolverSettings
 from unseen_diffusion.tracking import Tracker
 
@@ -28,14 +29,18 @@ from unseen_diffusion.tracking import Tracker
 class RunSettings:
     """A checked run: light objects built, heavy ones (model, features) still as their configs.
 
-    ``plain`` is the whole resolved config as plain Python values.
+    ``plain`` is the whole resolved config as plain Python values; ``prior`` and ``tolerances`` are those in
+    use, which a method may bring itself.
     """
 
     plain: dict[str, Any]
     spec: ModelSpec
     domain: Domain
+    method: Method
     prior: Prior
+    prior_config: dict[str, Any]
     tolerances: Tolerances
+    tolerances_config: dict[str, Any]
     solver: SolverSettings
     scores: ScoreSettings
     tracker: Tracker
@@ -110,9 +115,7 @@ def choose_device(name: str) -> torch.device:
 def spec_of(model: dict[str, Any]) -> ModelSpec:
     """Image shape and schedule of a model config, without its weights."""
     if "path" in model:
-        spec = describe(model["path"], model.get("revision"))
-        check_local_weights(model["path"])
-        return spec
+        return inspect_model(**{key: value for key, value in model.items() if key not in ("_target_", "name")})
     for key in ("channels", "size"):
         number({"model": model}, f"model.{key}", 1, math.inf, whole=True)
     return ModelSpec(model["channels"], model["size"], linear_schedule())
@@ -140,7 +143,7 @@ KEYS = {
     "bandwidth": {"eta"},
     "rejection": {"max_proposals", "allow_fewer"},
 }
-TOP = {*KEYS, "model", "domain", "solver", "prior", "tolerances", "scores", "features", "tracking", "paths"}
+TOP = {*KEYS, "model", "domain", "method", "solver", "prior", "tolerances", "scores", "features", "tracking", "paths"}
 TOP |= {"samples", "seed", "batch_size", "device", "progress"}
 WHOLE = ("references", "validation", "heldout", "split_seed", "draw", "steps", "k", "rank", "id_count")
 FILES = ("path", "folder")  # of features: a given file must exist
@@ -158,7 +161,7 @@ def check_keys(plain: dict[str, Any]) -> None:
         raise InputError(f"{unknown[0]}: nothing reads this key; see unseen run --cfg job")
     for group in ("domain", "solver", "tolerances", "prior"):
         for key, value in plain[group].items():
-            if key in WHOLE and value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+            if key in WHOLE and value not in (None, "auto") and (isinstance(value, bool) or not isinstance(value, int)):
                 raise InputError(f"{group}.{key}={value}: give a whole number")
     for key in FILES:
         value = plain["features"].get(key)
@@ -189,20 +192,22 @@ def check(config: DictConfig) -> RunSettings:
 def _check(config: DictConfig) -> RunSettings:
     plain = resolve_plain(config)
     check_keys(plain)
-    samples = int(number(plain, "samples", MINIMUM, math.inf, whole=True))
     eta = number(plain, "bandwidth.eta", 0, 1)
     seed = int(number(plain, "seed", 0, 2**62, whole=True))
     batch_size = int(number(plain, "batch_size", 1, math.inf, whole=True))
     max_proposals = int(number(plain, "rejection.max_proposals", 1, math.inf, whole=True))
-    if max_proposals < samples:
-        raise InputError(f"rejection.max_proposals={max_proposals}: give samples={samples} or more")
     device = choose_device(plain["device"])
     domain: Domain = build(config.domain)
-    prior: Prior = build(config.prior)
-    tolerances: Tolerances = build(config.tolerances)
+    method: Method = build(config.method)
+    prior: Prior = method.prior or build(config.prior)
+    tolerances: Tolerances = method.tolerances or build(config.tolerances)
     solver: SolverSettings = build(config.solver)
     scores: ScoreSettings = build(config.scores)
+    samples = int(number(plain, "samples", scores.minimum, math.inf, whole=True))
+    if max_proposals < samples:
+        raise InputError(f"rejection.max_proposals={max_proposals}: give samples={samples} or more")
     tracker: Tracker = build(config.tracking)
+    tracker.check()
     spec = spec_of(plain["model"])
     top = spec.schedule.timesteps - 1
     t = number(plain, "mixing.t", 0, top)
@@ -216,8 +221,11 @@ def _check(config: DictConfig) -> RunSettings:
         plain=plain,
         spec=spec,
         domain=domain,
+        method=method,
         prior=prior,
+        prior_config=plain["method"].get("prior") or plain["prior"],
         tolerances=tolerances,
+        tolerances_config=plain["method"].get("tolerances") or plain["tolerances"],
         solver=solver,
         scores=scores,
         tracker=tracker,
@@ -260,10 +268,10 @@ def check_references(
             f"domain.references={references}: prior={prior.name} needs {prior.minimum_references} or more; "
             "raise domain.references or choose another prior"
         )
-    if references < MINIMUM:
-        raise InputError(f"domain.references={references}: the scores need {MINIMUM} or more")
-    if counts[scores.target] < MINIMUM:
-        raise InputError(f"domain.{scores.target}={counts[scores.target]}: the scores need {MINIMUM} or more")
+    if references < scores.minimum:
+        raise InputError(f"domain.references={references}: the scores need {scores.minimum} or more")
+    if counts[scores.target] < scores.minimum:
+        raise InputError(f"domain.{scores.target}={counts[scores.target]}: the scores need {scores.minimum} or more")
     if tolerances.control and isinstance(prior, Replay):
         raise InputError(
             "tolerances=random: no control for prior=replay, which draws nothing; choose another of the two"

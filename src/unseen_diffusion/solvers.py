@@ -6,12 +6,13 @@ The deterministic part ends at the node (alpha', sqrt(sigma'^2 - tau^2)), so any
 and the noise is added afterwards: eta means the same for every solver.
 """
 
+import logging
 import math
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -19,77 +20,140 @@ from torch import Tensor
 from tqdm import tqdm
 
 from unseen_diffusion.errors import InputError
-from unseen_diffusion.grids import GRIDS, Grid
-from unseen_diffusion.models.base import DiffusionModel, Prediction
-from unseen_diffusion.schedules import CLEAN, Node
+from unseen_diffusion.grids import GRIDS, Grid, make_grid
+from unseen_diffusion.implicit import ACCELERATIONS, FixedPoint, ImplicitDdim
+from unseen_diffusion.models.base import DiffusionModel
+from unseen_diffusion.schedules import CLEAN, Node, Schedule
 from unseen_diffusion.seeds import generator
+from unseen_diffusion.steppers import (
+    Ddim,
+    DpmSolver2M,
+    HalfCleanEnd,
+    Heun,
+    RungeKutta4,
+    Stepper,
+    Trapezoid,
+    noise_ratio,
+)
 
+log = logging.getLogger(__name__)
 
-@runtime_checkable
-class Stepper(Protocol):
-    """One trajectory of a solver: called once per step, in order; may remember earlier predictions."""
-
-    def __call__(self, model: DiffusionModel, x: Tensor, here: Node, there: Node) -> Tensor: ...
-
-
-def move(prediction: Prediction, there: Node) -> Tensor:
-    """alpha' denoised + sigma' eps: DDIM's deterministic step (Euler in vs)."""
-    return there.alpha * prediction.denoised + there.sigma * prediction.eps
-
-
-class Ddim:
-    """First order: one evaluation a step, at the step's start."""
-
-    def __call__(self, model: DiffusionModel, x: Tensor, here: Node, there: Node) -> Tensor:
-        return move(model.predict(x, here), there)
-
-
-@dataclass
-class DpmSolver2M:
-    """DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095): second order, one evaluation a step, both directions.
-
-    The denoised image is extrapolated linearly in log(alpha / sigma) to the middle of the step; steps from or
-    to the clean end or pure noise, where that coordinate is infinite, are DDIM steps.
-    """
-
-    previous: tuple[Node, Tensor] | None = field(default=None)
-
-    def __call__(self, model: DiffusionModel, x: Tensor, here: Node, there: Node) -> Tensor:
-        prediction = model.predict(x, here)
-        before, self.previous = self.previous, (here, prediction.denoised)
-        if before is None or any(math.isinf(node.log_snr_half) for node in (before[0], here, there)):
-            return move(prediction, there)
-        earlier, denoised_earlier = before
-        ratio = (there.log_snr_half - here.log_snr_half) / (here.log_snr_half - earlier.log_snr_half)
-        denoised = prediction.denoised + 0.5 * ratio * (prediction.denoised - denoised_earlier)
-        return move(Prediction(denoised, (x - here.alpha * denoised) / here.sigma), there)
-
-
-SOLVERS: dict[str, type[Ddim] | type[DpmSolver2M]] = {"ddim": Ddim, "dpmpp_2m": DpmSolver2M}
+SOLVERS: dict[str, Callable[[], Stepper]] = {
+    "ddim": Ddim,
+    "ddim_implicit": ImplicitDdim,
+    "dpmpp_2m": DpmSolver2M,
+    "trapezoid": Trapezoid,
+    "heun": Heun,
+    "rk4": RungeKutta4,
+}
+# Evaluations per interval, and what the end of the trajectory adds to it (it saves where that is negative).
+COSTS = {
+    "ddim": (1, 0),
+    "ddim_implicit": (FixedPoint.iterations, 0),
+    "dpmpp_2m": (1, 0),
+    "trapezoid": (1, 1),
+    "heun": (2, -1),
+    "rk4": (4, -3),
+}
+CLEAN_ENDS = ("full", "half")
 
 
 @dataclass(frozen=True)
 class SolverSettings:
-    """A config of the ``solver`` group: the method, its grid and its network evaluations per direction."""
+    """A config of the ``solver`` group.
+
+    Attributes:
+        name: a key of ``SOLVERS``.
+        grid: one of ``GRIDS``.
+        steps: network evaluations per direction, at most. Methods of several evaluations an interval get fewer
+            intervals instead: heun (steps + 1) / 2, rk4 (steps + 3) / 4, trapezoid steps - 1, rounded down.
+        clean_end: ``full``, DDIM's step between the clean image and the lowest node, or ``half`` of it
+            (``HalfCleanEnd``).
+    """
 
     name: str
     grid: str
     steps: int
+    clean_end: str = "full"
 
     def __post_init__(self) -> None:
-        make_stepper(self.name)
-        if self.grid not in GRIDS:
-            raise InputError(f"solver.grid={self.grid}: choose one of {', '.join(GRIDS)}")
-        if self.steps < 2:
-            raise InputError(f"solver.steps={self.steps}: give 2 or more")
+        for key, value, known in (
+            ("name", self.name, tuple(SOLVERS)),
+            ("grid", self.grid, GRIDS),
+            ("clean_end", self.clean_end, CLEAN_ENDS),
+        ):
+            if value not in known:
+                raise InputError(f"solver.{key}={value}: choose one of {', '.join(known)}")
+        if self.clean_end == "half" and self.name == "ddim_implicit":
+            raise InputError("solver.clean_end=half: ddim_implicit inverts whole DDIM steps only; choose full")
+        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.intervals < 2:
+            least = next(steps for steps in range(2, 10**6) if self.intervals_of(steps) >= 2)
+            raise InputError(f"solver.steps={self.steps}: give {least} or more to {self.name}")
+
+    @property
+    def intervals(self) -> int:
+        """Intervals of the grid: what ``steps`` evaluations pay for."""
+        return self.intervals_of(self.steps)
+
+    def intervals_of(self, steps: int) -> int:
+        """Intervals that ``steps`` evaluations pay for."""
+        each, extra = COSTS[self.name]
+        return (steps - extra) // each
+
+    def make_grid(self, schedule: Schedule, t_top: float, through: Sequence[float] = ()) -> Grid:
+        """The nodes between the clean image and ``t_top`` (see ``grids.make_grid``)."""
+        return make_grid(schedule, self.grid, self.intervals, t_top, through)
+
+    def stepper(self) -> Stepper:
+        """A fresh trajectory of this solver."""
+        stepper = SOLVERS[self.name]()
+        return HalfCleanEnd(stepper) if self.clean_end == "half" else stepper
 
 
-def make_stepper(solver: str) -> Stepper:
-    """A fresh stepper by name.
+@dataclass(frozen=True)
+class ImplicitSettings(SolverSettings):
+    """The implicit inverse of DDIM: ``steps`` evaluations upwards at most, ``steps / iterations`` downwards.
+
+    Attributes:
+        iterations: evaluations of a fixed point at most, per image and step of the inversion.
+        tolerance: relative residual at which an image is done.
+        acceleration: ``anderson``, ``damped`` or ``plain`` (see ``FixedPoint``).
+    """
+
+    iterations: int = 4
+    tolerance: float = 1e-5
+    acceleration: str = "anderson"
+
+    def __post_init__(self) -> None:
+        if self.name != "ddim_implicit":
+            raise InputError(f"solver.name={self.name}: takes no iterations; choose solver={self.name}")
+        if isinstance(self.iterations, bool) or not isinstance(self.iterations, int) or self.iterations < 1:
+            raise InputError(f"solver.iterations={self.iterations}: give a whole number of 1 or more")
+        if not 0 < self.tolerance < 1:
+            raise InputError(f"solver.tolerance={self.tolerance}: give a number between 0 and 1, such as 1e-5")
+        if self.acceleration not in ACCELERATIONS:
+            raise InputError(f"solver.acceleration={self.acceleration}: choose one of {', '.join(ACCELERATIONS)}")
+        super().__post_init__()
+
+    def intervals_of(self, steps: int) -> int:
+        """Intervals that ``steps`` evaluations pay for, all iterations needed."""
+        return steps // self.iterations
+
+    def stepper(self) -> Stepper:
+        """A fresh trajectory of this solver."""
+        return ImplicitDdim(FixedPoint(self.iterations, self.tolerance, self.acceleration))
+
+
+def make_stepper(solver: str | SolverSettings | Stepper) -> Stepper:
+    """A fresh stepper by name or settings; one that exists already is used on.
 
     Raises:
         InputError: unknown solver.
     """
+    if isinstance(solver, SolverSettings):
+        return solver.stepper()
+    if not isinstance(solver, str):
+        return solver
     if solver not in SOLVERS:
         raise InputError(f"solver.name={solver}: choose one of {', '.join(SOLVERS)}")
     return SOLVERS[solver]()
@@ -106,8 +170,7 @@ def split_noise(here: Node, there: Node, eta: float) -> NoiseSplit:
     """tau = eta sigma' sqrt(1 - vs'^2 / vs^2) of a downward step, and what is left of sigma'."""
     if eta == 0 or there.sigma == 0:
         return NoiseSplit(there, 0.0)
-    vs, vs_next = here.sigma / here.alpha if here.alpha else math.inf, there.sigma / there.alpha
-    tau = eta * there.sigma * math.sqrt(max(0.0, 1 - (vs_next / vs) ** 2))
+    tau = eta * there.sigma * math.sqrt(max(0.0, 1 - (noise_ratio(there) / noise_ratio(here)) ** 2))
     return NoiseSplit(there._replace(sigma=math.sqrt(max(0.0, there.sigma**2 - tau**2))), tau)
 
 
@@ -115,7 +178,7 @@ def walk(
     model: DiffusionModel,
     x: Float[Tensor, "b c h w"],
     nodes: Sequence[Node],
-    solver: str,
+    solver: str | SolverSettings | Stepper,
     eta: float = 0.0,
     generators: Sequence[torch.Generator] = (),
 ) -> Iterator[tuple[Node, Float[Tensor, "b c h w"]]]:
@@ -125,7 +188,7 @@ def walk(
         model: the frozen model.
         x: state at ``nodes[0]``.
         nodes: consecutive nodes, upwards or downwards.
-        solver: a key of ``SOLVERS``.
+        solver: a key of ``SOLVERS``, settings, or a fresh stepper.
         eta: 0 deterministic, 1 as noisy as DDPM; only downwards.
         generators: one per image, used where eta > 0.
     """
@@ -144,9 +207,10 @@ def invert(
     images: Float[Tensor, "n c h w"],
     grid: Grid,
     record: Sequence[float],
-    solver: str = "ddim",
+    solver: str | SolverSettings = "ddim",
     batch_size: int = 64,
     progress: bool = False,
+    residuals: list[float] | None = None,
 ) -> dict[float, Float[Tensor, "n c h w"]]:
     """Deterministic inversion: the latents of every recorded mixing step, from one trajectory.
 
@@ -155,9 +219,11 @@ def invert(
         images: in [-1, 1].
         grid: nodes; each recorded step must be one of them (see ``make_grid``'s ``through``).
         record: mixing steps.
-        solver: a key of ``SOLVERS``.
+        solver: a key of ``SOLVERS``, or settings (whose ``grid`` and ``steps`` went into ``grid``).
         batch_size: images per network call; the result does not depend on it, up to float rounding.
         progress: show a progress bar with the time left.
+        residuals: gets the largest relative residual of each batch, where the solver is implicit; what did not
+            converge is also logged as a warning.
 
     Returns:
         Latents by mixing step, float32 on the CPU.
@@ -166,12 +232,17 @@ def invert(
     if missing := [t for t in record if t not in times]:
         raise InputError(f"mixing.record={missing}: not among the nodes of the inversion's grid")
     latents: dict[float, list[Tensor]] = {t: [] for t in record}
+    worst: list[ImplicitDdim] = []
     with _bar("invert", len(images), len(grid.up) - 1, progress) as bar:
         for batch in images.split(batch_size):
-            for node, state in walk(model, batch.to(model.device), grid.up, solver):
+            stepper = make_stepper(solver)
+            for node, state in walk(model, batch.to(model.device), grid.up, stepper):
                 bar.update(len(batch))
                 if node.t in latents:
                     latents[node.t].append(state.float().cpu())
+            if isinstance(stepper, ImplicitDdim):
+                worst.append(stepper)
+    _report(worst, residuals)
     empty = images.new_empty((0, *model.shape))
     return {t: torch.cat(parts) if parts else empty for t, parts in latents.items()}
 
@@ -183,7 +254,7 @@ def denoise(
     eta: float,
     seed: int,
     indices: Sequence[int] | None = None,
-    solver: str = "ddim",
+    solver: str | SolverSettings = "ddim",
     batch_size: int = 64,
     stop: float = CLEAN,
     progress: bool = False,
@@ -198,7 +269,7 @@ def denoise(
         seed: of the added noise.
         indices: one per latent; image i's noise comes from the stream (seed, "denoise", indices[i]) alone.
             By default 0, 1, 2, ...
-        solver: a key of ``SOLVERS``.
+        solver: a key of ``SOLVERS``, or settings (whose ``grid`` and ``steps`` went into ``grid``).
         batch_size: images per network call.
         stop: the node at which to stop; by default the clean image.
         progress: show a progress bar with the time left.
@@ -226,10 +297,23 @@ def denoise(
     return torch.cat(done) if done else latents.new_empty(latents.shape)
 
 
+def _report(steppers: Sequence[ImplicitDdim], residuals: list[float] | None) -> None:
+    """Hands the residuals of implicit steps on, and warns of those that did not fall."""
+    if residuals is not None:
+        residuals += [stepper.residual for stepper in steppers]
+    if diverged := sum(stepper.diverged for stepper in steppers):
+        log.warning(
+            "ddim_implicit: %d fixed points did not converge (largest relative residual %.1e); raise solver.steps, "
+            "or choose solver.acceleration=damped with more solver.iterations",
+            diverged,
+            max(stepper.residual for stepper in steppers),
+        )
+
+
 def _bar(label: str, images: int, steps: int, shown: bool) -> "tqdm[None]":
-    """Progress in network evaluations, with the time left; a line every 20 s where it goes to a file."""
+    """Progress in steps of images, with the time left; a line every 20 s where it goes to a file."""
     every = 0.2 if sys.stderr.isatty() else 20
     steps = images * steps
     return tqdm(
-        total=steps, desc=label, unit="eval", disable=not shown, dynamic_ncols=True, leave=False, mininterval=every
+        total=steps, desc=label, unit="step", disable=not shown, dynamic_ncols=True, leave=False, mininterval=every
     )

@@ -7,7 +7,7 @@ nothing else: neither batch size nor device.
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -17,13 +17,15 @@ from torch import Tensor
 
 from unseen_diffusion.domains.base import Domain, load_split
 from unseen_diffusion.features.base import FeatureExtractor, extract
-from unseen_diffusion.geometry import summarise
+from unseen_diffusion.geometry import CRITERIA, References, draw_references, leave_one_out, statistics, summarise
 from unseen_diffusion.grids import Grid, make_grid
 from unseen_diffusion.images import dequantise, quantise
 from unseen_diffusion.models.base import DiffusionModel, ModelSpec
-from unseen_diffusion.priors import Prior, restore
+from unseen_diffusion.priors import Prior, restore, slerp
 from unseen_diffusion.rejection import Tolerances, select
 from unseen_diffusion.scores.intervals import wilson
+from unseen_diffusion.scores.memorisation import nearest
+from unseen_diffusion.scores.reconstruction import psnr, ssim
 from unseen_diffusion.seeds import normal_rows
 from unseen_diffusion.solvers import SolverSettings, denoise, invert
 from unseen_diffusion.store import Artefact, Store
@@ -102,20 +104,21 @@ class Stages:
     def inversion(
         self,
         model: DiffusionModel,
-        split: Artefact,
+        images: Tensor,
         solver: SolverSettings,
         t: float,
-        record: Sequence[float],
-    ) -> LatentSet:
-        """References -> latents at ``t``; one trajectory serves every step of ``record``."""
+        record: Sequence[float] = (),
+    ) -> tuple[Artefact, LatentSet]:
+        """Images (n, C, H, W) uint8 -> latents at ``t``; one trajectory serves every step of ``record``."""
         times = sorted({float(t), *(float(r) for r in record)})
-        inputs = {"model": model.fingerprint, "images": split.key, "solver": asdict(solver), "record": times}
+        inputs = {"model": model.fingerprint, "images": digest(images), "solver": asdict(solver), "record": times}
 
         def make() -> Made:
             before = model.evaluations
             grid = make_grid(model.schedule, solver.grid, solver.steps, times[-1], times)
-            images = dequantise(split.tensors["references"])
-            latents = invert(model, images, grid, times, solver.name, self.batch_size, self.progress)
+            latents = invert(
+                model, self._states(model, images), grid, times, solver.name, self.batch_size, self.progress
+            )
             facts = {
                 "evaluations": model.evaluations - before,
                 "nodes": [node.t for node in grid.up],
@@ -123,12 +126,28 @@ class Stages:
             }
             return {f"t{s:g}": latents[s] for s in times}, facts
 
-        artefact = self._get("invert", 1, inputs, make)
+        artefact = self._get("invert", 2, inputs, make)
         latents = artefact.tensors[f"t{float(t):g}"]
-        return LatentSet(float(t), latents, list(range(len(latents))))
+        return artefact, LatentSet(float(t), latents, list(range(len(latents))))
+
+    def _states(self, model: DiffusionModel, images: Tensor) -> Tensor:
+        """Images (n, C, H, W) uint8 as clean states of the model: themselves, or their latents."""
+        return model.encode(dequantise(images), self.batch_size)
+
+    def noised(self, model: DiffusionModel, images: Tensor, t: float, count: int, seed: int) -> LatentSet:
+        """The forward process at ``t`` from ``count`` images, in order and from the start when they run out."""
+        node = model.schedule.node(t)
+        x0 = self._states(model, images)[torch.arange(count) % len(images)]
+        eps = normal_rows(model.shape, seed, "noised", range(count))
+        return LatentSet(float(t), node.alpha * x0 + node.sigma * eps, list(range(count)))
+
+    def real(self, images: Tensor) -> Artefact:
+        """Real images as if they had been generated."""
+        return self._get("real", 1, {"images": digest(images)}, lambda: ({"images": images}, {}))
 
     def base_latents(self, model: DiffusionModel, solver: SolverSettings, t: float, count: int, seed: int) -> LatentSet:
-        """The model's own domain at ``t``: N(0, I) at the schedule's end, denoised deterministically to ``t``."""
+        """The model's own domain at ``t``: pure noise at the schedule's end, denoised deterministically to ``t``."""
+        model = model.for_denoising()
         inputs = {
             "model": model.fingerprint,
             "solver": asdict(solver),
@@ -141,6 +160,7 @@ class Stages:
             before = model.evaluations
             grid = make_grid(model.schedule, solver.grid, solver.steps, model.schedule.timesteps - 1, [float(t)])
             noise = normal_rows(model.shape, seed, "base", range(count))
+            noise = noise * model.schedule.state_std(model.schedule.timesteps - 1)
             states = denoise(model, noise, grid, 0.0, seed, None, solver.name, self.batch_size, float(t), self.progress)
             return {"latents": states}, {"evaluations": model.evaluations - before}
 
@@ -209,6 +229,7 @@ class Stages:
         self, model: DiffusionModel, latents: LatentSet, solver: SolverSettings, eta: float, seed: int
     ) -> Artefact:
         """Latents -> images (n, C, H, W) uint8, as they are saved and scored."""
+        model = model.for_denoising()
         inputs = {
             "model": model.fingerprint,
             "latents": latents.key,
@@ -220,7 +241,7 @@ class Stages:
         def make() -> Made:
             before = model.evaluations
             grid: Grid = make_grid(model.schedule, solver.grid, solver.steps, latents.t)
-            images = denoise(
+            states = denoise(
                 model,
                 latents.latents,
                 grid,
@@ -231,7 +252,8 @@ class Stages:
                 self.batch_size,
                 progress=self.progress,
             )
-            return {"images": quantise(images)}, {"evaluations": model.evaluations - before}
+            images = quantise(model.decode(states, self.batch_size))
+            return {"images": images}, {"evaluations": model.evaluations - before}
 
         return self._get("denoise", 1, inputs, make)
 
@@ -243,6 +265,111 @@ class Stages:
             return {"features": extract(extractor, images, device=device)}, {"extractor": extractor.name}
 
         return self._get("features", 1, inputs, make).tensors["features"]
+
+    def fidelity(self, originals: Tensor, made: Artefact) -> Artefact:
+        """Originals (n, C, H, W) uint8 against the first n images of ``made``: tensors psnr (dB) and ssim, (n,)."""
+        inputs = {"originals": digest(originals), "made": made.key}
+
+        def make() -> Made:
+            images = made.tensors["images"][: len(originals)]
+            return {"psnr": psnr(originals, images), "ssim": ssim(originals, images)}, {}
+
+        return self._get("fidelity", 1, inputs, make)
+
+    def nearest(self, samples: Artefact, pixels: Tensor, others: Mapping[str, tuple[str, Tensor]]) -> Artefact:
+        """Nearest neighbours in pixels (L2): tensors NAME_index and NAME_distance (n,) for each of ``others``.
+
+        Args:
+            samples: the images.
+            pixels: theirs, (n, d).
+            others: (key, pixels) of the sets to search, by name.
+        """
+        inputs = {"samples": samples.key, "others": {name: key for name, (key, _) in others.items()}}
+
+        def make() -> Made:
+            tensors = {}
+            for name, (_, candidates) in others.items():
+                tensors[f"{name}_distance"], tensors[f"{name}_index"] = nearest(pixels, candidates)
+            return tensors, {}
+
+        return self._get("nearest", 1, inputs, make)
+
+    def paths(
+        self,
+        model: DiffusionModel,
+        references: LatentSet,
+        images: Tensor,
+        solver: SolverSettings,
+        pairs: int,
+        steps: int,
+    ) -> Artefact:
+        """Images along the way between references 0 and 1, 2 and 3, ...: tensors (pairs, steps, C, H, W) uint8.
+
+        ``slerp`` and ``linear`` run between their latents and are denoised at eta 0; ``data`` blends the images.
+        """
+        model = model.for_denoising()
+        inputs = {
+            "model": model.fingerprint,
+            "latents": references.key,
+            "images": digest(images),
+            "solver": asdict(solver),
+            "pairs": pairs,
+            "steps": steps,
+        }
+
+        def make() -> Made:
+            before = model.evaluations
+            first, second = references.latents[: 2 * pairs : 2], references.latents[1 : 2 * pairs : 2]
+            share = torch.linspace(0, 1, steps)
+            a, b, u = first.repeat_interleave(steps, 0), second.repeat_interleave(steps, 0), share.repeat(pairs)
+            wide = u[:, None, None, None]
+            grid = make_grid(model.schedule, solver.grid, solver.steps, references.t)
+            ways = torch.cat([slerp(a, b, u), (1 - wide) * a + wide * b])
+            made = denoise(model, ways, grid, 0.0, 0, None, solver.name, self.batch_size, progress=self.progress)
+            x0 = dequantise(images)
+            blend = (1 - wide) * x0[: 2 * pairs : 2].repeat_interleave(steps, 0)
+            blend = blend + wide * x0[1 : 2 * pairs : 2].repeat_interleave(steps, 0)
+            shape = (pairs, steps, *images.shape[1:])
+            halves = quantise(model.decode(made, self.batch_size)).reshape(2, *shape)
+            tensors = {"slerp": halves[0].clone(), "linear": halves[1].clone(), "data": quantise(blend).reshape(shape)}
+            facts = {"evaluations": model.evaluations - before, "pairs": [[2 * i, 2 * i + 1] for i in range(pairs)]}
+            return tensors, facts
+
+        return self._get("paths", 1, inputs, make)
+
+    def geometry(self, references: LatentSet, sets: Mapping[str, Tensor], k: int, seed: int) -> Artefact:
+        """Distances, angles and radius of sets of latents: a tensor (m, 4) float64 by name.
+
+        Columns: ``CRITERIA`` against k references drawn for each latent (leave one out for the references
+        themselves), then the L2 norm.
+        """
+        inputs = {
+            "references": references.key,
+            "sets": {name: digest(latents) for name, latents in sets.items()},
+            "k": k,
+            "seed": seed,
+        }
+
+        def make() -> Made:
+            prepared = References.of(references.latents)
+            own = leave_one_out(prepared, k, seed, repeats=1)
+            tensors = {"references": torch.cat([own, _radius(references.latents)], 1)}
+            for name, latents in sets.items():
+                drawn = draw_references(len(prepared), k, seed, range(len(latents)))
+                tensors[name] = torch.cat([statistics(latents, prepared, drawn), _radius(latents)], 1)
+            return tensors, {"columns": [*CRITERIA, "radius"], "k": k}
+
+        return self._get("geometry", 1, inputs, make)
+
+
+def digest(images: Tensor) -> str:
+    """SHA-256, hexadecimal, of a tensor's type, shape and values."""
+    head = f"{images.dtype}{tuple(images.shape)}".encode()
+    return hashlib.sha256(head + images.contiguous().numpy().tobytes()).hexdigest()
+
+
+def _radius(latents: Tensor) -> Tensor:
+    return latents.double().flatten(1).norm(dim=1, keepdim=True)
 
 
 def _geometry(latents: Tensor) -> dict[str, dict[str, float]]:

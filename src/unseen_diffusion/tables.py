@@ -12,14 +12,16 @@ from rich.table import Table
 
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.files import atomic_path, read_json
+from unseen_diffusion.scoring import METRICS
 
 RESULTS = "results.json"
-SCHEMA = 1  # of results.json
+SCHEMA = 2  # of results.json
 INDIFFERENT = ("paths", "tracking", "progress", "batch_size", "device", "rejection")  # change no finished result
 SETTINGS = (
     "domain",
     "draw",
     "model",
+    "method",
     "t",
     "solver",
     "features",
@@ -29,28 +31,35 @@ SETTINGS = (
     "tolerances",
     "prior",
 )
-SHOWN = {
-    "kid_h": "KID-H x1000",
-    "fid_h": "FID-H",
-    "kid_r": "KID-R x1000",
-    "fid_r": "FID-R",
-    "copy_rate": "copies",
-    "acceptance": "kept",
-    "psnr": "dB",
-}
 ROW_LABELS = {
     "held_out": "[real images]",
     "replay": "[replay]",
     "standard": "[N(0, I)]",
     "base_samples": "[base samples]",
 }
-NARROW = ("KID-R x1000", "FID-R", "dB", "FID-H")  # left out of a narrow terminal's table, in this order
+# Left out of a narrow terminal's table, in this order.
+NARROW = (
+    "seconds_per_image",
+    "evaluations_per_image",
+    "density",
+    "recall",
+    "kid_r",
+    "fid_r",
+    "psnr",
+    "precision",
+    "fid_h",
+    "target_conformal",
+    "coverage",
+    "target_classifier",
+    "vendi",
+)
+LABELLED = ("prior", "method")  # shown as the row's name
 # Settings that do not touch a comparison row, and are not shown in its line.
 FREE = {
-    "held_out": ("model", "t", "solver", "seed", "eta", "tolerances", "prior"),
-    "replay": ("tolerances", "prior"),
-    "standard": ("tolerances", "prior"),
-    "base_samples": ("tolerances", "prior"),
+    "held_out": ("model", "method", "t", "solver", "seed", "eta", "tolerances", "prior"),
+    "replay": ("method", "tolerances", "prior"),
+    "standard": ("method", "tolerances", "prior"),
+    "base_samples": ("method", "tolerances", "prior"),
     "generated": (),
 }
 
@@ -133,15 +142,17 @@ def compact(table: pd.DataFrame) -> pd.DataFrame:
     generated = table[own]
     settings = [*SETTINGS, *(name for name in table if "." in str(name))]
     settings += ["samples"] if "samples" in table else []
-    varying = [name for name in settings if generated[name].nunique(dropna=False) > 1 and name != "prior"]
-    text = pd.DataFrame({"images": table["prior"].where(own, table["row"].map(ROW_LABELS))})
+    varying = [name for name in settings if generated[name].nunique(dropna=False) > 1 and name not in LABELLED]
+    # A run of the full method is known by its prior, a baseline by its name.
+    made = table["prior"].where((table["method"] == "full") | own.eq(False), table["method"])
+    text = pd.DataFrame({"images": made.where(own, table["row"].map(ROW_LABELS))})
     for name in varying:
         text[name] = table[name].map(_setting)
     if table["n"].nunique() > 1:
         text["n"] = table["n"]
-    for name, title in SHOWN.items():
+    for name, metric in METRICS.items():
         if name in table:
-            text[title] = [_score(name, line) for line in table.to_dict("records")]
+            text[metric.title] = [_score(name, line) for line in table.to_dict("records")]
     order = table.assign(own=own).sort_values([*_grouping(varying), "own", "kid_h"]).index
     return text.loc[order].reset_index(drop=True)
 
@@ -161,13 +172,29 @@ def _score(name: str, line: Mapping[Hashable, Any]) -> str:
     value = line.get(name)
     if value is None or value != value:
         return ""
-    if name in ("kid_h", "kid_r"):
-        half = (line[f"{name}_high"] - line[f"{name}_low"]) / 2
-        digits = 0 if abs(value) >= 0.1 else 1
-        return f"{1000 * value:.{digits}f}±{1000 * half:.{digits}f}"
-    if name in ("copy_rate", "acceptance"):
+    if METRICS[name].kind == "kid":
+        return plus_minus(name, value, (line[f"{name}_high"] - line[f"{name}_low"]) / 2)
+    return as_text(name, value)
+
+
+def as_text(name: str, value: float) -> str:
+    """A score of ``METRICS`` as people read it: KID in thousandths, shares in per cent."""
+    kind = METRICS[name].kind
+    if kind == "kid":
+        return f"{1000 * value:.{0 if abs(value) >= 0.1 else 1}f}"
+    if kind == "share":
         return f"{100 * value:.1f}%"
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def plus_minus(name: str, value: float, half: float) -> str:
+    """A score with half the width of its interval, at the same number of digits."""
+    kind, text = METRICS[name].kind, as_text(name, value)
+    if half != half:
+        return text
+    scale = {"kid": 1000, "share": 100}.get(kind, 1)
+    digits = len(text.rstrip("%").partition(".")[2])
+    return f"{text.rstrip('%')}±{scale * half:.{digits}f}{'%' * text.endswith('%')}"
 
 
 def caption(table: pd.DataFrame) -> str:
@@ -177,6 +204,8 @@ def caption(table: pd.DataFrame) -> str:
     return (
         f"KID and FID: {first['features']} features, lower is better, ± half a 95% jackknife interval. "
         f"H: {against} images, R: references. copies: nearer to R in pixels than 1% of H is. "
+        "prec to conf: precision, recall, density, coverage (k nearest in H), Vendi score over that of H, share taken "
+        "for the domain by a classifier and by nearest neighbours. "
         "kept: share of candidates within the tolerances. dB: PSNR of references inverted and denoised. "
         "[real images]: the floor; [replay]: the references back from their latents, the cheat; "
         "[base samples]: what the model makes of its own."
@@ -186,27 +215,32 @@ def caption(table: pd.DataFrame) -> str:
 def print_table(table: pd.DataFrame, title: str, console: Console | None = None) -> None:
     """Prints the compact table; it fits 80 characters for a sweep over two settings."""
     console = console or Console()
+    text = compact(table)
+    for name in NARROW:
+        if width(text) > console.width:
+            text = text.drop(columns=METRICS[name].title, errors="ignore")
+    print_frame(text, title, caption(table), console)
+
+
+def print_frame(text: pd.DataFrame, title: str, below: str, console: Console) -> None:
+    """Prints a table of text with a title above and a caption below; names on the left, numbers on the right."""
     view = Table(
         title=title,
-        caption=escape(caption(table)),
+        caption=escape(below),
         title_justify="left",
         caption_justify="left",
         box=None,
         padding=(0, 1, 0, 0),
     )
-    text = compact(table)
-    for name in NARROW:
-        if _width(text) > console.width:
-            text = text.drop(columns=name, errors="ignore")
     for column in text.columns:
-        view.add_column(str(column), justify="left" if column == "images" else "right", no_wrap=True)
+        view.add_column(str(column), justify="left" if column in ("images", "method") else "right", no_wrap=True)
     for line in text.itertuples(index=False):
         view.add_row(*(escape(str(value)) for value in line))
     console.print(view)
 
 
-def _width(text: pd.DataFrame) -> int:
-    """Characters that the table takes in a terminal, a space behind each column."""
+def width(text: pd.DataFrame) -> int:
+    """Characters that a table of text takes in a terminal, a space behind each column."""
     return sum(1 + max(len(str(value)) for value in [name, *text[name]]) for name in text)
 
 
@@ -216,10 +250,19 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
     Raises:
         InputError: another suffix.
     """
+    write_frame(table, compact(table), path)
+
+
+def write_frame(full: pd.DataFrame, text: pd.DataFrame, path: Path) -> None:
+    """Writes ``full`` as .csv, or ``text`` as .md or .tex.
+
+    Raises:
+        InputError: another suffix.
+    """
     writers = {
-        ".csv": lambda: table.to_csv(index=False),
-        ".md": lambda: compact(table).to_markdown(index=False) + "\n",
-        ".tex": lambda: compact(table).rename(columns=_tex).map(_tex).to_latex(index=False),
+        ".csv": lambda: full.to_csv(index=False),
+        ".md": lambda: text.to_markdown(index=False) + "\n",
+        ".tex": lambda: text.rename(columns=_tex).map(_tex).to_latex(index=False),
     }
     if path.suffix not in writers:
         raise InputError(f"{path}: unknown suffix; choose .csv, .md or .tex")

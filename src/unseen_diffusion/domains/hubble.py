@@ -74,12 +74,16 @@ class Hubble(Domain):
     def _boxes(self, shape: tuple[int, int]) -> NDArray[np.int64]:
         """(n, 4) boxes of the brightest sources that lie inside the picture and in no brighter one's core."""
         boxes: list[tuple[int, int, int, int]] = []
-        cores: list[tuple[float, float, float]] = []
-        for found in detect():
+        sources = detect()
+        centres, cores = np.empty((len(sources), 2)), np.empty(len(sources))
+        kept = 0
+        for found in sources:
             half = float(np.clip(self.margin * found.extent + 1, self.smallest / 2, self.largest / 2))
-            if any(max(abs(found.row - y), abs(found.column - x)) < core for y, x, core in cores):
+            away = np.abs(centres[:kept] - (found.row, found.column)).max(axis=1, initial=0)
+            if (away < cores[:kept]).any():
                 continue
-            cores.append((found.row, found.column, CORE * half))
+            centres[kept], cores[kept] = (found.row, found.column), CORE * half
+            kept += 1
             width = round(2 * half)
             top, left = round(found.row - width / 2), round(found.column - width / 2)
             if top >= 0 and left >= 0 and top + width <= shape[0] and left + width <= shape[1]:

@@ -2,6 +2,6 @@
 
 from unseen_diffusion.models.analytic import GaussianModel
 from unseen_diffusion.models.base import DiffusionModel, Prediction
-from unseen_diffusion.models.diffusers_unet import DiffusersModel
+from unseen_diffusion.models.pipeline import DiffusersModel
 
 __all__ = ["DiffusersModel", "DiffusionModel", "GaussianModel", "Prediction"]

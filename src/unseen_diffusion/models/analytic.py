@@ -47,8 +47,10 @@ class GaussianModel(DiffusionModel):
         self.spec = ModelSpec(channels, size, schedule)
         self.device = mean.device
         digest = hashlib.sha256()
-        for tensor in (mean, basis, variances, schedule.alphas_cumprod):
+        for tensor in (mean, basis, variances, schedule.table):
             digest.update(b"none" if tensor is None else tensor.cpu().numpy().tobytes())
+        if schedule.kind != "vp":
+            digest.update(schedule.kind.encode())
         self.fingerprint = digest.hexdigest()
 
     def _scale(self, x: Tensor, factors: Tensor) -> Tensor:

@@ -19,19 +19,34 @@ class Prediction(NamedTuple):
 
 
 class ModelSpec(NamedTuple):
-    """What can be known of a model before its weights are read."""
+    """What can be known of a model before its weights are read.
+
+    Attributes:
+        channels: of the images.
+        size: of the images, height and width in pixels.
+        schedule: the noise schedule.
+        latent_shape: (C, H, W) of the states where an autoencoder stands before the diffusion, else None.
+    """
 
     channels: int
     size: int
     schedule: Schedule
+    latent_shape: tuple[int, int, int] | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the diffusion's states."""
+        return self.latent_shape or (self.channels, self.size, self.size)
 
 
 class DiffusionModel(ABC):
-    """A frozen model on images in [-1, 1].
+    """A frozen model of images in [-1, 1].
+
+    Images enter by ``encode`` and leave by ``decode``; between them are the states that are noised and denoised.
 
     Attributes:
         name: for tables.
-        spec: image channels and size, and the noise schedule.
+        spec: image channels and size, the noise schedule and the shape of the states.
         fingerprint: SHA-256 of all that determines the network's output.
         device: where the network lives; states may come from anywhere.
         evaluations: network evaluations so far, one per image and call.
@@ -52,8 +67,20 @@ class DiffusionModel(ABC):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of an image and of a latent."""
-        return (self.spec.channels, self.spec.size, self.spec.size)
+        """(C, H, W) of a state, and so of a latent."""
+        return self.spec.shape
+
+    def encode(self, images: Float[Tensor, "n c h w"], batch_size: int = 64) -> Float[Tensor, "n c2 h2 w2"]:
+        """Images in [-1, 1] -> clean states, deterministically; by default the images themselves."""
+        return images
+
+    def decode(self, states: Float[Tensor, "n c2 h2 w2"], batch_size: int = 64) -> Float[Tensor, "n c h w"]:
+        """Clean states -> images around [-1, 1], unclamped; by default the states themselves."""
+        return states
+
+    def for_denoising(self) -> "DiffusionModel":
+        """The model to denoise with: this one, unless it guides its denoising."""
+        return self
 
     @torch.inference_mode()
     def predict(self, x: Float[Tensor, "b c h w"], node: Node) -> Prediction:

@@ -38,8 +38,11 @@ def build_unet(
     )
 
 
-def unet_forward(unet: nn.Module, x: Tensor, t: Tensor, factor: int) -> Tensor:
-    """Network output in image layout: x (B, C, H, W), t (B,) fractional timesteps -> (B, C', H, W)."""
+def unet_forward(unet: nn.Module, x: Tensor, t: Tensor, factor: int, **condition: Tensor) -> Tensor:
+    """Network output in image layout: x (B, C, H, W), t (B,) fractional timesteps -> (B, C', H, W).
+
+    ``condition`` holds further inputs by their names, such as class_labels (B,).
+    """
     if factor == 1:
-        return unet(x, t, return_dict=False)[0]
-    return pixel_shuffle(unet(pixel_unshuffle(x, factor), t, return_dict=False)[0], factor)
+        return unet(x, timestep=t, return_dict=False, **condition)[0]
+    return pixel_shuffle(unet(pixel_unshuffle(x, factor), timestep=t, return_dict=False, **condition)[0], factor)

@@ -21,42 +21,62 @@ _BATCH = 4096
 
 @dataclass(frozen=True)
 class FeatureStatistics:
-    """Count, mean (d,) and scatter sum_i (x_i - mean)(x_i - mean)^T (d, d), float64: constant memory in N."""
+    """Moments of any number of images in constant memory, float64.
+
+    The mean is kept as its difference from an image of the set: far from the origin a mean alone would lose with
+    every batch the digits that the distance of two sets needs.
+
+    Attributes:
+        count: images.
+        origin: the first image, or any fixed point near the images (d,).
+        offset: mean of the images minus ``origin`` (d,).
+        scatter: sum_i (x_i - mean)(x_i - mean)^T (d, d).
+    """
 
     count: int
-    mean: Tensor
+    origin: Tensor
+    offset: Tensor
     scatter: Tensor
 
-    @classmethod
-    def empty(cls, dimension: int) -> "FeatureStatistics":
-        """Statistics of no images."""
-        zeros = torch.zeros(dimension, dimension, dtype=torch.float64)
-        return cls(0, zeros.new_zeros(dimension), zeros)
+    @property
+    def mean(self) -> Tensor:
+        """Mean of the images (d,)."""
+        return self.origin + self.offset
 
     @classmethod
     def of(cls, batches: Iterable[Tensor]) -> "FeatureStatistics":
         """Statistics of all images in an iterable of feature batches (n, d).
 
         Raises:
-            InputError: there is no batch, or ``update`` refuses one.
+            InputError: there is no batch, one is empty or not finite, or the dimensions differ.
         """
         statistics: FeatureStatistics | None = None
         for batch in batches:
-            statistics = (statistics or cls.empty(batch.shape[-1])).update(batch)
+            statistics = cls.of_batch(batch) if statistics is None else statistics.update(batch)
         if statistics is None:
             raise InputError("no features: statistics need at least one batch")
         return statistics
+
+    @classmethod
+    def of_batch(cls, features: Tensor) -> "FeatureStatistics":
+        """Statistics of one batch (n, d).
+
+        Raises:
+            InputError: no features, or features that are not finite.
+        """
+        features = as_features(features, "the batch", 1)
+        relative = features - features[0]
+        offset = relative.mean(0)
+        centred = relative - offset
+        return cls(len(features), features[0].clone(), offset, centred.T @ centred)
 
     def update(self, features: Tensor) -> "FeatureStatistics":
         """These statistics with a batch (n, d) added.
 
         Raises:
-            InputError: features that are not finite, or of another dimension.
+            InputError: no features, features that are not finite, or of another dimension.
         """
-        features = as_features(features, "the batch", 1)
-        mean = features.mean(0)
-        centred = features - mean
-        return self.merge(FeatureStatistics(len(features), mean, centred.T @ centred))
+        return self.merge(FeatureStatistics.of_batch(features))
 
     def merge(self, other: "FeatureStatistics") -> "FeatureStatistics":
         """Statistics of the union, by the pairwise update of Chan, Golub and LeVeque 1979 (no cancellation).
@@ -64,19 +84,16 @@ class FeatureStatistics:
         Raises:
             InputError: the dimensions differ.
         """
-        if len(self.mean) != len(other.mean):
+        if len(self.origin) != len(other.origin):
             raise InputError(
-                f"statistics of {len(self.mean)} and of {len(other.mean)} dimensions do not merge; "
+                f"statistics of {len(self.origin)} and of {len(other.origin)} dimensions do not merge; "
                 "extract all images with the same extractor"
             )
         count = self.count + other.count
-        if count == 0:
-            return self
-        shift = other.mean - self.mean
+        shift = _shift(other, self)
         between = torch.outer(shift, shift) * (self.count * other.count / count)
-        return FeatureStatistics(
-            count, self.mean + shift * (other.count / count), self.scatter + other.scatter + between
-        )
+        offset = self.offset + shift * (other.count / count)
+        return FeatureStatistics(count, self.origin, offset, self.scatter + other.scatter + between)
 
     def factor(self) -> Tensor:
         """F (d, d) with F^T F the unbiased covariance, from its eigenvectors.
@@ -98,7 +115,8 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
         InputError: fewer than 2 images, differing dimensions, or features that are not finite.
     """
     x, y = as_pair(x, y, ("the first set", "the second set"), 2)
-    return _distance(*_mean_and_factor(x), *_mean_and_factor(y))
+    (offset_x, factor_x), (offset_y, factor_y) = (_offset_and_factor(features, y[0]) for features in (x, y))
+    return _distance(offset_x - offset_y, factor_x, factor_y)
 
 
 def frechet_from_statistics(x: FeatureStatistics, y: FeatureStatistics) -> float:
@@ -110,27 +128,32 @@ def frechet_from_statistics(x: FeatureStatistics, y: FeatureStatistics) -> float
     for statistics in (x, y):
         if statistics.count < 2:
             raise InputError(f"statistics of {statistics.count} image(s): this score needs at least 2")
-    if len(x.mean) != len(y.mean):
+    if len(x.origin) != len(y.origin):
         raise InputError(
-            f"statistics of {len(x.mean)} and of {len(y.mean)} dimensions; use the same extractor for both"
+            f"statistics of {len(x.origin)} and of {len(y.origin)} dimensions; use the same extractor for both"
         )
-    return _distance(x.mean, x.factor(), y.mean, y.factor())
+    return _distance(_shift(x, y), x.factor(), y.factor())
 
 
-def _mean_and_factor(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (d,) and F (k, d), k <= d, with F^T F the unbiased covariance of float64 features (N, d)."""
+def _shift(x: FeatureStatistics, y: FeatureStatistics) -> Tensor:
+    """Difference of the means (d,), to the rounding of their distance from each other."""
+    return (x.origin - y.origin) + (x.offset - y.offset)
+
+
+def _offset_and_factor(x: Tensor, origin: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean minus origin (d,) and F (k, d), k <= d, with F^T F the unbiased covariance of features (N, d)."""
     if len(x) > EXACT_COUNT:
         statistics = FeatureStatistics.of(x.split(_BATCH))
-        return statistics.mean, statistics.factor()
-    mean = x.mean(0)
-    centred = (x - mean) / sqrt(len(x) - 1)
+        return statistics.origin - origin + statistics.offset, statistics.factor()
+    relative = x - origin
+    offset = relative.mean(0)
+    centred = (relative - offset) / sqrt(len(x) - 1)
     if len(x) > x.shape[1]:  # the triangle of the QR decomposition is a smaller factor of the same covariance
         centred = torch.linalg.qr(centred, mode="r").R
-    return mean, centred
+    return offset, centred
 
 
-def _distance(mean_x: Tensor, factor_x: Tensor, mean_y: Tensor, factor_y: Tensor) -> float:
-    shift = (mean_x - mean_y).square().sum()
+def _distance(shift: Tensor, factor_x: Tensor, factor_y: Tensor) -> float:
     traces = factor_x.square().sum() + factor_y.square().sum()
     overlap = torch.linalg.svdvals(factor_x @ factor_y.T).sum()
-    return max(0.0, float(shift + traces - 2 * overlap))
+    return max(0.0, float(shift.square().sum() + traces - 2 * overlap))

@@ -5,6 +5,8 @@ from torch import Tensor
 
 from unseen_diffusion.errors import InputError
 
+_ENTRIES = 1 << 22  # of a pairwise matrix in memory at a time: 32 MB of float64
+
 
 def as_features(features: Tensor, name: str, minimum: int) -> Tensor:
     """Checks features (N, d) of any real dtype and returns them as float64 on the CPU.
@@ -39,3 +41,16 @@ def as_pair(x: Tensor, y: Tensor, names: tuple[str, str], minimum: int) -> tuple
             "extract both with the same extractor"
         )
     return x, y
+
+
+def rows_at_a_time(block: int | None, columns: int) -> int:
+    """Rows of a pairwise matrix in memory at a time: ``block``, or as many as 32 MB hold where it is None.
+
+    Raises:
+        InputError: ``block`` below 1.
+    """
+    if block is None:
+        return max(1, _ENTRIES // columns)
+    if block < 1:
+        raise InputError(f"block={block}: give a number of rows of 1 or more")
+    return block

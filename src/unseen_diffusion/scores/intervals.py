@@ -1,8 +1,11 @@
-"""Shares of a count, with their intervals."""
+"""Intervals: for shares of a count, for means over draws; and the correction for several tests at once."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
-from statistics import NormalDist
+from math import isfinite, sqrt
+from statistics import NormalDist, fmean, stdev
+
+from scipy.special import stdtr, stdtrit
 
 from unseen_diffusion.errors import InputError
 
@@ -51,3 +54,82 @@ def wilson(count: int, total: int, level: float = 0.95) -> Proportion:
     low = 0.0 if count == 0 else centre - half
     high = 1.0 if count == total else centre + half
     return Proportion(count, total, share, low, high)
+
+
+@dataclass(frozen=True)
+class MeanInterval:
+    """Mean of ``count`` independent values, its standard error, bounds, and the p-value of a mean of zero."""
+
+    mean: float
+    standard_error: float
+    low: float
+    high: float
+    p_value: float
+    count: int
+
+
+def t_interval(values: Sequence[float], level: float = 0.95) -> MeanInterval:
+    """Student's interval for the mean of independent values, e.g. one score per reference draw.
+
+    The p-value is that of the two-sided t test of a mean of zero. Where all values are equal the interval is a
+    point, and the p-value 1 (all zero) or 0.
+
+    Args:
+        values: one per independent repetition, at least 2.
+        level: two-sided confidence level in (0, 1).
+
+    Raises:
+        InputError: fewer than 2 values, one that is not finite, or a level outside (0, 1).
+    """
+    normal_quantile(level)  # refuses the level
+    count = len(values)
+    if count < 2:
+        raise InputError(f"{count} value{'s' * (count != 1)}: an interval needs at least 2 independent draws")
+    if not all(isfinite(value) for value in values):
+        raise InputError(f"values {[float(value) for value in values if not isfinite(value)]}: give finite scores")
+    average, error = fmean(values), stdev(values) / sqrt(count)
+    half = float(stdtrit(count - 1, (1 + level) / 2)) * error
+    return MeanInterval(average, error, average - half, average + half, _t_test(average, error, count), count)
+
+
+def _t_test(average: float, error: float, count: int) -> float:
+    """Two-sided p-value of a mean of zero."""
+    if error == 0:
+        return 1.0 if average == 0 else 0.0
+    return 2 * float(stdtr(count - 1, -abs(average) / error))
+
+
+def paired_difference(a: Sequence[float], b: Sequence[float], level: float = 0.95) -> MeanInterval:
+    """Student's interval and test for the mean of a - b over draws that both methods share.
+
+    Args:
+        a: scores of one method, one per draw.
+        b: scores of the other on the same draws, in the same order.
+        level: two-sided confidence level in (0, 1).
+
+    Raises:
+        InputError: differing numbers of draws, or ``t_interval`` refuses the differences.
+    """
+    if len(a) != len(b):
+        raise InputError(f"{len(a)} and {len(b)} values: a paired difference needs the same draws on both sides")
+    return t_interval([first - second for first, second in zip(a, b, strict=True)], level)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm 1979: p-values adjusted for their number, in the order given; reject those up to the level.
+
+    The i-th smallest of m is multiplied by m - i + 1, made non-decreasing along that order, and cut at 1.
+
+    Raises:
+        InputError: no p-values, or one outside [0, 1].
+    """
+    if not p_values:
+        raise InputError("no p-values: a correction needs at least one")
+    if broken := [float(p) for p in p_values if not 0 <= p <= 1]:
+        raise InputError(f"p-values {broken}: give numbers between 0 and 1")
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * float(p_values[index])))
+        adjusted[index] = highest
+    return adjusted

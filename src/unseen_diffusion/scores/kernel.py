@@ -8,17 +8,17 @@ negative.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import sqrt
+from statistics import NormalDist
 
 import torch
 from torch import Tensor
 
 from unseen_diffusion.errors import InputError
-from unseen_diffusion.scores.inputs import as_pair
+from unseen_diffusion.scores.inputs import as_pair, rows_at_a_time
 from unseen_diffusion.scores.intervals import normal_quantile
 from unseen_diffusion.seeds import generator
 
 _NAMES = ("the first set", "the second set")
-_BLOCK = 1024
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,18 @@ class KernelDistance:
     high: float
 
 
-def kid(x: Tensor, y: Tensor, block: int = _BLOCK) -> KernelDistance:
+@dataclass(frozen=True)
+class KernelDifference:
+    """Difference of two KIDs to the same images, its jackknife error, a normal 95% interval and p-value of zero."""
+
+    value: float
+    standard_error: float
+    low: float
+    high: float
+    p_value: float
+
+
+def kid(x: Tensor, y: Tensor, block: int | None = None) -> KernelDistance:
     """Unbiased MMD^2 between features x (N, d) and y (M, d) over all pairs, with a jackknife interval.
 
     The jackknife leaves out one image at a time, x and y apart; each replicate follows from the sums of the
@@ -41,26 +52,47 @@ def kid(x: Tensor, y: Tensor, block: int = _BLOCK) -> KernelDistance:
     Args:
         x: features (N, d), N >= 3.
         y: features (M, d), M >= 3.
-        block: rows of the kernel in memory at a time; no result depends on it.
+        block: rows of the kernel in memory at a time; no result depends on it. None takes 32 MB of them.
 
     Raises:
         InputError: fewer than 3 images, differing dimensions, or features that are not finite.
     """
     x, y = as_pair(x, y, _NAMES, 3)
-    rows_xx, rows_yy = _row_sums(x, x, block), _row_sums(y, y, block)
-    rows_xy, rows_yx = _row_sums(x, y, block), _row_sums(y, x, block)
-    n, m = len(x), len(y)
-    xx, yy, xy = rows_xx.sum(), rows_yy.sum(), rows_xy.sum()
-    value = _mmd(xx, yy, xy, n, m)
-    without_x = _mmd(xx - 2 * rows_xx, yy, xy - rows_xy, n - 1, m)
-    without_y = _mmd(xx, yy - 2 * rows_yy, xy - rows_yx, n, m - 1)
-    variance = _jackknife_variance(without_x) + _jackknife_variance(without_y)
+    value, without_x, without_y = _leave_one_out(x, y, _row_sums(y, block), block)
+    error = sqrt(_jackknife_variance(without_x) + _jackknife_variance(without_y))
+    half = normal_quantile(0.95) * error
+    return KernelDistance(value, error, value - half, value + half)
+
+
+def kid_difference(a: Tensor, b: Tensor, target: Tensor, block: int | None = None) -> KernelDifference:
+    """KID(a, H) - KID(b, H) of two methods against the same images H, with a paired jackknife interval.
+
+    The jackknife leaves out one image of a, of b, or of H at a time; an image of H leaves both terms at once, so
+    that what the two distances owe to the same H cancels. Samples of a and b count as independent.
+
+    Args:
+        a: features of one method's samples (N, d), N >= 3.
+        b: features of the other's (K, d), K >= 3.
+        target: features of H (M, d), M >= 3.
+        block: rows of the kernel in memory at a time; no result depends on it.
+
+    Raises:
+        InputError: fewer than 3 images, differing dimensions, or features that are not finite.
+    """
+    a, target = as_pair(a, target, ("the first samples", "the target images"), 3)
+    b, target = as_pair(b, target, ("the second samples", "the target images"), 3)
+    rows = _row_sums(target, block)
+    value_a, without_a, target_a = _leave_one_out(a, target, rows, block)
+    value_b, without_b, target_b = _leave_one_out(b, target, rows, block)
+    value = value_a - value_b
+    variance = sum(_jackknife_variance(replicates) for replicates in (without_a, without_b, target_a - target_b))
     error = sqrt(variance)
     half = normal_quantile(0.95) * error
-    return KernelDistance(float(value), error, float(value) - half, float(value) + half)
+    p_value = 2 * NormalDist().cdf(-abs(value) / error) if error > 0 else float(value == 0)
+    return KernelDifference(value, error, value - half, value + half, p_value)
 
 
-def permutation_p_value(x: Tensor, y: Tensor, permutations: int, seed: int, block: int = _BLOCK) -> float:
+def permutation_p_value(x: Tensor, y: Tensor, permutations: int, seed: int, block: int | None = None) -> float:
     """P-value of "x and y have the same distribution": the share of relabelled sets at least as far apart.
 
     The observed labelling counts as one of the permutations, so the value lies in [1 / (permutations + 1), 1]
@@ -95,21 +127,34 @@ def permutation_p_value(x: Tensor, y: Tensor, permutations: int, seed: int, bloc
     return int((values >= tied).sum()) / (permutations + 1)
 
 
-def _kernel_blocks(x: Tensor, y: Tensor, block: int) -> Iterator[tuple[int, Tensor]]:
+def _leave_one_out(x: Tensor, y: Tensor, rows_yy: Tensor, block: int | None) -> tuple[float, Tensor, Tensor]:
+    """MMD^2 of x (N, d) and y (M, d), and its values without each image of x (N,) and of y (M,)."""
+    rows_xx, rows_xy, rows_yx = _row_sums(x, block), [], torch.zeros(len(y), dtype=x.dtype)
+    for _, kernel in _kernel_blocks(x, y, block):
+        rows_xy.append(kernel.sum(1))
+        rows_yx += kernel.sum(0)
+    across = torch.cat(rows_xy)
+    n, m = len(x), len(y)
+    xx, yy, xy = rows_xx.sum(), rows_yy.sum(), across.sum()
+    without_x = _mmd(xx - 2 * rows_xx, yy, xy - across, n - 1, m)
+    without_y = _mmd(xx, yy - 2 * rows_yy, xy - rows_yx, n, m - 1)
+    return float(_mmd(xx, yy, xy, n, m)), without_x, without_y
+
+
+def _kernel_blocks(x: Tensor, y: Tensor, block: int | None) -> Iterator[tuple[int, Tensor]]:
     """(first row, k(x_rows, y)) block by block; the diagonal is zero where ``y`` is ``x``."""
-    if block < 1:
-        raise InputError(f"block={block}: give a number of rows of 1 or more")
-    for start in range(0, len(x), block):
-        inner = x[start : start + block] @ y.T / x.shape[1] + 1
-        kernel = inner * inner * inner
+    size = rows_at_a_time(block, len(y))
+    for start in range(0, len(x), size):
+        inner = (x[start : start + size] @ y.T).div_(x.shape[1]).add_(1)
+        kernel = inner.pow(3)
         if y is x:
             kernel.diagonal(start).zero_()
         yield start, kernel
 
 
-def _row_sums(x: Tensor, y: Tensor, block: int) -> Tensor:
-    """Sums over y of k(x_i, y), without the diagonal where ``y`` is ``x``: (N,) float64."""
-    return torch.cat([kernel.sum(1) for _, kernel in _kernel_blocks(x, y, block)])
+def _row_sums(x: Tensor, block: int | None) -> Tensor:
+    """Sums over the other images of k(x_i, x_j): (N,) float64."""
+    return torch.cat([kernel.sum(1) for _, kernel in _kernel_blocks(x, x, block)])
 
 
 def _mmd(xx: Tensor, yy: Tensor, xy: Tensor, n: int, m: int) -> Tensor:

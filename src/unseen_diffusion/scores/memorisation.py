@@ -5,13 +5,11 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from unseen_diffusion.errors import InputError
-from unseen_diffusion.scores.inputs import as_pair
+from unseen_diffusion.scores.inputs import as_pair, rows_at_a_time
 from unseen_diffusion.scores.intervals import Proportion, wilson
 
-_BLOCK = 1024
 
-
-def nearest(x: Tensor, refs: Tensor, block: int = _BLOCK) -> tuple[Float64[Tensor, "n"], Int64[Tensor, "n"]]:
+def nearest(x: Tensor, refs: Tensor, block: int | None = None) -> tuple[Float64[Tensor, "n"], Int64[Tensor, "n"]]:
     """Euclidean distance (N,) float64 from x (N, d) to the nearest of ``refs`` (M, d), and its index (N,).
 
     The index is found by one matrix product per block, around the mean of the references; the distance is
@@ -21,13 +19,12 @@ def nearest(x: Tensor, refs: Tensor, block: int = _BLOCK) -> tuple[Float64[Tenso
     Raises:
         InputError: no images, differing dimensions, or features that are not finite.
     """
-    if block < 1:
-        raise InputError(f"block={block}: give a number of rows of 1 or more")
     x, refs = as_pair(x, refs, ("the samples", "the references"), 1)
+    size = rows_at_a_time(block, len(refs))
     centre = refs.mean(0)
     centred = refs - centre
     norms = centred.square().sum(1)
-    indices = [(norms - 2 * (rows - centre) @ centred.T).argmin(1) for rows in x.split(block)]
+    indices = [(norms - 2 * (rows - centre) @ centred.T).argmin(1) for rows in x.split(size)]
     index = torch.cat(indices)
     return torch.linalg.vector_norm(x - refs[index], dim=1), index
 

@@ -19,7 +19,7 @@ from unseen_diffusion.files import atomic_path, write_json
 from unseen_diffusion.grids import make_grid
 from unseen_diffusion.images import grid, quantise, save_png
 from unseen_diffusion.models import DiffusersModel
-from unseen_diffusion.models.diffusers_unet import WEIGHTS
+from unseen_diffusion.models.folders import WEIGHTS
 from unseen_diffusion.scores.kernel import KernelDistance, kid
 from unseen_diffusion.seeds import generator, normal_rows
 from unseen_diffusion.solvers import SolverSettings, denoise

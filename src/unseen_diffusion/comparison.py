@@ -1,0 +1,190 @@
+"""Methods compared over reference draws and seeds, the draw being the unit of replication.
+
+The seeds of one draw share its references, so they are averaged first: intervals and tests see one number per
+draw. What does not depend on the references (the base model's own samples) varies with the seed alone, and its
+interval is over seeds. The held-out images are the same throughout: no interval covers their choice.
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+from math import nan
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+
+from unseen_diffusion.errors import InputError
+from unseen_diffusion.scores.intervals import MeanInterval, holm, paired_difference, t_interval
+from unseen_diffusion.scoring import METRICS
+from unseen_diffusion.tables import SETTINGS, plus_minus, print_frame, width, write_frame
+
+REPLICATES = ("draw", "seed")
+METHOD = ("method", "prior", "tolerances")
+# Of the printed table, the first that a narrow terminal does without at the end.
+SHOWN = (
+    "kid_h",
+    "copy_rate",
+    "coverage",
+    "precision",
+    "vendi",
+    "target_conformal",
+    "target_classifier",
+    "fid_h",
+    "acceptance",
+)
+
+
+def is_comparison(table: pd.DataFrame) -> bool:
+    """True where several reference draws or seeds of one setting stand beside each other."""
+    own = table[table["row"] == "generated"]
+    return any(own[name].nunique() > 1 for name in REPLICATES)
+
+
+def compare(table: pd.DataFrame, reference: str = "fitted") -> pd.DataFrame:
+    """One line per setting and method: scores over draws and seeds, and paired differences to ``reference``.
+
+    Args:
+        table: of ``load_results``; the rows of generated images are used.
+        reference: the method that the others are paired with, draw by draw.
+
+    Returns:
+        Settings, method, prior, tolerances, draws, seeds, n; for each score s of ``METRICS`` at hand: s, s_low, s_high
+        (mean, 95% t interval) and s_difference, s_difference_low, s_difference_high, s_p (paired t test over
+        draws, Holm-corrected over the methods of the setting). NaN where there are fewer than two units.
+
+    Raises:
+        InputError: no generated rows.
+    """
+    own = table[table["row"] == "generated"]
+    if own.empty:
+        raise InputError("no generated images in these results; give folders of runs")
+    own = own.assign(**{name: own[name].astype(object).where(own[name].notna(), "") for name in METHOD})
+    scores = [name for name in METRICS if name in own and own[name].notna().any()]
+    fixed = [name for name in own if (name in SETTINGS or "." in str(name)) and name not in (*REPLICATES, *METHOD)]
+    lines: list[dict[str, Any]] = []
+    for setting, runs in own.groupby(fixed, dropna=False, sort=False):
+        lines += _setting(dict(zip(fixed, setting, strict=True)), runs, scores, reference)
+    return pd.DataFrame(lines)
+
+
+def _setting(
+    setting: dict[str, Any], runs: pd.DataFrame, scores: Sequence[str], reference: str
+) -> list[dict[str, Any]]:
+    """The lines of one setting, in the order of the primary score."""
+    methods = dict(list(runs.groupby(list(METHOD), sort=False)))
+    lines = []
+    for kind, part in methods.items():
+        line = setting | dict(zip(METHOD, kind, strict=True))
+        line |= {"draws": part["draw"].nunique(), "seeds": part["seed"].nunique(), "n": int(part["n"].median())}
+        base = _partner(kind, methods, reference)
+        for score in scores:
+            line |= _mean_of(score, units(part, score))
+            if base is not None:
+                line |= _difference(score, part, base)
+        lines.append(line)
+    for score in scores:
+        tested = [line for line in lines if f"{score}_p" in line]
+        if not tested:
+            continue
+        for line, p in zip(tested, holm([line[f"{score}_p"] for line in tested]), strict=True):
+            line[f"{score}_p"] = p
+    return sorted(lines, key=lambda line: line[scores[0]])
+
+
+def units(runs: pd.DataFrame, score: str) -> list[float]:
+    """The replicates of one score: means of the draws, or of the seeds where the draw changes nothing."""
+    draws = runs.groupby("draw")[score].mean().dropna()
+    seeds = runs.groupby("seed")[score].mean().dropna()
+    same = len(draws) < 2 or float(draws.max() - draws.min()) <= 1e-12 * max(1.0, float(draws.abs().max()))
+    return (seeds if same and len(seeds) > 1 else draws).tolist()
+
+
+def _partner(kind: Any, methods: dict[Any, pd.DataFrame], reference: str) -> pd.DataFrame | None:
+    """The reference's runs to pair ``kind`` with: of the same prior where there are several."""
+    candidates = [other for other in methods if other[0] == reference and other != kind]
+    if not candidates or kind[0] == reference:
+        return None
+    same = [other for other in candidates if other[1] == kind[1]]
+    return methods[(same or candidates)[0]]
+
+
+def _difference(score: str, runs: pd.DataFrame, base: pd.DataFrame) -> dict[str, float]:
+    """The paired difference of draw means; empty for fewer than two common draws."""
+    pairs = pd.concat([runs.groupby("draw")[score].mean(), base.groupby("draw")[score].mean()], axis=1).dropna()
+    if len(pairs) < 2:
+        return {}
+    found = paired_difference(pairs.iloc[:, 0].tolist(), pairs.iloc[:, 1].tolist())
+    return _prefixed(f"{score}_difference", found) | {f"{score}_p": found.p_value}
+
+
+def _mean_of(name: str, values: Sequence[float]) -> dict[str, float]:
+    """Mean and interval of the units; one alone has no interval, and none at all no mean."""
+    if len(values) < 2:
+        return {name: values[0] if values else nan, f"{name}_low": nan, f"{name}_high": nan}
+    return _prefixed(name, t_interval(values))
+
+
+def _prefixed(name: str, interval: MeanInterval) -> dict[str, float]:
+    return {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
+
+
+def compact(frame: pd.DataFrame, scores: Sequence[str] = SHOWN) -> pd.DataFrame:
+    """The comparison as text: means ± half a 95% t interval, the primary score's difference and its p-value."""
+    text = pd.DataFrame({"method": frame["method"]})
+    varying = [name for name in frame if (name in SETTINGS or "." in str(name)) and name not in METHOD]
+    for name in [*varying, "prior", "tolerances"]:
+        told = frame.groupby("method")[name].nunique().gt(1).any() if name in METHOD else frame[name].nunique() > 1
+        if told:
+            text.insert(0 if name == "domain" else len(text.columns), name, frame[name])
+    for name in [score for score in scores if score in frame]:
+        text[METRICS[name].title] = [_mean(name, line) for line in frame.to_dict("records")]
+        if name == "kid_h" and "kid_h_difference" in frame:
+            text["against fitted"] = [_against(line) for line in frame.to_dict("records")]
+    return text
+
+
+def _mean(name: str, line: Mapping[Hashable, Any]) -> str:
+    value = line[name]
+    return "" if value != value else plus_minus(name, value, (line[f"{name}_high"] - line[f"{name}_low"]) / 2)
+
+
+def _against(line: Mapping[Hashable, Any]) -> str:
+    """The difference of the primary score, with its interval and p-value."""
+    value = line["kid_h_difference"]
+    if value != value:
+        return ""
+    half = (line["kid_h_difference_high"] - line["kid_h_difference_low"]) / 2
+    p = "<.001" if line["kid_h_p"] < 0.001 else f"{line['kid_h_p']:.3f}".removeprefix("0")
+    return f"{'+' if value > 0 else ''}{plus_minus('kid_h', value, half)} (p {p})"
+
+
+def print_comparison(frame: pd.DataFrame, title: str, console: Console | None = None) -> None:
+    """Prints the compact comparison, as many scores as the terminal is wide."""
+    console = console or Console()
+    scores = [name for name in SHOWN if name in frame]
+    text = compact(frame, scores)
+    while len(scores) > 1 and width(text) > console.width:
+        scores.pop()
+        text = compact(frame, scores)
+    first = frame.iloc[0]
+    caption = (
+        f"Means over {frame['draws'].max()} reference draws x {frame['seeds'].max()} seeds, ± half a 95% t interval "
+        f"over draws (over seeds where the references play no part). {first['features']} features, {first['n']} images "
+        "a point. against fitted: paired over draws, Holm-corrected p."
+    )
+    print_frame(text, title, caption, console)
+
+
+def write_comparison(frame: pd.DataFrame, path: Path) -> None:
+    """Writes the comparison; the suffix decides: .csv (everything), .md or .tex (the compact one)."""
+    write_frame(frame, compact(frame), path)
+
+
+def show_comparison(table: pd.DataFrame, title: str, paths: Sequence[Path], reference: str = "fitted") -> pd.DataFrame:
+    """Compares the runs of ``table``, prints the comparison of each domain and writes all of it to ``paths``."""
+    frame = compare(table, reference)
+    for domain, part in frame.groupby("domain", sort=False):
+        print_comparison(part, f"{domain}: {title}")
+    for path in paths:
+        write_comparison(frame, path)
+    return frame

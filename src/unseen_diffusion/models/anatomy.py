@@ -1,0 +1,175 @@
+"""What a pipeline's JSON files say: its network, scheduler and autoencoder, its shapes, its conditioning."""
+
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+
+from unseen_diffusion.errors import InputError
+from unseen_diffusion.files import read_json
+from unseen_diffusion.models.base import ModelSpec
+from unseen_diffusion.models.folders import part_file
+from unseen_diffusion.models.parameterisations import Parameterisation, Score, parameterisation
+
+NETWORKS = ("UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel", "SD3Transformer2DModel")
+AUTOENCODERS = ("AutoencoderKL", "VQModel")
+# Inputs beyond the state, the time and one condition: such networks would run, but on something made up.
+FOREIGN = ("addition_embed_type", "encoder_hid_dim_type", "time_cond_proj_dim", "class_embed_type")
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The parts of a checked pipeline.
+
+    Attributes:
+        folder: where they lie.
+        part: ``unet`` or ``transformer``.
+        network: its config.
+        kind: its class in diffusers.
+        family: from the scheduler's config.
+        codec_part: ``vae``, ``vqvae`` or None.
+        codec: the autoencoder's config, empty where there is none.
+        factor: pixel-unshuffling before the network (unseen.json), else 1.
+    """
+
+    folder: Path
+    part: str
+    network: dict[str, Any]
+    kind: str
+    family: Parameterisation
+    codec_part: str | None
+    codec: dict[str, Any]
+    factor: int
+
+    @property
+    def channels(self) -> int:
+        """Channels of a state."""
+        return self.network["in_channels"] // self.factor**2
+
+    @property
+    def classes(self) -> int:
+        """Number of class labels that the network knows, 0 for none."""
+        if self.kind == "DiTTransformer2DModel":
+            return self.network["num_embeds_ada_norm"]
+        return self.network.get("num_class_embeds") or 0
+
+    @property
+    def null_class(self) -> int | None:
+        """The label of no class, where there is one: DiT's lies behind the others."""
+        return self.classes if self.kind == "DiTTransformer2DModel" else None
+
+    @property
+    def is_text(self) -> bool:
+        """True if the network takes a prompt."""
+        return self.kind in ("UNet2DConditionModel", "SD3Transformer2DModel")
+
+    @property
+    def text_parts(self) -> tuple[str, ...]:
+        """The text encoders that are read."""
+        if not self.is_text:
+            return ()
+        return ("text_encoder",) if self.kind == "UNet2DConditionModel" else ("text_encoder", "text_encoder_2")
+
+    def spec(self) -> ModelSpec:
+        """Shapes and schedule."""
+        size = self.network["sample_size"] * self.factor
+        schedule = self.family.schedule
+        if self.codec_part is None:
+            return ModelSpec(self.channels, size, schedule)
+        scale = 2 ** (len(self.codec["block_out_channels"]) - 1)
+        return ModelSpec(self.codec["in_channels"], size * scale, schedule, (self.channels, size, size))
+
+
+def examine(folder: Path) -> Anatomy:
+    """Reads and checks the configs of a pipeline.
+
+    Raises:
+        InputError: not a pipeline of a family that is known.
+    """
+    part, codec_part = _parts(folder)
+    network = _complete(read_json(part_file(folder, part, "config.json")))
+    kind = _network_class(folder, network)
+    scheduler = read_json(part_file(folder, "scheduler", "scheduler_config.json"))
+    codec = _complete(read_json(folder / codec_part / "config.json")) if codec_part else {}
+    anatomy = Anatomy(
+        folder, part, network, kind, parameterisation(scheduler, str(folder)), codec_part, codec, _factor(folder)
+    )
+    _check_shapes(anatomy)
+    return anatomy
+
+
+def _parts(folder: Path) -> tuple[str, str | None]:
+    """Names of the network's and the autoencoder's parts; without model_index.json a U-Net alone."""
+    index = folder / "model_index.json"
+    if not index.is_file():
+        return "unet", None
+    named = {name: entry for name, entry in read_json(index).items() if isinstance(entry, list) and entry[0]}
+    part = next((name for name in ("unet", "transformer") if name in named), None)
+    if part is None:
+        raise InputError(f"{folder}: no unet and no transformer in model_index.json; give a diffusion pipeline")
+    _check_entry(folder, part, named[part], (*NETWORKS, "Transformer2DModel"))
+    codec = next((name for name in ("vae", "vqvae") if name in named), None)
+    if codec:
+        _check_entry(folder, codec, named[codec], AUTOENCODERS)
+    return part, codec
+
+
+def _check_entry(folder: Path, part: str, entry: list[str], known: tuple[str, ...]) -> None:
+    if entry[0] != "diffusers" or entry[1] not in known:
+        raise InputError(f"{folder}: {part} {'.'.join(entry)} in model_index.json; known: {', '.join(known)}")
+
+
+def _network_class(folder: Path, network: dict[str, Any]) -> str:
+    kind = network.get("_class_name", "UNet2DModel")
+    if kind == "Transformer2DModel" and network.get("norm_type") == "ada_norm_zero":
+        kind = "DiTTransformer2DModel"  # DiT's name before diffusers 0.29; the weights are the same
+    if kind not in NETWORKS:
+        raise InputError(f"{folder}: network {kind}; known: {', '.join(NETWORKS)}")
+    if odd := [key for key in FOREIGN if network.get(key)]:
+        raise InputError(f"{folder}: {kind} with {odd[0]}={network[odd[0]]} needs inputs that are not supported")
+    if kind == "UNet2DConditionModel" and network.get("num_class_embeds"):
+        raise InputError(f"{folder}: {kind} with text and num_class_embeds; networks with both are not supported")
+    return kind
+
+
+def _complete(config: dict[str, Any]) -> dict[str, Any]:
+    """A config with the defaults of its class."""
+    kind = getattr(diffusers, config.get("_class_name", "UNet2DModel"), None)
+    if kind is None:
+        return config
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(kind.__init__).parameters.items()
+        if parameter.default is not parameter.empty
+    }
+    return {**defaults, **config}
+
+
+def _check_shapes(anatomy: Anatomy) -> None:
+    """Square images, channels that fit each other, a codec where the family wants one or none."""
+    folder, network = anatomy.folder, anatomy.network
+    size = network["sample_size"]
+    if isinstance(size, list) and len(size) == 2 and size[0] == size[1]:
+        network["sample_size"] = size = size[0]
+    if not isinstance(size, int):
+        raise InputError(f"{folder}: sample_size {size}; only networks of one square size are supported")
+    outputs = (network["out_channels"] or network["in_channels"]) // anatomy.factor**2
+    if outputs not in (anatomy.channels, 2 * anatomy.channels):
+        raise InputError(f"{folder}: {outputs} output channels for {anatomy.channels} input channels; no such family")
+    if anatomy.codec_part:
+        _check_entry(folder, anatomy.codec_part, ["diffusers", str(anatomy.codec.get("_class_name"))], AUTOENCODERS)
+        if isinstance(anatomy.family, Score):
+            raise InputError(f"{folder}: ScoreSdeVeScheduler with an autoencoder; no such family is known")
+        if anatomy.codec["latent_channels"] != anatomy.channels:
+            raise InputError(
+                f"{folder}: the network takes {anatomy.channels} channels, the autoencoder gives "
+                f"{anatomy.codec['latent_channels']}; inpainting and other networks with more inputs are not supported"
+            )
+
+
+def _factor(folder: Path) -> int:
+    """2 for networks on 2x2 pixel-unshuffled images (unseen.json beside the pipeline), else 1."""
+    path = folder / "unseen.json"
+    return int(read_json(path)["pixel_unshuffle"]) if path.is_file() else 1

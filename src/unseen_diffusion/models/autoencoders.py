@@ -1,0 +1,65 @@
+"""Between images and the states that are diffused: identity, the range [0, 1], or an autoencoder's latents."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unseen_diffusion.precision import full_float32
+
+
+class Codec(ABC):
+    """Images in [-1, 1] <-> clean states, deterministic both ways, in float32."""
+
+    @abstractmethod
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) -> states."""
+
+    @abstractmethod
+    def decode(self, states: Tensor) -> Tensor:
+        """States -> images (B, C, H, W)."""
+
+
+class UnitRange(Codec):
+    """Images in [0, 1], as NCSN++ was trained."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        return (images + 1) / 2
+
+    def decode(self, states: Tensor) -> Tensor:
+        return 2 * states - 1
+
+
+class VariationalCodec(Codec):
+    """AutoencoderKL: z = (posterior mean - shift) scale (Rombach et al. 2022, arXiv 2112.10752, section 4.3)."""
+
+    def __init__(self, network: Any, scale: float, shift: float):
+        self.network, self.scale, self.shift = network, scale, shift
+
+    def encode(self, images: Tensor) -> Tensor:
+        return (self.network.encode(images).latent_dist.mode() - self.shift) * self.scale
+
+    def decode(self, states: Tensor) -> Tensor:
+        return self.network.decode(states / self.scale + self.shift, return_dict=False)[0]
+
+
+class QuantisedCodec(Codec):
+    """VQModel: the state is the encoder's output before quantisation, which belongs to decoding (Rombach et al.)."""
+
+    def __init__(self, network: Any, scale: float):
+        self.network, self.scale = network, scale
+
+    def encode(self, images: Tensor) -> Tensor:
+        return self.network.encode(images, return_dict=False)[0] * self.scale
+
+    def decode(self, states: Tensor) -> Tensor:
+        return self.network.decode(states / self.scale, return_dict=False)[0]
+
+
+@torch.inference_mode()
+def in_batches(convert: Callable[[Tensor], Tensor], rows: Tensor, batch_size: int, device: torch.device) -> Tensor:
+    """``convert`` on float32 batches on ``device``; the result on the CPU."""
+    with full_float32():
+        return torch.cat([convert(batch.to(device, torch.float32)).cpu() for batch in rows.split(batch_size)])

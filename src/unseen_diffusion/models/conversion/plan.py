@@ -1,0 +1,147 @@
+"""What a conversion takes from the checkpoint, from its options, and by rule; and how it says so."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from unseen_diffusion.errors import InputError
+from unseen_diffusion.models.conversion.architecture import Architecture, Naming, check_complete, check_supported
+from unseen_diffusion.models.conversion.checkpoints import Checkpoint
+from unseen_diffusion.models.conversion.families import SIZES
+
+ADM_HEAD_CHANNELS = 64
+# Linear: Ho et al. 2020. Cosine: Nichol and Dhariwal 2021. Both over the 1000 steps of the published models.
+SCHEDULES: Mapping[str, Mapping[str, Any]] = {
+    "linear": {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02},
+    "cosine": {"beta_schedule": "squaredcos_cap_v2"},
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What no tensor tells.
+
+    Attributes:
+        schedule: "linear" or "cosine".
+        heads: attention heads, if their number is fixed.
+        head_channels: channels per head, if that is fixed; 64 by ADM's rule.
+        new_attention_order: trained with ``use_new_attention_order`` (ADM only).
+        size: height and width of the images; by default that of published models with these widths.
+    """
+
+    schedule: str = "linear"
+    heads: int | None = None
+    head_channels: int | None = None
+    new_attention_order: bool = False
+    size: int | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A conversion in full.
+
+    Attributes:
+        architecture: the network.
+        names: its family.
+        size: height and width of its images.
+        head_channels: channels per attention head; None for a single head at every width.
+        new_attention_order: the rows of qkv are (3, heads, channels).
+        schedule: a key of ``SCHEDULES``.
+        statements: where all this comes from, a line each.
+    """
+
+    architecture: Architecture
+    names: Naming
+    size: int
+    head_channels: int | None
+    new_attention_order: bool
+    schedule: str
+    statements: tuple[str, ...] = ()
+
+
+def make_plan(checkpoint: Checkpoint, options: Options) -> Plan:
+    """Architecture by keys and shapes, the rest by options or rule.
+
+    Raises:
+        InputError: a checkpoint that is incomplete or cannot be represented, or options that do not fit it.
+    """
+    names = checkpoint.names
+    if options.schedule not in SCHEDULES:
+        raise InputError(f"--schedule {options.schedule}: choose {' or '.join(SCHEDULES)}")
+    arch = names.infer(checkpoint.state)
+    check_supported(checkpoint.state, arch, names)
+    check_complete(checkpoint.state, arch, names)
+    per_head, attention = choose_heads(arch, names, options)
+    size = choose_size(arch, options.size)
+    said = (*describe(checkpoint, arch, size, options.size is None), attention)
+    said += (f"schedule: {options.schedule}, 1000 steps, which no tensor tells",)
+    return Plan(arch, names, size, per_head, options.new_attention_order, options.schedule, said)
+
+
+def choose_heads(arch: Architecture, names: Naming, options: Options) -> tuple[int | None, str]:
+    """Channels per attention head (None: one head at every width), and the choice in words.
+
+    UNet2DModel has one number of channels per head for the whole network, so a fixed number of heads over several
+    widths cannot be represented, unless that number is 1.
+
+    Raises:
+        InputError: options that contradict each other, the family or the widths.
+    """
+    widths = arch.attention_widths
+    heads, head_channels, new_order = options.heads, options.head_channels, options.new_attention_order
+    told = " and ".join(str(width) for width in widths)
+    if names.name == "DDPM":
+        if heads not in (None, 1) or head_channels is not None or new_order:
+            raise InputError("DDPM checkpoint: its attention has one head; leave out heads and attention order")
+        return None, f"attention: 1 head at width {told}, as the family has"
+    if heads is not None and head_channels is not None:
+        raise InputError(f"--heads {heads} and --head-channels {head_channels}: give one of them")
+    order = "new order of qkv" if new_order else "legacy order of qkv"
+    if heads == 1:
+        return None, f"attention: 1 head at width {told}, as told; {order}"
+    if heads is not None:
+        if len(widths) > 1:
+            raise InputError(
+                f"--heads {heads}: a fixed number of heads at widths {told} cannot be represented in UNet2DModel, "
+                "which has one number of channels per head; only checkpoints with one attention width can be converted"
+            )
+        if heads < 1 or widths[0] % heads:
+            raise InputError(f"--heads {heads}: does not divide the attention width {told}")
+        return widths[0] // heads, f"attention: {heads} heads at width {told}, as told; {order}"
+    channels = ADM_HEAD_CHANNELS if head_channels is None else head_channels
+    if channels < 1 or any(width % channels for width in widths):
+        raise InputError(
+            f"--head-channels {channels}: does not divide attention width {told}; give --head-channels or --heads"
+        )
+    source = "by ADM's rule, which no tensor tells" if head_channels is None else "as told"
+    return channels, f"attention: {channels} channels per head at width {told}, {source}; {order}"
+
+
+def choose_size(arch: Architecture, size: int | None) -> int:
+    """Height and width of the images: as told, or of the published models with these widths.
+
+    Raises:
+        InputError: not known, or a size that cannot be halved from level to level.
+    """
+    if size is None:
+        size = SIZES.get(tuple(width / arch.widths[0] for width in arch.widths))
+        if size is None:
+            raise InputError(f"levels {arch.widths}: no published model to take the image size from; give --size")
+    step = 2 ** (len(arch.widths) - 1)
+    if size < step or size % step:
+        raise InputError(f"--size {size}: give a multiple of {step}, for {len(arch.widths)} levels")
+    return size
+
+
+def describe(checkpoint: Checkpoint, arch: Architecture, size: int, by_rule: bool) -> tuple[str, ...]:
+    """What was read and inferred, in words."""
+    variance = "with" if arch.out_channels > arch.in_channels else "without"
+    attention = [str(level) for level, wanted in enumerate(arch.attention) if wanted]
+    return (
+        f"weights: {checkpoint.name} ({checkpoint.reason})",
+        f"architecture: {checkpoint.names.name}, levels {', '.join(map(str, arch.widths))}, {arch.blocks} "
+        f"block{'s' if arch.blocks > 1 else ''} each, "
+        f"attention at {'level ' + ', '.join(attention) if attention else 'no level'} and in the middle, "
+        f"{variance} learned variance",
+        f"image size: {size} ({'of published models with these widths' if by_rule else 'as told'})",
+    )

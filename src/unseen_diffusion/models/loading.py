@@ -1,0 +1,60 @@
+"""Weights into networks: every tensor checked for its place, nothing executed, everything frozen."""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from unseen_diffusion.errors import InputError
+from unseen_diffusion.files import read_json
+from unseen_diffusion.seeds import generator
+
+
+def load_checked(kind: Any, folder: Path, part: str, weights: Sequence[Path]) -> nn.Module:
+    """A network of class ``kind`` in float32 with the weights of ``folder``/``part``; half precision is widened.
+
+    Safetensors are read as such; .bin files by torch.load with ``weights_only``, which runs no code.
+
+    Raises:
+        InputError: the weights cannot be read or do not fit the config.
+    """
+    logging.getLogger("diffusers").setLevel(logging.ERROR)
+    place, safe = weights[0].parent, ".safetensors" in weights[0].name
+    options = {"use_safetensors": safe, "local_files_only": True, "output_loading_info": True}
+    # transformers renamed the argument that diffusers still calls torch_dtype.
+    precision = {"dtype" if kind.__module__.startswith("transformers") else "torch_dtype": torch.float32}
+    try:
+        network, loading = kind.from_pretrained(place, **options, **precision)
+    except Exception as error:  # both libraries and pickle raise many types
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{folder}: {part}'s weights cannot be read ({reason[:200]}); download them again") from error
+    # Both libraries fill what is missing with random numbers and go on.
+    wrong = [*loading["missing_keys"], *(entry[0] for entry in loading["mismatched_keys"])]
+    if wrong:
+        raise InputError(
+            f"{folder}: {part}'s weights do not fit its config ({len(wrong)} tensors, such as {sorted(wrong)[0]}); "
+            "download both again"
+        )
+    return network.requires_grad_(False).eval()
+
+
+def initialise(kind: Any, config: Path, seed: int) -> nn.Module:
+    """The network of a config at initialisation, in float32: no weights are read, other random numbers unharmed."""
+    logging.getLogger("diffusers").setLevel(logging.ERROR)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator(seed, "untrained").initial_seed())
+        network = kind.from_config(read_json(config))
+    return network.requires_grad_(False).eval()
+
+
+def weights_digest(network: nn.Module) -> str:
+    """SHA-256 of all parameters and buffers by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,171 @@
+"""An unseen domain as files: JSON and safetensors beside a card, without a weight of the base model."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from unseen_diffusion.errors import InputError
+from unseen_diffusion.files import atomic_path, read_json, sha256, write_json
+from unseen_diffusion.models.pipeline import Options
+from unseen_diffusion.pipeline.card import card
+from unseen_diffusion.pipeline.unseen_domain import FixedBands, ImageFacts, UnseenDomain, as_tolerances, projection
+from unseen_diffusion.priors import FITTED, restore
+from unseen_diffusion.rejection import Band, NoTolerances, Projection, Tolerances
+from unseen_diffusion.solvers import ImplicitSettings, SolverSettings
+
+FORMAT = 1
+DOMAIN, TENSORS, CARD = "unseen_domain.json", "prior.safetensors", "README.md"
+
+# Tensors of a fitted prior that are the references themselves, and so need no second copy.
+DERIVED: dict[str, Callable[[Tensor, Mapping[str, Tensor]], Tensor]] = {
+    "references": lambda references, _: references,
+    "references - mean": lambda references, tensors: references.double() - tensors["mean"],
+}
+
+
+@dataclass(frozen=True)
+class Base:
+    """The base model, by reference.
+
+    Attributes:
+        path: hub id, local folder, or ``embedded:NAME``.
+        revision: commit or branch of a hub id.
+        fingerprint: of the loaded model.
+        options: what the model was loaded with beside these (``models.pipeline.Options``).
+    """
+
+    path: str
+    revision: str | None
+    fingerprint: str
+    options: Mapping[str, Any]
+
+
+def write_domain(folder: Path, domain: UnseenDomain, base: Base, include_references: bool) -> None:
+    """Writes prior.safetensors, README.md and, last, unseen_domain.json; over an earlier domain's if there is one.
+
+    Raises:
+        InputError: the folder holds something else, or the prior cannot be stored (without the references).
+    """
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / DOMAIN).is_file()):
+        raise InputError(f"{folder}: holds something else than an unseen domain; give a new folder")
+    tensors, derived = _tensors(domain, include_references)
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_path(folder / TENSORS) as temporary:
+        save_file(tensors, temporary)
+    facts = {
+        "format": FORMAT,
+        "base": asdict(base),
+        "t": domain.t,
+        "solver": asdict(domain.solver),
+        "prior": {"name": domain.prior_name, "kind": type(domain.prior).__name__, "derived": derived},
+        "tolerances": _tolerances_to_json(domain.tolerances),
+        "images": asdict(domain.images),
+        "tensors": {"file": TENSORS, "sha256": sha256(folder / TENSORS), "references": "references" in tensors},
+    }
+    with atomic_path(folder / CARD) as temporary:
+        temporary.write_text(card(folder.name, facts), encoding="utf-8")
+    write_json(folder / DOMAIN, facts)
+
+
+def _tensors(domain: UnseenDomain, include_references: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """What is stored, and the prior's tensors that follow from the stored references."""
+    kind, prior = type(domain.prior).__name__, domain.prior.tensors()
+    if FITTED.get(kind) is not type(domain.prior):
+        raise InputError(f"prior={domain.prior_name}: {kind} is no prior of this package; it cannot be saved")
+    if domain.references is None:
+        if include_references:
+            raise InputError("include_references=True: this domain was saved without them; say False, or fit it again")
+        derived = {}
+    else:
+        derived = {name: rule for name, tensor in prior.items() if (rule := _rule(tensor, domain.references, prior))}
+    if derived and not include_references:
+        raise InputError(
+            f"include_references=False: prior={domain.prior_name} consists of the references' latents; fit another, "
+            "such as Stationary() or LowRank(rank=10)"
+        )
+    stored = {f"prior.{name}": tensor for name, tensor in prior.items() if name not in derived}
+    if include_references and domain.references is not None:
+        stored["references"] = domain.references
+    # A copy each: safetensors refuses tensors that share memory.
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in stored.items()}, derived
+
+
+def _rule(tensor: Tensor, references: Tensor, prior: Mapping[str, Tensor]) -> str | None:
+    """The entry of ``DERIVED`` that gives a tensor bit by bit, if one does."""
+    if tensor.shape != references.shape:
+        return None
+    for rule, make in DERIVED.items():
+        made = make(references, prior) if rule == "references" or "mean" in prior else None
+        if made is not None and made.dtype == tensor.dtype and torch.equal(made, tensor):
+            return rule
+    return None
+
+
+def read_domain(folder: Path) -> tuple[Base, UnseenDomain]:
+    """What ``write_domain`` wrote; only JSON and safetensors are read.
+
+    Raises:
+        InputError: files that are missing, damaged, or of another format.
+    """
+    facts = read_json(folder / DOMAIN)
+    found = facts.get("format") if isinstance(facts, dict) else None
+    if found != FORMAT:
+        raise InputError(f"{folder / DOMAIN}: format {found}, this version reads {FORMAT}; install a matching version")
+    path = folder / TENSORS
+    if not path.is_file():
+        raise InputError(f"{folder}: no {TENSORS} beside {DOMAIN}; download it again")
+    try:
+        if sha256(path) != facts["tensors"]["sha256"]:
+            raise InputError(f"{path}: not the file that {DOMAIN} names; download both again")
+        base = Base(**facts["base"])
+        Options(**base.options)
+        return base, _domain(facts, load_file(path))
+    except (KeyError, TypeError, AttributeError, ValueError, SafetensorError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{folder / DOMAIN}: damaged ({type(error).__name__}: {error}); download it again") from error
+
+
+def _domain(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> UnseenDomain:
+    references = tensors.get("references")
+    prior = {name.removeprefix("prior."): tensor for name, tensor in tensors.items() if name != "references"}
+    derived = facts["prior"]["derived"]
+    if derived and references is None:
+        raise KeyError("references")
+    prior |= {name: DERIVED[rule](references, prior) for name, rule in derived.items() if references is not None}
+    solver = ImplicitSettings if "iterations" in facts["solver"] else SolverSettings
+    return UnseenDomain(
+        facts["t"],
+        solver(**facts["solver"]),
+        restore(facts["prior"]["kind"], prior),
+        facts["prior"]["name"],
+        _tolerances_from_json(facts["tolerances"]),
+        references,
+        ImageFacts(**facts["images"]),
+    )
+
+
+def _tolerances_to_json(tolerances: Tolerances) -> dict[str, Any] | None:
+    """Fixed bands, of a projection too; None where nothing is rejected."""
+    if isinstance(tolerances, Projection):
+        match = _tolerances_to_json(tolerances.match) or {}
+        return match | {"name": tolerances.name, "match": match["name"], "iterations": tolerances.iterations}
+    if not isinstance(tolerances, FixedBands):
+        return None
+    bands = {name: list(band) for name, band in tolerances.intervals.items()}
+    return {"name": tolerances.name, "k": tolerances.k, "control": tolerances.control, "bands": bands}
+
+
+def _tolerances_from_json(stored: Mapping[str, Any] | None) -> Tolerances:
+    if stored is None:
+        return as_tolerances(NoTolerances())
+    bands = {name: Band(low, high) for name, (low, high) in stored["bands"].items()}
+    if "iterations" in stored:
+        return projection(FixedBands(bands, stored["match"], stored["k"]), stored["iterations"], stored["name"])
+    return as_tolerances(FixedBands(bands, stored["name"], stored["k"], stored["control"]))

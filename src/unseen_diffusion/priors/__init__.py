@@ -1,0 +1,106 @@
+"""Priors over latents at the mixing step: fit to the references' latents, then draw candidates."""
+
+from torch import Tensor
+
+from unseen_diffusion.priors.base import (
+    FittedPrior,
+    GaussianBase,
+    IdLatents,
+    Latents,
+    Prior,
+    SphericalRest,
+    require,
+)
+from unseen_diffusion.priors.gaussian import (
+    Diagonal,
+    DiagonalNormal,
+    EmpiricalNormal,
+    Isotropic,
+    LowRank,
+    LowRankNormal,
+    SampleCovariance,
+    Shrinkage,
+    Standard,
+    StandardNormal,
+    ledoit_wolf,
+)
+from unseen_diffusion.priors.mixture import (
+    KernelDensity,
+    KernelNormal,
+    Mixture,
+    MixtureNormal,
+    SubspaceKernelDensity,
+)
+from unseen_diffusion.priors.rank import held_out_likelihood
+from unseen_diffusion.priors.references import Replay, ReplayedLatents, Slerp, SlerpReferences, SlerpToId, slerp
+from unseen_diffusion.priors.stationary import (
+    Stationary,
+    StationaryLowRank,
+    StationaryLowRankNormal,
+    StationaryNormal,
+)
+
+__all__ = [
+    "FITTED",
+    "SPHERICAL",
+    "Diagonal",
+    "DiagonalNormal",
+    "EmpiricalNormal",
+    "FittedPrior",
+    "GaussianBase",
+    "IdLatents",
+    "Isotropic",
+    "KernelDensity",
+    "KernelNormal",
+    "Latents",
+    "LowRank",
+    "LowRankNormal",
+    "Mixture",
+    "MixtureNormal",
+    "Prior",
+    "Replay",
+    "ReplayedLatents",
+    "SampleCovariance",
+    "Shrinkage",
+    "Slerp",
+    "SlerpReferences",
+    "SlerpToId",
+    "SphericalRest",
+    "Standard",
+    "StandardNormal",
+    "Stationary",
+    "StationaryLowRank",
+    "StationaryLowRankNormal",
+    "StationaryNormal",
+    "SubspaceKernelDensity",
+    "held_out_likelihood",
+    "ledoit_wolf",
+    "require",
+    "restore",
+    "slerp",
+]
+
+FITTED: dict[str, type[FittedPrior]] = {
+    kind.__name__: kind
+    for kind in (
+        DiagonalNormal,
+        LowRankNormal,
+        EmpiricalNormal,
+        StationaryNormal,
+        StationaryLowRankNormal,
+        StandardNormal,
+        MixtureNormal,
+        KernelNormal,
+        SlerpReferences,
+        SlerpToId,
+        ReplayedLatents,
+    )
+}
+
+# Whose fitted form has a spherical rest, known before anything is fitted.
+SPHERICAL = (Isotropic, Standard, LowRank, SampleCovariance, Shrinkage, Mixture, KernelDensity, SubspaceKernelDensity)
+
+
+def restore(kind: str, tensors: dict[str, Tensor]) -> FittedPrior:
+    """A fitted prior from its class name and what ``tensors`` returned."""
+    return FITTED[kind](**tensors)

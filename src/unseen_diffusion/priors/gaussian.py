@@ -1,0 +1,230 @@
+"""Gaussian priors: isotropic, diagonal, low rank, sample covariance, shrunk covariance, N(0, I)."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unseen_diffusion.errors import InputError
+from unseen_diffusion.priors.base import FittedPrior, GaussianBase, IdLatents, Latents, SphericalRest
+from unseen_diffusion.priors.rank import NEGLIGIBLE, check_rank, chosen_rank, least_references
+from unseen_diffusion.seeds import normal_rows
+
+
+def no_coordinates(noise: Float[Tensor, "b q"], u: Float[Tensor, " b"]) -> Float[Tensor, "b q"]:
+    """Of a prior that is all rest: none."""
+    return noise
+
+
+@dataclass(frozen=True)
+class ScaledCoordinates:
+    """y_k = scale_k e_k, independent normal; ``scales`` (q,)."""
+
+    scales: Tensor
+
+    def __call__(self, noise: Float[Tensor, "b q"], u: Float[Tensor, " b"]) -> Float[Tensor, "b q"]:
+        return noise * self.scales
+
+
+@dataclass(frozen=True)
+class DiagonalNormal(FittedPrior):
+    """m + scale * z; ``scale`` (C, H, W), or () for all coordinates alike."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def sample(self, indices: Sequence[int], seed: int) -> Latents:
+        z = normal_rows(tuple(self.mean.shape), seed, "candidate", list(indices))
+        return (self.mean + self.scale * z.double()).float()
+
+    def spherical(self) -> SphericalRest | None:
+        if self.scale.ndim:
+            return None
+        mean = self.mean.flatten()
+        return SphericalRest(mean, mean.new_empty(0, len(mean)), None, float(self.scale), no_coordinates)
+
+
+@dataclass(frozen=True)
+class Isotropic(GaussianBase):
+    """The paper's prior: mean vector and one variance, that of the residuals around the mean."""
+
+    name: str = "isotropic"
+
+    def fit(self, latents: Latents, id_latents: IdLatents | None = None) -> DiagonalNormal:
+        mean, residuals = self._residuals(latents)
+        variance = residuals.square().sum() / ((len(latents) - 1) * mean.numel())
+        return DiagonalNormal(mean, variance.sqrt())
+
+
+@dataclass(frozen=True)
+class Diagonal(GaussianBase):
+    """Mean vector and one variance per coordinate."""
+
+    name: str = "diagonal"
+
+    def fit(self, latents: Latents, id_latents: IdLatents | None = None) -> FittedPrior:
+        mean, residuals = self._residuals(latents)
+        return DiagonalNormal(mean, (residuals.square().sum(0) / (len(latents) - 1)).sqrt())
+
+
+@dataclass(frozen=True)
+class LowRankNormal(FittedPrior):
+    """m + V diag(s_k) V^T z + s (I - V V^T) z; ``directions`` (k, d) orthonormal rows."""
+
+    mean: Tensor
+    directions: Tensor
+    scales: Tensor
+    residual_scale: Tensor
+
+    def sample(self, indices: Sequence[int], seed: int) -> Latents:
+        z = normal_rows(tuple(self.mean.shape), seed, "candidate", list(indices)).double()
+        along = z.flatten(1) @ self.directions.T
+        shaped = (along * (self.scales - self.residual_scale)) @ self.directions
+        return (self.mean + self.residual_scale * z + shaped.reshape(z.shape)).float()
+
+    def spherical(self) -> SphericalRest:
+        along = ScaledCoordinates(self.scales)
+        return SphericalRest(self.mean.flatten(), self.directions, None, float(self.residual_scale), along)
+
+
+def principal(residuals: Float[Tensor, "n d"]) -> tuple[Tensor, Tensor]:
+    """Variances (r,), with N - 1, and orthonormal directions (r, d) of the sample covariance, r = min(N, d)."""
+    _, singular, directions = torch.linalg.svd(residuals, full_matrices=False)
+    return singular.square() / (len(residuals) - 1), directions
+
+
+def leading(mean: Tensor, residuals: Tensor, rank: int) -> LowRankNormal:
+    """Probabilistic PCA of that rank: its directions, and the mean variance of all others."""
+    variances, directions = principal(residuals.flatten(1))
+    rest = variances[rank:].sum() / (mean.numel() - rank)
+    return LowRankNormal(mean, directions[:rank].contiguous(), variances[:rank].sqrt(), rest.sqrt())
+
+
+@dataclass(frozen=True)
+class LowRank(GaussianBase):
+    """The ``rank`` leading eigenvectors of the sample covariance, and the mean variance of all others.
+
+    The maximum-likelihood probabilistic PCA of Tipping and Bishop 1999, with N - 1 for N. ``auto`` takes the rank
+    of the greatest likelihood of held-out references.
+    """
+
+    rank: int | str = 30
+    name: str = "low_rank"
+
+    def __post_init__(self) -> None:
+        check_rank(self.rank)
+
+    @property
+    def minimum_references(self) -> int:
+        return least_references(self.rank)
+
+    def fit(self, latents: Latents, id_latents: IdLatents | None = None) -> FittedPrior:
+        mean, residuals = self._residuals(latents)
+        return leading(mean, residuals, chosen_rank(self.rank, residuals.flatten(1)))
+
+
+@dataclass(frozen=True)
+class EmpiricalNormal(FittedPrior):
+    """m + X^T w / sqrt(N - 1), w ~ N(0, I_N): covariance exactly X^T X / (N - 1); ``residuals`` X (N, C, H, W)."""
+
+    mean: Tensor
+    residuals: Tensor
+
+    def sample(self, indices: Sequence[int], seed: int) -> Latents:
+        count = len(self.residuals)
+        w = normal_rows((count,), seed, "candidate", list(indices)).double()
+        return (self.mean + torch.einsum("bn,nchw->bchw", w, self.residuals) / math.sqrt(count - 1)).float()
+
+    def spherical(self) -> SphericalRest:
+        rows = self.residuals.flatten(1)
+        weights, variances = span(rows)
+        return SphericalRest(self.mean.flatten(), rows, weights, 0.0, ScaledCoordinates(variances.sqrt()))
+
+
+def span(residuals: Float[Tensor, "n d"]) -> tuple[Tensor, Tensor]:
+    """Weights (q, n) of the rows that give orthonormal principal axes, and the variances (q,) along them.
+
+    From the Gram matrix, without forming the axes; directions whose variance is rounding are left out.
+    """
+    squares, vectors = torch.linalg.eigh(residuals @ residuals.T)
+    kept = squares > NEGLIGIBLE * squares[-1]
+    squares, vectors = squares[kept], vectors[:, kept]
+    return (vectors / squares.sqrt()).T.contiguous(), squares / (len(residuals) - 1)
+
+
+@dataclass(frozen=True)
+class SampleCovariance(GaussianBase):
+    """Mean vector and the full sample covariance, of rank N - 1 at most."""
+
+    name: str = "sample_covariance"
+
+    def fit(self, latents: Latents, id_latents: IdLatents | None = None) -> FittedPrior:
+        return EmpiricalNormal(*self._residuals(latents))
+
+
+def ledoit_wolf(residuals: Float[Tensor, "n d"]) -> float:
+    """The optimal share of the scaled identity, Ledoit and Wolf 2004 (J. Multivariate Anal. 88), in [0, 1].
+
+    With S = X^T X / N, mu = tr(S) / d, a^2 = |S - mu I|^2 / d and b^2 = sum |x x^T - S|^2 / (N^2 d): b^2 / a^2.
+    All of it follows from the Gram matrix X X^T. ``residuals`` have mean zero.
+    """
+    count, d = residuals.shape
+    gram = residuals @ residuals.T
+    square = gram.square().sum() / count**2
+    spread = square - (gram.trace() / count) ** 2 / d
+    noise = (gram.diagonal().square().sum() / count - square) / count
+    return float(noise.clamp(min=0) / spread) if float(spread) > float(noise) else 1.0
+
+
+@dataclass(frozen=True)
+class Shrinkage(GaussianBase):
+    """(1 - a) S + a tr(S) / d I: the sample covariance S (N - 1) shrunk towards a scaled identity.
+
+    ``amount``: a in [0, 1]; None takes Ledoit and Wolf's estimate of the best one in mean squared error.
+    """
+
+    amount: float | None = None
+    name: str = "shrinkage"
+
+    def __post_init__(self) -> None:
+        if self.amount is not None and not 0 <= self.amount <= 1:
+            raise InputError(f"prior.amount={self.amount}: give a number between 0 and 1, or null")
+
+    def fit(self, latents: Latents, id_latents: IdLatents | None = None) -> FittedPrior:
+        mean, residuals = self._residuals(latents)
+        flat = residuals.flatten(1)
+        amount = ledoit_wolf(flat) if self.amount is None else self.amount
+        variances, directions = principal(flat)
+        rest = amount * variances.sum() / mean.numel()
+        return LowRankNormal(mean, directions, ((1 - amount) * variances + rest).sqrt(), rest.sqrt())
+
+
+@dataclass(frozen=True)
+class StandardNormal(FittedPrior):
+    """N(0, I); ``shape`` (3,) int64 of a latent."""
+
+    shape: Tensor
+
+    def sample(self, indices: Sequence[int], seed: int) -> Latents:
+        return normal_rows(tuple(self.shape.tolist()), seed, "candidate", list(indices))
+
+    def spherical(self) -> SphericalRest:
+        mean = torch.zeros(int(self.shape.prod()), dtype=torch.float64)
+        return SphericalRest(mean, mean.new_empty(0, len(mean)), None, 1.0, no_coordinates)
+
+
+@dataclass(frozen=True)
+class Standard(GaussianBase):
+    """N(0, I): what ordinary sampling would use, blind to the references."""
+
+    name: str = "standard"
+
+    @property
+    def minimum_references(self) -> int:
+        return 0
+
+    def fit(self, latents: Latents, id_latents: IdLatents | None = None) -> FittedPrior:
+        return StandardNormal(torch.tensor(latents.shape[1:]))

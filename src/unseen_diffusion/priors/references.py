@@ -1,0 +1,122 @@
+"""Priors made of the references themselves: arcs between them, and the cheat of replaying them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unseen_diffusion.errors import InputError
+from unseen_diffusion.priors.base import FittedPrior, IdLatents, Latents, require
+from unseen_diffusion.priors.gaussian import DiagonalNormal, Isotropic
+from unseen_diffusion.seeds import generator
+
+
+def slerp(a: Latents, b: Latents, u: Float[Tensor, " n"]) -> Latents:
+    """Spherical interpolation (Shoemake 1985) of rows of ``a`` and ``b`` at u in [0, 1], in float64.
+
+    Interpolates on the circle arc of the unnormalised vectors: sin((1-u) w)/sin(w) a + sin(u w)/sin(w) b with w
+    the angle between them; linear where they are parallel.
+    """
+    x, y, u = a.double().flatten(1), b.double().flatten(1), u.double()[:, None]
+    cosine = (x * y).sum(1, keepdim=True) / (x.norm(dim=1, keepdim=True) * y.norm(dim=1, keepdim=True))
+    angle = cosine.clamp(-1, 1).acos()
+    sine = angle.sin()
+    parallel = sine < 1e-6
+    safe = torch.where(parallel, 1.0, sine)
+    first = torch.where(parallel, 1 - u, ((1 - u) * angle).sin() / safe)
+    second = torch.where(parallel, u, (u * angle).sin() / safe)
+    return (first * x + second * y).reshape(a.shape).float()
+
+
+@dataclass(frozen=True)
+class SlerpReferences(FittedPrior):
+    """Points on arcs between two different references, u uniform in [0, 1]."""
+
+    latents: Tensor
+
+    def sample(self, indices: Sequence[int], seed: int) -> Latents:
+        count = len(self.latents)
+        pairs, positions = [], []
+        for index in indices:
+            rng = generator(seed, "candidate", index)
+            pairs.append(torch.randperm(count, generator=rng)[:2])
+            positions.append(torch.rand((), generator=rng))
+        pair = torch.stack(pairs)
+        return slerp(self.latents[pair[:, 0]], self.latents[pair[:, 1]], torch.stack(positions))
+
+
+@dataclass(frozen=True)
+class SlerpToId(FittedPrior):
+    """Points on arcs from a reference to a draw from the isotropic Gaussian of the model's own domain."""
+
+    latents: Tensor
+    id_mean: Tensor
+    id_scale: Tensor
+
+    def sample(self, indices: Sequence[int], seed: int) -> Latents:
+        draws = [generator(seed, "slerp", index) for index in indices]
+        rows = torch.stack([torch.randint(len(self.latents), (), generator=rng) for rng in draws])
+        u = torch.stack([torch.rand((), generator=rng) for rng in draws])
+        drawn = DiagonalNormal(self.id_mean, self.id_scale).sample(indices, seed)
+        return slerp(self.latents[rows], drawn, u)
+
+
+@dataclass(frozen=True)
+class Slerp:
+    """Slerp between two references, or (``towards: id``) the released code's reference-to-ID-Gaussian variant."""
+
+    towards: str = "references"
+    id_count: int = 200
+    name: str = "slerp"
+
+    def __post_init__(self) -> None:
+        if self.towards not in ("references", "id"):
+            raise InputError(f"prior.towards={self.towards}: choose references or id")
+
+    @property
+    def minimum_references(self) -> int:
+        return 1 if self.id_latents else 2
+
+    @property
+    def id_latents(self) -> int:
+        return self.id_count if self.towards == "id" else 0
+
+    def fit(self, latents: Latents, id_latents: IdLatents | None = None) -> FittedPrior:
+        require(self.name, len(latents), self.minimum_references)
+        if not self.id_latents:
+            return SlerpReferences(latents)
+        if id_latents is None:
+            raise InputError("prior.towards=id: needs latents of the model's own domain")
+        own = Isotropic().fit(id_latents)
+        return SlerpToId(latents, own.mean, own.scale)
+
+
+@dataclass(frozen=True)
+class ReplayedLatents(FittedPrior):
+    """The references in a fixed order, again from the start when they run out."""
+
+    latents: Tensor
+
+    def sample(self, indices: Sequence[int], seed: int) -> Latents:
+        return self.latents[torch.tensor(list(indices), dtype=torch.long) % len(self.latents)]
+
+
+@dataclass(frozen=True)
+class Replay:
+    """The cheat: the inverted references themselves. Scores almost perfectly and generates nothing new."""
+
+    name: str = "replay"
+
+    @property
+    def minimum_references(self) -> int:
+        return 1
+
+    @property
+    def id_latents(self) -> int:
+        return 0
+
+    def fit(self, latents: Latents, id_latents: IdLatents | None = None) -> FittedPrior:
+        require(self.name, len(latents), self.minimum_references)
+        return ReplayedLatents(latents)

@@ -1,0 +1,28 @@
+"""Geometric tolerances and the bounded loop that keeps the candidates within them."""
+
+from unseen_diffusion.rejection.selection import ROUTES, Selection, check_route, select
+from unseen_diffusion.rejection.tolerances import (
+    AbsoluteTolerances,
+    Band,
+    CalibratedTolerances,
+    NoTolerances,
+    Projection,
+    RandomControl,
+    Tolerances,
+    within,
+)
+
+__all__ = [
+    "ROUTES",
+    "AbsoluteTolerances",
+    "Band",
+    "CalibratedTolerances",
+    "NoTolerances",
+    "Projection",
+    "RandomControl",
+    "Selection",
+    "Tolerances",
+    "check_route",
+    "select",
+    "within",
+]

@@ -1,0 +1,190 @@
+"""Moving candidates to the nearest point whose statistics lie within the bands.
+
+The statistics are functions of the inner products of c with its k drawn references z_i and of |c|^2, so their
+gradients lie in span(z_1, ..., z_k, c), and so does the nearest point: c' = y_0 c + sum y_i z_i. Everything happens in
+these k + 1 numbers y with the Gram matrix H of (c, z_1, ..., z_k); d plays no part.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from unseen_diffusion.geometry import CRITERIA, References, averages, draw_references, sides, statistics
+from unseen_diffusion.priors import FittedPrior
+from unseen_diffusion.rejection.routes import NUMBERS
+from unseen_diffusion.rejection.tolerances import Band, within
+
+# Share of a band's width left at both ends, so that the rounding of float32 latents stays inside.
+MARGIN = 1e-3
+# A step below this share of the way moved ends the iteration.
+SETTLED = 1e-6
+# Longest step, relative to the candidate's norm: linearisations reach no farther.
+LONGEST = 0.1
+
+
+def criteria(
+    y: Float[Tensor, "b k1"], gram: Float[Tensor, "b k1 k1"]
+) -> tuple[Float[Tensor, "b 3"], Float[Tensor, "b 3 k1"]]:
+    """The statistics of y_0 c + sum y_i z_i, and their gradients as combinations of (c, z_1, ..., z_k)."""
+    k = gram.shape[1] - 1
+    first, second = torch.triu_indices(k, k, offset=1)
+    lengths, pairs = gram.diagonal(dim1=1, dim2=2)[:, 1:], gram[:, 1:, 1:][:, first, second]
+    products = (gram @ y[:, :, None])[:, :, 0]
+    with torch.enable_grad():
+        dots = products[:, 1:].detach().requires_grad_()
+        norms = (y * products).sum(1, keepdim=True).detach().requires_grad_()
+        values = averages(dots, norms, lengths, *sides(dots, norms, lengths, pairs))
+        slopes = [torch.autograd.grad(column.sum(), (dots, norms), retain_graph=True) for column in values.T]
+    # d|c'|^2 = 2 c' . dc', and d(c' . z_i) = z_i . dc'.
+    rows = [2 * by_norm * y + torch.nn.functional.pad(by_dot, (1, 0)) for by_dot, by_norm in slopes]
+    return values.detach(), torch.stack(rows, 1)
+
+
+def least_multipliers(
+    matrix: Float[Tensor, "b m m"], low: Float[Tensor, "b m"], high: Float[Tensor, "b m"]
+) -> Float[Tensor, "b m"]:
+    """min |x|^2 subject to low <= J x <= high: x = J^T lambda, given A = J J^T, by trying every set of active ends.
+
+    With at most 3 constraints there are at most 27 sets; the one that fulfils the Karush-Kuhn-Tucker conditions best
+    is taken (exactly one fulfils them if A is regular).
+    """
+    unit = matrix.diagonal(dim1=1, dim2=2).clamp(min=torch.finfo(matrix.dtype).tiny).sqrt()
+    scaled = matrix / unit[:, :, None] / unit[:, None, :]
+    low, high = low / unit, high / unit
+    size = torch.maximum(low.abs(), high.abs()).amax(1) + torch.finfo(matrix.dtype).tiny
+    best, multipliers = torch.full((len(matrix),), torch.inf, dtype=matrix.dtype), torch.zeros_like(low)
+    for ends in product((0, -1, 1), repeat=matrix.shape[1]):
+        end = torch.tensor(ends)
+        active = (end != 0).double()
+        target = torch.where(end < 0, low, torch.where(end > 0, high, 0.0))
+        system = scaled * active[:, None] * active + torch.diag(1 - active)
+        solved, _ = torch.linalg.solve_ex(system, target)
+        reached = (scaled @ solved[:, :, None])[:, :, 0]
+        outside = torch.maximum(low - reached, reached - high).amax(1)
+        wrong = (solved * end).amax(1)  # at a low end the multiplier pushes up, at a high one down
+        fault = torch.nan_to_num(torch.maximum(outside, wrong), nan=torch.inf).clamp(min=1e-12 * size)
+        better = fault < best * (1 - 1e-9)
+        best = torch.where(better, fault, best)
+        multipliers = torch.where(better[:, None], solved / unit, multipliers)
+    return multipliers
+
+
+def nearest(
+    gram: Float[Tensor, "b k1 k1"], low: Float[Tensor, " 3"], high: Float[Tensor, " 3"], iterations: int
+) -> tuple[Float[Tensor, "b k1"], Bool[Tensor, " b"]]:
+    """The nearest points within the bands by sequential quadratic programming, and whether they converged.
+
+    Each step linearises the statistics and solves for the point nearest to the *candidate* that fulfils them.
+
+    Args:
+        gram: H, inner products of (c, z_1, ..., z_k), float64.
+        low: lower ends; -inf where a criterion is not in use.
+        high: upper ends; inf where a criterion is not in use.
+        iterations: most steps.
+    """
+    used = torch.isfinite(low)
+    start = torch.zeros_like(gram[:, 0])
+    start[:, 0] = 1
+    y = start.clone()
+    values, _ = criteria(y, gram)
+    converged = ((values >= low) & (values <= high)).all(1)
+    margin = MARGIN * (high - low)[used]
+    inner_low, inner_high = low[used] + margin, high[used] - margin
+    for _ in range(iterations):
+        moving = (~converged).nonzero().flatten()
+        if not len(moving):
+            break
+        values, slopes = criteria(y[moving], gram[moving])
+        values, slopes = values[:, used], slopes[:, used]
+        sloped = slopes @ gram[moving]
+        offset = values + (sloped @ (start - y)[moving][:, :, None])[:, :, 0]
+        multipliers = least_multipliers(sloped @ slopes.mT, inner_low - offset, inner_high - offset)
+        step = start[moving] + (multipliers[:, None] @ slopes)[:, 0] - y[moving]
+        limit = LONGEST * gram[moving, 0, 0].sqrt() / length(step, gram[moving])
+        y[moving] = y[moving] + limit.clamp(max=1)[:, None] * step
+        values, _ = criteria(y[moving], gram[moving])
+        inside = ((values >= low) & (values <= high)).all(1)
+        settled = length(step, gram[moving]) <= SETTLED * length(y[moving] - start[moving], gram[moving])
+        converged[moving] = inside & settled
+    return y, converged
+
+
+def length(y: Float[Tensor, "b k1"], gram: Float[Tensor, "b k1 k1"]) -> Float[Tensor, " b"]:
+    """L2 norm of a combination."""
+    return (y[:, None] @ gram @ y[:, :, None])[:, 0, 0].clamp(min=0).sqrt()
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A candidate after its move, and how far it went (L2)."""
+
+    latent: Tensor
+    distance: float
+
+
+class Projected:
+    """The route of ``Projection``: candidates of the direct route, moved before they are judged."""
+
+    def __init__(
+        self,
+        prior: FittedPrior,
+        references: References,
+        bands: Mapping[str, Band],
+        k: int,
+        iterations: int,
+        seed: int,
+        chunk: int,
+    ) -> None:
+        self.prior, self.references, self.bands, self.k, self.seed = prior, references, bands, k, seed
+        self.iterations, self.chunk = iterations, chunk
+        ends = [bands.get(name, Band(-torch.inf, torch.inf)) for name in CRITERIA]
+        self.low, self.high = (torch.tensor(end, dtype=torch.float64) for end in zip(*ends, strict=True))
+        self.drawn_statistics: list[Tensor] = []
+        self.start = 0
+        self.group_moved: list[Moved] = []
+        self.accepted: dict[int, Moved] = {}
+
+    @property
+    def group(self) -> int:
+        return max(1, min(self.chunk, NUMBERS // self.references.flat.shape[1]))
+
+    def judge(self, start: int, stop: int) -> Float[Tensor, "b 3"]:
+        """Statistics after the move, of the float32 latents; those that did not converge stay where they were."""
+        drawn = draw_references(len(self.references), self.k, self.seed, range(start, stop))
+        candidates = self.prior.sample(range(start, stop), self.seed)
+        before = statistics(candidates, self.references, drawn)
+        grams = torch.stack([self._gram(one, chosen) for one, chosen in zip(candidates, drawn, strict=True)])
+        y, converged = nearest(grams, self.low, self.high, self.iterations)
+        y[~converged | within(before, self.bands).all(1)] = torch.eye(self.k + 1, dtype=y.dtype)[0]
+        distances = length(y - torch.eye(self.k + 1, dtype=y.dtype)[0], grams).tolist()
+        rows = zip(candidates, drawn, y, distances, strict=True)
+        self.group_moved = [Moved(self._moved(one, chosen, by), way) for one, chosen, by, way in rows]
+        self.start = start
+        self.drawn_statistics.append(before)
+        return statistics(torch.stack([moved.latent for moved in self.group_moved]), self.references, drawn)
+
+    def keep(self, index: int) -> None:
+        self.accepted[index] = self.group_moved[index - self.start]
+
+    def latents(self, indices: list[int], seed: int) -> Float[Tensor, "n c h w"]:
+        return torch.stack([self.accepted[index].latent for index in indices])
+
+    def _gram(self, candidate: Tensor, chosen: Tensor) -> Float[Tensor, "k1 k1"]:
+        """H of a candidate and its drawn references."""
+        one = candidate.flatten().double()
+        dots = self.references.flat[chosen].double() @ one
+        gram = torch.empty(self.k + 1, self.k + 1, dtype=torch.float64)
+        gram[0, 0], gram[0, 1:], gram[1:, 0] = one @ one, dots, dots
+        gram[1:, 1:] = self.references.gram[chosen][:, chosen]
+        return gram
+
+    def _moved(self, candidate: Tensor, chosen: Tensor, y: Tensor) -> Float[Tensor, "c h w"]:
+        """y_0 c + sum y_i z_i as float32; the candidate itself where it did not move."""
+        if float(y[0]) == 1 and not bool(y[1:].any()):
+            return candidate
+        moved = y[0] * candidate.flatten().double() + y[1:] @ self.references.flat[chosen].double()
+        return moved.float().reshape(candidate.shape)

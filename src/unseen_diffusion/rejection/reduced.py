@@ -1,0 +1,234 @@
+"""The exact shortcut for rejection: candidates proposed in a few numbers, and formed only when accepted.
+
+The criteria see a candidate c only through its inner products with its k drawn references, and its norm. Let a
+prior be c = mean + y axes + s e with e white on the complement of the axes (``SphericalRest``), and let F be the
+span of the axes and the mean. Along F a candidate has its own coordinates. Beyond F, the drawn references' parts have
+the Gram matrix G = L L^T, c has the products s L v with them, v ~ N(0, I_k), and the square of all that remains is
+s^2 chi^2 with d - dim F - k degrees of freedom, its direction uniform. A proposal costs dim F + k + 1 numbers,
+whatever d; an accepted one gets a direction.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from scipy.special import gammaincinv
+from torch import Tensor
+
+from unseen_diffusion.errors import InputError
+from unseen_diffusion.geometry import References, averages, check_drawn, pair_products, sides
+from unseen_diffusion.priors import FittedPrior, SphericalRest
+from unseen_diffusion.seeds import generator, normal_rows
+
+# Proposals per random stream: proposal i is row i % BLOCK of the stream of block i // BLOCK.
+BLOCK = 4096
+# Numbers per batch of products between proposals and references.
+NUMBERS = 1 << 18
+# A part beyond F below this share of a reference's squared norm is rounding.
+NEGLIGIBLE = 1e-12
+
+
+@dataclass(frozen=True)
+class Frame:
+    """References and mean as seen from F.
+
+    Attributes:
+        form: the prior's own form.
+        unit: (d,) direction of the mean beyond the axes; None if it has no such part.
+        centre: (f,) coordinates of the mean in F, f = q or q + 1.
+        points: (N, f) of the references.
+        products: (N, N) inner products of the references.
+        beyond: whether there is a rest, and references have parts in it that are more than rounding.
+        freedom: d - f.
+    """
+
+    form: SphericalRest
+    unit: Tensor | None
+    centre: Tensor
+    points: Tensor
+    products: Tensor
+    beyond: bool
+    freedom: int
+
+    @classmethod
+    def of(cls, form: SphericalRest, references: References) -> "Frame":
+        """Three products of the references with the axes, the mean and each other, in float64."""
+        flat = references.flat
+        parts = [flat[i : i + 64].double() for i in range(0, len(flat), 64)]
+        points = torch.cat([form.along(part) for part in parts])
+        centre = form.along(form.mean[None])[0]
+        left = form.mean - form.combine(centre[None])[0]
+        unit = None
+        if float(left.norm()) > 1e-9 * float(form.mean.norm()):
+            unit = left / left.norm()
+            points = torch.cat([points, torch.cat([part @ unit for part in parts])[:, None]], 1)
+            centre = torch.cat([centre, left.norm()[None]])
+        lengths = references.gram.diagonal()
+        seen = bool(((lengths - points.square().sum(1)) > NEGLIGIBLE * lengths.max()).any())
+        products, freedom = references.gram, flat.shape[1] - len(centre)
+        return cls(form, unit, centre, points, products, seen and form.scale > 0, freedom)
+
+    def vector(self, coordinates: Float[Tensor, " f"]) -> Float[Tensor, " d"]:
+        """The vector of F with these coordinates."""
+        axes = coordinates[:-1] if self.unit is not None else coordinates
+        inside = self.form.combine(axes[None])[0]
+        return inside if self.unit is None else inside + coordinates[-1] * self.unit
+
+    def roots(self, drawn: Int[Tensor, "b k"], pairs: Float[Tensor, "b p"]) -> Float[Tensor, "b k k"]:
+        """R with R R^T = G, the Gram matrix of drawn references' parts beyond F, from their products ``pairs``.
+
+        By Cholesky, or by eigenvectors where G is singular (repeated references).
+        """
+        first, second = torch.triu_indices(drawn.shape[1], drawn.shape[1], offset=1)
+        near = self.points[drawn]
+        gram = torch.diag_embed(self.products.diagonal()[drawn])
+        gram[:, second, first] = pairs  # the lower half is all that is read
+        gram -= near @ near.mT
+        roots, info = torch.linalg.cholesky_ex(gram)
+        for row in info.nonzero().flatten().tolist():
+            values, vectors = torch.linalg.eigh(gram[row])
+            roots[row] = vectors * values.clamp(min=0).sqrt()
+        return roots
+
+    def outside(self, vectors: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """What is left of vectors outside F."""
+        left = vectors - self.form.combine(self.form.along(vectors))
+        return left if self.unit is None else left - (left @ self.unit)[:, None] * self.unit
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """A block in its few numbers.
+
+    Attributes:
+        drawn: (b, k) references.
+        coordinates: (b, f) in F.
+        towards: (b, k) v, standard normal; the products beyond F are s L v.
+        rest: (b,) squared norm beyond F, without s^2.
+    """
+
+    drawn: Tensor
+    coordinates: Tensor
+    towards: Tensor
+    rest: Tensor
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """One row of ``Proposals``."""
+
+    drawn: Tensor
+    coordinates: Tensor
+    towards: Tensor
+    rest: Tensor
+
+
+class ExactStatistics:
+    """The route of the exact shortcut; other candidates than the direct route's, of the same distribution."""
+
+    group = BLOCK
+
+    def __init__(self, prior: FittedPrior, references: References, k: int, seed: int, shape: tuple[int, ...]) -> None:
+        check_drawn(len(references), k)
+        form = prior.spherical()
+        if form is None:
+            raise InputError(
+                f"rejection.route=exact_statistics: {type(prior).__name__} has no spherical rest; "
+                "set rejection.route=direct"
+            )
+        self.prior, self.references, self.k, self.seed, self.shape = prior, references, k, seed, shape
+        self.frame = Frame.of(form, references)
+        self.freedom = self.frame.freedom - (k if self.frame.beyond else 0)
+        if form.scale and self.freedom < 0:
+            raise InputError(
+                f"rejection.route=exact_statistics: {self.frame.freedom} coordinates beyond the prior's own are fewer "
+                f"than tolerances.k={k}; set rejection.route=direct"
+            )
+        self.block = self._propose(0)
+        self.start = 0
+        self.accepted: dict[int, Accepted] = {}
+
+    def judge(self, start: int, stop: int) -> Float[Tensor, "b 3"]:
+        if start != self.start:
+            self.start, self.block = start, self._propose(start // BLOCK)
+        return self._statistics(self.block)[: stop - start]
+
+    def keep(self, index: int) -> None:
+        row, block = index - self.start, self.block
+        self.accepted[index] = Accepted(
+            *(part[row].clone() for part in (block.drawn, block.coordinates, block.towards, block.rest))
+        )
+
+    def latents(self, indices: list[int], seed: int) -> Float[Tensor, "n c h w"]:
+        if seed != self.seed:
+            return torch.cat([self.prior.sample([index], seed) for index in indices])
+        return torch.stack([self._formed(index).float().reshape(self.shape) for index in indices])
+
+    def _propose(self, block: int) -> Proposals:
+        """All proposals of a block, from its own stream."""
+        rng, frame = generator(self.seed, "proposals", block), self.frame
+        drawn = distinct(BLOCK, self.k, len(self.references), rng)
+        f, q = len(frame.centre), len(frame.centre) - (frame.unit is not None)
+        noise = torch.randn(BLOCK, f, generator=rng, dtype=torch.float64)
+        u = torch.rand(BLOCK, generator=rng, dtype=torch.float64)
+        coordinates = frame.form.scale * noise
+        coordinates[:, :q] = frame.form.coordinates(noise[:, :q], u)
+        towards = torch.randn(BLOCK, self.k, generator=rng, dtype=torch.float64)
+        if not frame.beyond:
+            towards = torch.zeros_like(towards)
+        rest = towards.square().sum(1) + chi_squared(BLOCK, self.freedom if frame.form.scale else 0, rng)
+        return Proposals(drawn, frame.centre + coordinates, towards, rest)
+
+    def _statistics(self, block: Proposals) -> Float[Tensor, "b 3"]:
+        frame, scale = self.frame, self.frame.form.scale
+        rows = max(1, NUMBERS // (self.k * max(self.k, len(frame.centre))))
+        parts = []
+        for i in range(0, BLOCK, rows):
+            drawn, coordinates = block.drawn[i : i + rows], block.coordinates[i : i + rows]
+            pairs = pair_products(frame.products, drawn)
+            dots = (frame.points[drawn] @ coordinates[:, :, None])[:, :, 0]
+            if frame.beyond:
+                dots += scale * (frame.roots(drawn, pairs) @ block.towards[i : i + rows, :, None])[:, :, 0]
+            norms = (coordinates.square().sum(1) + scale**2 * block.rest[i : i + rows])[:, None]
+            lengths = frame.products.diagonal()[drawn]
+            parts.append(averages(dots, norms, lengths, *sides(dots, norms, lengths, pairs)))
+        return torch.cat(parts)
+
+    def _formed(self, index: int) -> Float[Tensor, " d"]:
+        """An accepted proposal in full: its part in F, that towards the references, and a direction for the rest."""
+        one, frame, scale = self.accepted[index], self.frame, self.frame.form.scale
+        inside = frame.vector(one.coordinates)
+        if not scale:
+            return inside
+        direction = normal_rows((len(inside),), self.seed, "direction", [index]).double()
+        left = frame.outside(direction)[0]
+        towards = torch.zeros_like(left)
+        if frame.beyond:
+            drawn = one.drawn[None]
+            root = frame.roots(drawn, pair_products(frame.products, drawn))[0]
+            axes = torch.linalg.pinv(root) @ frame.outside(self.references.flat[one.drawn].double())
+            towards = one.towards @ axes
+            basis = torch.linalg.svd(axes, full_matrices=False)
+            axes = basis.Vh[basis.S > 0.5]  # singular values are 1, and 0 for repeated references
+            left = left - (axes @ left) @ axes
+        remaining = (one.rest - towards.square().sum()).clamp(min=0)
+        return inside + scale * (towards + remaining.sqrt() * left / left.norm())
+
+
+def distinct(rows: int, k: int, count: int, rng: torch.Generator) -> Int[Tensor, "b k"]:
+    """k different numbers below ``count`` per row, all sets alike: each is drawn among those not yet taken."""
+    taken = torch.empty(rows, 0, dtype=torch.long)
+    columns = []
+    for j in range(k):
+        new = torch.randint(count - j, (rows,), generator=rng)
+        for other in taken.T:  # ascending: step over every number taken that is not above
+            new = new + (new >= other)
+        columns.append(new)
+        taken = torch.stack(columns, 1).sort(1).values
+    return torch.stack(columns, 1)
+
+
+def chi_squared(rows: int, freedom: int, rng: torch.Generator) -> Float[Tensor, " b"]:
+    """chi^2 draws by inversion, float64; zeros without a degree of freedom."""
+    u = torch.rand(rows, generator=rng, dtype=torch.float64)
+    return torch.from_numpy(2 * gammaincinv(freedom / 2, u.numpy())) if freedom else torch.zeros_like(u)

@@ -1,0 +1,131 @@
+"""Is a sample in the target domain? One answer by a classifier, one by conformal distances: report both.
+
+The classifier knows two domains and is blind to junk that belongs to neither; the distances know one domain and
+are blind to another that lies within the target's spread.
+"""
+
+from math import nan, sqrt
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from unseen_diffusion.errors import InputError
+from unseen_diffusion.scores.inputs import as_features, as_pair
+from unseen_diffusion.scores.intervals import normal_quantile, wilson
+from unseen_diffusion.scores.logistic import fit_logistic
+from unseen_diffusion.scores.neighbours import RESOLUTION, neighbour_squares
+
+
+class TargetShare(NamedTuple):
+    """Share of samples in the target domain, with an interval; not clipped to [0, 1].
+
+    Attributes:
+        value: (raw - fpr) / (tpr - fpr); NaN, with its interval, where the classifier tells nothing.
+        low: lower bound.
+        high: upper bound.
+        raw: share of samples that the classifiers call target.
+        tpr: share of target images that they call so.
+        fpr: share of ID images that they call so.
+    """
+
+    value: float
+    low: float
+    high: float
+    raw: float
+    tpr: float
+    fpr: float
+
+
+class ConformalShare(NamedTuple):
+    """Share of samples that pass the conformal test, over the share 1 - alpha of real ones; with an interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def classifier_share(samples: Tensor, target: Tensor, source: Tensor, level: float = 0.95) -> TargetShare:
+    """Rogan and Gladen 1978: the share of samples in the target domain, from an imperfect classifier.
+
+    Two logistic classifiers tell target from ID images, one trained on the even and one on the odd rows of both
+    sets; each is judged on the rows that it has not seen, and both judge the samples, which must not be among
+    the rows. The interval is Fieller's (1954) at the classifiers as fitted.
+
+    Args:
+        samples: features (N, d).
+        target: features of held-out target images (M, d), M >= 4.
+        source: features of ID images (K, d), K >= 4.
+        level: two-sided confidence level in (0, 1). Where tpr does not exceed fpr at this level, all is NaN.
+
+    Raises:
+        InputError: too few images, differing dimensions, or features that are not finite.
+    """
+    samples = as_features(samples, "the samples", 1)
+    target, source = as_pair(target, source, ("the target images", "the ID images"), 4)
+    as_pair(samples, target, ("the samples", "the target images"), 1)
+    called = [torch.zeros(len(x), dtype=torch.float64) for x in (samples, target, source)]
+    for seen, unseen in ((0, 1), (1, 0)):
+        classify = fit_logistic(target[seen::2], source[seen::2])
+        called[0] += 0.5 * (classify(samples) > 0)
+        called[1][unseen::2] = (classify(target[unseen::2]) > 0).double()
+        called[2][unseen::2] = (classify(source[unseen::2]) > 0).double()
+    return _adjusted(called[0], called[1], called[2], normal_quantile(level))
+
+
+def conformal_share(
+    samples: Tensor, target: Tensor, k: int = 5, alpha: float = 0.05, block: int | None = None
+) -> ConformalShare:
+    """Share of samples with p > alpha against the target images H, over 1 - alpha (Vovk et al. 2005).
+
+    The strangeness of a sample is the distance to its k-th nearest neighbour in H, that of an image of H the
+    same among the others; p = (1 + images of H at least as strange) / (M + 1). The interval is Wilson's.
+
+    Args:
+        samples: features (N, d).
+        target: features (M, d), M > k. Below M = 1 / alpha - 1 no sample can be rejected, and all is NaN.
+        k: which neighbour.
+        alpha: level of the test in (0, 1).
+        block: rows of the distance matrix in memory at a time; no result depends on it.
+
+    Raises:
+        InputError: too few images, differing dimensions, features that are not finite, alpha outside (0, 1).
+    """
+    if not 0 < alpha < 1:
+        raise InputError(f"alpha={alpha}: give the level of the test between 0 and 1, e.g. 0.05")
+    target = as_features(target, "the target images", k + 1)
+    samples, target = as_pair(samples, target, ("the samples", "the target images"), 1)
+    count = len(target)
+    if alpha * (count + 1) < 1:
+        return ConformalShare(nan, nan, nan)
+    centre = target.mean(0)
+    samples, target = samples - centre, target - centre
+    usual = neighbour_squares(target, None, k, block).sort().values
+    strange = neighbour_squares(samples, target, k, block)
+    margin = RESOLUTION * (samples.square().sum(1) + target.square().sum(1).max())
+    as_strange = count - torch.searchsorted(usual, strange - margin)
+    passed = int((1 + as_strange > alpha * (count + 1)).sum())
+    share = wilson(passed, len(samples))
+    return ConformalShare(*(bound / (1 - alpha) for bound in (share.share, share.low, share.high)))
+
+
+def _adjusted(samples: Tensor, target: Tensor, source: Tensor, z: float) -> TargetShare:
+    """Fieller's interval for the share in raw - fpr = share (tpr - fpr), from calls in [0, 1]."""
+    (raw, raw_var), (tpr, tpr_var), (fpr, fpr_var) = (_share(calls, z) for calls in (samples, target, source))
+    over, gap = raw - fpr, tpr - fpr
+    # The bounds solve (over - share gap)^2 = z^2 (raw_var + share^2 tpr_var + (1 - share)^2 fpr_var).
+    square = gap**2 - z**2 * (tpr_var + fpr_var)
+    # Equal domains: what tells the halves apart by chance does so in both directions, which doubles the variance.
+    if gap <= 0 or gap**2 <= 2 * z**2 * (tpr_var + fpr_var):
+        return TargetShare(nan, nan, nan, raw, tpr, fpr)
+    middle = over * gap - z**2 * fpr_var
+    constant = over**2 - z**2 * (raw_var + fpr_var)
+    half = sqrt(max(0.0, middle**2 - square * constant))
+    return TargetShare(over / gap, (middle - half) / square, (middle + half) / square, raw, tpr, fpr)
+
+
+def _share(calls: Tensor, z: float) -> tuple[float, float]:
+    """Mean of calls and its variance after Agresti and Coull 1998, which is not zero at shares of 0 and 1."""
+    count, total = float(calls.sum()), len(calls)
+    smooth = (count + z**2 / 2) / (total + z**2)
+    return count / total, smooth * (1 - smooth) / (total + z**2)
