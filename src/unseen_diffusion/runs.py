@@ -132,6 +132,7 @@ def generate(run: Run) -> Generated:
                 s.seed,
                 s.max_proposals,
                 s.allow_fewer,
+                s.route,
             )
         images = run.denoised(latents, s.eta)
     made = [artefact for _, artefact in stages.used[before:]]
@@ -283,7 +284,9 @@ def latent_geometry(run: Run, generated: Generated) -> Artefact | None:
         return None
     heldout = run.split.tensors[s.scores.target][:most]
     sets = {"heldout": run.stages.inversion(run.model, heldout, s.solver, s.t)[1].latents}
-    sets["own"] = run.own_latents(s.samples).latents[:most]
+    # The model's own samples, inverted as the others: states on the way down are no fair control, since
+    # the solver's error differs (docs/theory.md).
+    sets["own"] = run.stages.inversion(run.model, run.own_images().tensors["images"][:most], s.solver, s.t)[1].latents
     if generated.latents is not None:
         sets["accepted"] = generated.latents.latents[:most]
     if generated.prior and generated.selection and not s.tolerances.control:

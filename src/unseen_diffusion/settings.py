@@ -1,7 +1,7 @@
 """From a composed config to checked objects, before any model is loaded or anything is written."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from unseen_diffusion.methods import Method
 from unseen_diffusion.models.analytic import linear_schedule
 from unseen_diffusion.models.base import ModelSpec
 from unseen_diffusion.models.pipeline import inspect_model
-from unseen_diffusion.priors import Prior, Replay
-from unseen_diffusion.rejection import NoTolerances, Tolerances
+from unseen_diffusion.priors import Prior, Replay, Standard
+from unseen_diffusion.rejection import NoTolerances, Tolerances, check_route
 from unseen_diffusion.schedules import CLEAN
 from unseen_diffusion.scoring import ScoreSettings
 from unseen_diffusion.solvers import SolverSettings
@@ -52,6 +52,7 @@ class RunSettings:
     batch_size: int
     max_proposals: int
     allow_fewer: bool
+    route: str
     progress: bool
     device: torch.device
 
@@ -141,11 +142,12 @@ def resolve_plain(config: DictConfig) -> dict[str, Any]:
 KEYS = {
     "mixing": {"t", "record"},
     "bandwidth": {"eta"},
-    "rejection": {"max_proposals", "allow_fewer"},
+    "rejection": {"max_proposals", "allow_fewer", "route"},
 }
 TOP = {*KEYS, "model", "domain", "method", "solver", "prior", "tolerances", "scores", "features", "tracking", "paths"}
 TOP |= {"samples", "seed", "batch_size", "device", "progress"}
-WHOLE = ("references", "validation", "heldout", "split_seed", "draw", "steps", "k", "rank", "id_count")
+WHOLE = {"references", "validation", "heldout", "split_seed", "draw", "steps", "k", "rank", "id_count"}
+WHOLE |= {"components", "iterations"}
 FILES = ("path", "folder")  # of features: a given file must exist
 
 
@@ -161,7 +163,8 @@ def check_keys(plain: dict[str, Any]) -> None:
         raise InputError(f"{unknown[0]}: nothing reads this key; see unseen run --cfg job")
     for group in ("domain", "solver", "tolerances", "prior"):
         for key, value in plain[group].items():
-            if key in WHOLE and value not in (None, "auto") and (isinstance(value, bool) or not isinstance(value, int)):
+            chosen = value is None or (key == "rank" and value == "auto")
+            if key in WHOLE and not chosen and (isinstance(value, bool) or not isinstance(value, int)):
                 raise InputError(f"{group}.{key}={value}: give a whole number")
     for key in FILES:
         value = plain["features"].get(key)
@@ -201,6 +204,8 @@ def _check(config: DictConfig) -> RunSettings:
     method: Method = build(config.method)
     prior: Prior = method.prior or build(config.prior)
     tolerances: Tolerances = method.tolerances or build(config.tolerances)
+    route = str(plain["rejection"]["route"])
+    check_route(route, prior, tolerances)
     solver: SolverSettings = build(config.solver)
     scores: ScoreSettings = build(config.scores)
     samples = int(number(plain, "samples", scores.minimum, math.inf, whole=True))
@@ -216,6 +221,8 @@ def _check(config: DictConfig) -> RunSettings:
         raise InputError("mixing: t=0 is the image itself; choose a mixing step above 0")
     if solver.grid == "paper" and any(value != int(value) for value in (t, *record)):
         raise InputError(f"mixing.t={t}: solver.grid=paper knows whole timesteps only; choose another grid or t")
+    if isinstance(prior, Standard):
+        prior = replace(prior, std=spec.schedule.state_std(t))
     check_references(domain, prior, tolerances, scores, spec)
     return RunSettings(
         plain=plain,
@@ -237,6 +244,7 @@ def _check(config: DictConfig) -> RunSettings:
         batch_size=batch_size,
         max_proposals=max_proposals,
         allow_fewer=bool(plain["rejection"]["allow_fewer"]),
+        route=route,
         progress=bool(plain["progress"]),
         device=device,
     )

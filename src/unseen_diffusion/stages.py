@@ -22,7 +22,7 @@ from unseen_diffusion.grids import Grid, make_grid
 from unseen_diffusion.images import dequantise, quantise
 from unseen_diffusion.models.base import DiffusionModel, ModelSpec
 from unseen_diffusion.priors import Prior, restore, slerp
-from unseen_diffusion.rejection import Tolerances, select
+from unseen_diffusion.rejection import Tolerances, select, within
 from unseen_diffusion.scores.intervals import wilson
 from unseen_diffusion.scores.memorisation import nearest
 from unseen_diffusion.scores.reconstruction import psnr, ssim
@@ -187,6 +187,7 @@ class Stages:
         seed: int,
         max_proposals: int,
         allow_fewer: bool,
+        route: str = "direct",
     ) -> tuple[Artefact, LatentSet]:
         """Prior -> accepted latents; facts: bands, proposals, passes, acceptance with its interval, seconds."""
         inputs = {
@@ -198,6 +199,8 @@ class Stages:
             "max_proposals": max_proposals,
             "allow_fewer": allow_fewer,
         }
+        if route != "direct":
+            inputs["route"] = route
 
         def make() -> Made:
             fitted = restore(prior.facts["kind"], prior.tensors)
@@ -210,6 +213,7 @@ class Stages:
                 max_proposals,
                 allow_fewer,
                 progress=self.progress,
+                route=route,
             )
             facts = {
                 "bands": {name: list(band) for name, band in chosen.bands.items()},
@@ -218,6 +222,9 @@ class Stages:
                 "acceptance": asdict(wilson(len(chosen.indices), chosen.proposals)),
                 "seconds": chosen.seconds,
             }
+            if len(chosen.moved):
+                facts["moved"] = {"mean": float(chosen.moved.mean()), "max": float(chosen.moved.max())}
+                facts["drawn_inside"] = int(within(chosen.drawn_statistics, chosen.bands).all(1).sum())
             indices = torch.tensor(chosen.indices)
             return {"latents": chosen.latents, "indices": indices, "statistics": chosen.statistics}, facts
 

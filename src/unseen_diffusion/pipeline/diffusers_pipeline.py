@@ -10,7 +10,7 @@ from diffusers import DiffusionPipeline, ImagePipelineOutput
 from torch import Tensor
 
 from unseen_diffusion.errors import InputError
-from unseen_diffusion.models import DiffusersModel
+from unseen_diffusion.models import DiffusersModel, DiffusionModel
 from unseen_diffusion.models.pipeline import Options
 from unseen_diffusion.pipeline.hub import find_domain, is_local, pinned, upload
 from unseen_diffusion.pipeline.pixels import OUTPUT_TYPES, from_pixels, to_pixels
@@ -64,9 +64,9 @@ class UnseenDomainPipeline(DiffusionPipeline):
         domain: what was fitted, or None.
     """
 
-    model: DiffusersModel
+    model: DiffusionModel
 
-    def __init__(self, model: DiffusersModel, base: str | None = None, revision: str | None = None):
+    def __init__(self, model: DiffusionModel, base: str | None = None, revision: str | None = None):
         super().__init__()
         self.register_modules(model=model)
         self.register_to_config(base=base, revision=revision)
@@ -219,6 +219,8 @@ class UnseenDomainPipeline(DiffusionPipeline):
     def save_pretrained(self, save_directory: str | Path, include_references: bool = True) -> None:
         """Saves the fitted domain: unseen_domain.json, prior.safetensors and a card; no weights of the base model.
 
+        A base model from a local folder is named by that folder's absolute path.
+
         Args:
             save_directory: a new folder, or one with an earlier domain, which is overwritten.
             include_references: store the references' latents. The criteria need them; but the base model turns them
@@ -308,7 +310,7 @@ class UnseenDomainPipeline(DiffusionPipeline):
 
     def _base(self) -> Base:
         """Where the model came from."""
-        if self.config.base is None:
+        if self.config.base is None or not isinstance(self.model, DiffusersModel):
             raise InputError("base: not known of this pipeline's model; make the pipeline with from_pretrained")
         return Base(self.config.base, self.config.revision, self.model.fingerprint, asdict(self.model.options))
 

@@ -204,27 +204,34 @@ class Shrinkage(GaussianBase):
 
 @dataclass(frozen=True)
 class StandardNormal(FittedPrior):
-    """N(0, I); ``shape`` (3,) int64 of a latent."""
+    """N(0, std^2 I); ``shape`` (3,) int64 of a latent, ``std`` () float64."""
 
     shape: Tensor
+    std: Tensor
 
     def sample(self, indices: Sequence[int], seed: int) -> Latents:
-        return normal_rows(tuple(self.shape.tolist()), seed, "candidate", list(indices))
+        noise = normal_rows(tuple(self.shape.tolist()), seed, "candidate", list(indices))
+        return noise * float(self.std)
 
     def spherical(self) -> SphericalRest:
         mean = torch.zeros(int(self.shape.prod()), dtype=torch.float64)
-        return SphericalRest(mean, mean.new_empty(0, len(mean)), None, 1.0, no_coordinates)
+        return SphericalRest(mean, mean.new_empty(0, len(mean)), None, float(self.std), no_coordinates)
 
 
 @dataclass(frozen=True)
 class Standard(GaussianBase):
-    """N(0, I): what ordinary sampling would use, blind to the references."""
+    """N(0, std^2 I): what ordinary sampling would use, blind to the references.
+
+    Attributes:
+        std: of a latent's coordinates; sqrt(alpha^2 + sigma^2), 1 in variance-preserving models.
+    """
 
     name: str = "standard"
+    std: float = 1.0
 
     @property
     def minimum_references(self) -> int:
         return 0
 
     def fit(self, latents: Latents, id_latents: IdLatents | None = None) -> FittedPrior:
-        return StandardNormal(torch.tensor(latents.shape[1:]))
+        return StandardNormal(torch.tensor(latents.shape[1:]), torch.tensor(self.std, dtype=torch.float64))
