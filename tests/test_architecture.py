@@ -31,6 +31,7 @@ ORDER = (
     "store",
     "stages",
     "scoring",
+    "searches",
     "tables",
     "comparison",
     "figures",

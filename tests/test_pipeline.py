@@ -79,14 +79,17 @@ def refuses(message: str) -> Any:
     return pytest.raises(InputError, match=rf"\A[^\n]*{message}[^\n]*\Z")
 
 
-def test_a_call_is_the_chain_of_the_library(fitted: UnseenDomainPipeline) -> None:
+@pytest.mark.parametrize(
+    "tolerances", [BANDS, RandomControl(BANDS), Projection(BANDS, iterations=4)], ids=lambda tolerances: tolerances.name
+)
+def test_a_call_is_the_chain_of_the_library(pipe: UnseenDomainPipeline, tolerances: Any) -> None:
     """images -> latents -> prior -> selection -> images, written out."""
-    model, references = fitted.model, pictures()
+    model, references = pipe.model, pictures()
     grid = make_grid(model.schedule, "karras", 4, 400)
     latents = invert(model, dequantise(references), grid, [400.0], "dpmpp_2m")[400.0]
-    chosen = select(SampleCovariance().fit(latents), latents, BANDS, 3, 0, 1000)
+    chosen = select(SampleCovariance().fit(latents), latents, tolerances, 3, 0, 1000)
     images = quantise(denoise(model, chosen.latents, grid, 0.2, 0, chosen.indices, "dpmpp_2m"))
-    output = draws(fitted, generator=0)
+    output = draws(pipe.fit(references, **(QUICK | {"tolerances": tolerances})), generator=0, max_proposals=1000)
     assert torch.equal(output.latents, chosen.latents)
     assert torch.equal((output.images * 255).round().to(torch.uint8), images)
     assert (output.proposals, output.passes) == (chosen.proposals, chosen.passes)
@@ -352,7 +355,9 @@ def test_damaged_files_are_refused(fitted: UnseenDomainPipeline, tmp_path: Path)
     (folder / "prior.safetensors").unlink()
     with refuses("no prior.safetensors beside"):
         load(folder)
-    for number, broken in enumerate(({"solver": {}}, {"prior": {"kind": "os.system", "derived": {}}}, {"base": [1]})):
+    options = read_json(tmp_path / "good" / "unseen_domain.json")["base"] | {"options": {"trust_remote_code": True}}
+    wrong = ({"solver": {}}, {"prior": {"kind": "os.system", "derived": {}}}, {"base": [1]}, {"base": options})
+    for number, broken in enumerate(wrong):
         folder = copy(f"json{number}")
         edit(folder, **broken)
         with refuses("damaged"):

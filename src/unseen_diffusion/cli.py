@@ -24,6 +24,7 @@ unseen: what can a frozen diffusion model generate that it has never seen?
   unseen compare OUTPUTS... [--save FILE]     methods over reference draws and seeds, with tests
   unseen report OUTPUTS... [-o report.html]   one HTML page that needs nothing else
   unseen dashboard [--online]                 a wandb workspace that compares domains
+  unseen solvers [GROUP=OPTION]...            accuracy of every solver per network evaluation, on your model and domain
   unseen train training=OPTION ...            trains an embedded network
   unseen convert CHECKPOINT FOLDER ...        an ADM, iDDPM or DDPM checkpoint as a model folder, proven equal
   unseen --help                               this text
@@ -45,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "compare": _compare,
         "report": _report,
         "dashboard": _dashboard,
+        "solvers": _solvers,
         "train": _train,
         "convert": _convert,
     }
@@ -178,6 +180,20 @@ def _dashboard(arguments: list[str]) -> int:
     from unseen_diffusion.dashboard import dashboard_command
 
     return dashboard_command(arguments)
+
+
+def _solvers(overrides: list[str]) -> int:
+    """Prints and draws the work-precision of every solver for the model and domain of a run's settings."""
+    from unseen_diffusion.composition import expand
+    from unseen_diffusion.jobs import compare_solvers
+    from unseen_diffusion.settings import check
+
+    with run_id():
+        sweep = expand("run", overrides)
+        if sweep.multirun:
+            raise InputError("unseen solvers: one model and one domain at a time; leave out -m and sweeps")
+        compare_solvers(check(sweep.points[0]), sweep.folder)
+    return 0
 
 
 def _convert(arguments: list[str]) -> int:

@@ -10,7 +10,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from unseen_diffusion.errors import InputError
-from unseen_diffusion.files import read_json, write_json
+from unseen_diffusion.files import atomic_path, read_json, write_json
+from unseen_diffusion.settings import RunSettings
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,42 @@ def train_job(config: DictConfig) -> None:
         log.error("%s", error)
         sys.exit(2)
     log.info("weights in %s", folder)
+
+
+WORK = (8, 16, 32, 64)  # network evaluations per direction
+WORK_IMAGES = 16  # references
+CAPTION = (
+    "latent_rms: against a fine RK4 trajectory. pair_psnr: images inverted and denoised, dB. fresh_rms: latents that no "
+    "image was inverted to, denoised and inverted."
+)
+
+
+def compare_solvers(settings: RunSettings, folder: Path) -> None:
+    """Accuracy of every solver per evaluation on the first references, as table, CSV and figure in ``folder``."""
+    import pandas as pd
+    from rich.console import Console
+
+    from unseen_diffusion.images import dequantise
+    from unseen_diffusion.runs import Run
+    from unseen_diffusion.tables import print_frame
+    from unseen_diffusion.work_precision import Pair, solvers_figure, solvers_table
+
+    run = Run(settings)
+    images = dequantise(run.split.tensors["references"][:WORK_IMAGES])
+    states = run.model.encode(images, settings.batch_size)
+    table = solvers_table(
+        run.model, states, settings.t, WORK, batch_size=settings.batch_size, progress=settings.progress
+    )
+    with atomic_path(folder / "solvers.csv") as path:
+        table.to_csv(path, index=False)
+    solvers_figure(table, folder / "solvers.svg")
+    title = f"{run.model.name}, {len(images)} references of {settings.domain.name}, t = {settings.t:g}"
+    labels = [Pair(*key).label for key in zip(table["solver"], table["grid"], table["clean_end"], strict=True)]
+    text = pd.DataFrame({"method": labels, "steps": table["steps"]})
+    for name, form in (("latent_rms", "{:.4f}"), ("pair_psnr", "{:.1f}"), ("fresh_rms", "{:.4f}")):
+        text[name] = table[name].map(form.format)
+    print_frame(text, title, CAPTION, Console())
+    print(f"{folder}/solvers.csv and solvers.svg")
 
 
 def report(folder: Path, expected: int, multirun: bool) -> int:

@@ -2,7 +2,8 @@
 
 import json
 import logging
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,21 @@ from torch import Tensor
 
 from unseen_diffusion.features.base import FeatureExtractor
 from unseen_diffusion.features.pixels import Pixels
-from unseen_diffusion.figures import SampleSheet, reconstructions_sheet, samples_sheet
+from unseen_diffusion.figures import SampleSheet, reconstructions_sheet, rows_sheet, samples_sheet
 from unseen_diffusion.files import atomic_path, write_json
 from unseen_diffusion.models.base import DiffusionModel
 from unseen_diffusion.priors import restore
+from unseen_diffusion.scores.kernel import kid
 from unseen_diffusion.scoring import DomainViews, Views, held_out_row, score_row
+from unseen_diffusion.searches import (
+    Bandwidth,
+    Candidate,
+    MixingStep,
+    departure,
+    find_bandwidth,
+    find_step,
+    separation,
+)
 from unseen_diffusion.seeds import normal_rows
 from unseen_diffusion.settings import RunSettings, build
 from unseen_diffusion.stages import LatentSet, Stages
@@ -54,6 +65,13 @@ class Run:
         # The features come first: a missing file should stop a run before its inversion.
         self.extractor = _extractor(json.dumps(plain["features"], sort_keys=True))
         self.model = _model(json.dumps(plain["model"], sort_keys=True), settings.device)
+
+    def at(self, **changes: Any) -> "Run":
+        """The same run at other settings (t, eta, samples), over the same stages."""
+        other = copy(self)
+        other.__dict__.pop("references", None)
+        other.settings = replace(self.settings, **changes)
+        return other
 
     def views(self, key: str, images: Tensor) -> Views:
         """Features and pixels of images known by ``key``."""
@@ -140,18 +158,90 @@ def generate(run: Run) -> Generated:
     return Generated(images, latents, fitted, selection, evaluations, sum(artefact.seconds for artefact in made))
 
 
+def searched(run: Run, folder: Path) -> tuple[Run, dict[str, Any]]:
+    """The run at the mixing step and then the bandwidth that its searches find, and what results say of them."""
+    found: dict[str, Any] = {}
+    if run.settings.mixing_search:
+        step = search_step(run)
+        log.info("mixing: t = %g (%s)", step.t, step.criterion)
+        run, found["mixing"] = run.at(t=step.t), asdict(step)
+    if search := run.settings.bandwidth_search:
+        steps = run.settings.record if search.recorded else ()
+        every = {t: search_bandwidth(run.at(t=t)) for t in dict.fromkeys((run.settings.t, *steps))}
+        for t, bandwidth in every.items():
+            log.info("bandwidth at t = %g: %s", t, bandwidth)
+        own = every.pop(run.settings.t)
+        bandwidth_sheet(run, own, folder / "bandwidth.png")
+        recorded = [{"t": t, **asdict(bandwidth)} for t, bandwidth in every.items()]
+        run, found["bandwidth"] = run.at(eta=own.eta), {**asdict(own), "recorded": recorded}
+    return run, found
+
+
+def search_step(run: Run) -> MixingStep:
+    """The mixing step by the criterion of the run's search."""
+    s, stages = run.settings, run.stages
+    search = s.mixing_search
+    if search is None:
+        raise ValueError("mixing: this run's mixing step is given; nothing to search")
+
+    def by_latents(t: float) -> Candidate:
+        return Candidate(t, departure(stages, run.at(t=t).references, search.statistic, s.seed))
+
+    def by_distance(t: float) -> Candidate:
+        references = run.at(t=t).references
+        own = run.denoised(run.own_latents(search.samples), 0.0).tensors["images"]
+        inverted = stages.inversion(run.model, own, s.solver, t, s.record)[1]
+        return Candidate(t, separation(references, inverted, s.seed))
+
+    def by_samples(t: float) -> Candidate:
+        images = generate(run.at(t=t, samples=search.samples)).images
+        made = run.views(images.key, images.tensors["images"]).features
+        distance = kid(made, run.views_of("validation").features)
+        return Candidate(t, distance.value, distance.standard_error)
+
+    judges = {"gaussianity": by_latents, "separability": by_distance, "validation": by_samples}
+    return find_step(search, judges[search.criterion])
+
+
+def search_bandwidth(run: Run) -> Bandwidth:
+    """The bandwidth at the run's mixing step."""
+    search = run.settings.bandwidth_search
+    if search is None:
+        raise ValueError("bandwidth: this run's eta is given; nothing to search")
+    latents = run.references.first(search.references)
+    originals = run.split.tensors["references"][: search.references]
+
+    def psnr_at(eta: float) -> Tensor:
+        return run.stages.fidelity(originals, run.denoised(latents, eta)).tensors["psnr"]
+
+    return find_bandwidth(search, psnr_at)
+
+
+def bandwidth_sheet(run: Run, found: Bandwidth, path: Path, columns: int = 12) -> None:
+    """The first references and their reconstructions at every eta tried."""
+    latents = run.references.first(found.references)
+    rows = [("original", run.split.tensors["references"][:columns])]
+    for point in found.curve:
+        images = run.denoised(latents, point.eta).tensors["images"][:columns]
+        chosen = "   <- chosen" if point.eta == found.eta else ""
+        rows.append((f"eta {point.eta:g}: PSNR {point.psnr_mean:.1f} +- {point.psnr_se:.1f} dB{chosen}", images))
+    s = run.settings
+    rows_sheet(rows, f"{s.domain.name} through {run.model.name}, t = {s.t:g}: {found.criterion}", path)
+
+
 def execute(settings: RunSettings, folder: Path, group: str) -> dict[str, Any]:
     """Runs one point and writes its results into ``folder``.
 
     Args:
         settings: a checked configuration.
-        folder: gets results.json, results.parquet, samples.png and reconstructions.png.
+        folder: gets results.json, results.parquet, samples.png, reconstructions.png and of a search bandwidth.png.
         group: name of the sweep, for tracking.
 
     Returns:
         What results.json holds.
     """
-    run = Run(settings)
+    run, found = searched(Run(settings), folder)
+    settings = run.settings
     stages, eta = run.stages, settings.eta
     generated = generate(run)
     count = len(generated.images.tensors["images"])
@@ -166,6 +256,7 @@ def execute(settings: RunSettings, folder: Path, group: str) -> dict[str, Any]:
     results: dict[str, Any] = {
         "schema": SCHEMA,
         "settings": flat_settings(settings, run.extractor.name),
+        **found,
         "rows": rows,
         "selection": chosen,
         "geometry": geometry_of(stages, settings.t),
@@ -316,7 +407,7 @@ def flat_settings(settings: RunSettings, features: str) -> dict[str, Any]:
         "model": plain["model"]["name"],
         "method": settings.method.name,
         "t": settings.t,
-        "solver": f"{solver.name}/{solver.grid}/{solver.steps}",
+        "solver": "/".join([solver.name, solver.grid, str(solver.steps), *(["half"] * (solver.clean_end == "half"))]),
         "eta": settings.eta,
         "prior": settings.prior_config["name"] if drawn else None,
         "tolerances": settings.tolerances.name if drawn else None,
@@ -359,10 +450,11 @@ def record_of(results: dict[str, Any], table: pd.DataFrame, group: str, folder: 
     scores |= {f"geometry/{name}": value["mean"] for name, value in results["geometry"].items()}
     for name in ("psnr", "ssim"):
         scores |= {f"{name}/{eta}": value[name] for eta, value in results["reconstruction"].items()}
+    scores |= {f"bandwidth/{end}": results["bandwidth"][end] for end in ("low", "high") if "bandwidth" in results}
     scores |= {"evaluations": results["evaluations"]["total"]}
     what = f"{flat['prior']} {flat['tolerances']}" if flat["prior"] else flat["method"]
     name = f"{flat['domain']} {what} t{flat['t']:g} eta{flat['eta']:g} draw{flat['draw']} seed{flat['seed']}"
-    pictures = {name: folder / f"{name}.png" for name in ("samples", "reconstructions")}
+    pictures = {name: folder / f"{name}.png" for name in ("samples", "reconstructions", "bandwidth")}
     return RunRecord(
         group=group,
         name=name,

@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from unseen_diffusion.domains.base import Domain, check_sizes, split_pool
 from unseen_diffusion.errors import InputError
+from unseen_diffusion.grids import WHOLE as WHOLE_STEPS
 from unseen_diffusion.methods import Method
 from unseen_diffusion.models.analytic import linear_schedule
 from unseen_diffusion.models.base import ModelSpec
@@ -21,6 +22,7 @@ from unseen_diffusion.priors import Prior, Replay, Standard
 from unseen_diffusion.rejection import NoTolerances, Tolerances, check_route
 from unseen_diffusion.schedules import CLEAN
 from unseen_diffusion.scoring import ScoreSettings
+from unseen_diffusion.searches import MINIMUM, BandwidthSearch, MixingSearch
 from unseen_diffusion.solvers import SolverSettings
 from unseen_diffusion.tracking import Tracker
 
@@ -30,7 +32,8 @@ class RunSettings:
     """A checked run: light objects built, heavy ones (model, features) still as their configs.
 
     ``plain`` is the whole resolved config as plain Python values; ``prior`` and ``tolerances`` are those in
-    use, which a method may bring itself.
+    use, which a method may bring itself. Where there is a search, ``t`` is the highest of its candidates, ``record``
+    all of them, and ``eta`` 0, until the run has found its own.
     """
 
     plain: dict[str, Any]
@@ -46,7 +49,9 @@ class RunSettings:
     tracker: Tracker
     t: float
     record: tuple[float, ...]
+    mixing_search: MixingSearch | None
     eta: float
+    bandwidth_search: BandwidthSearch | None
     samples: int
     seed: int
     batch_size: int
@@ -147,7 +152,7 @@ KEYS = {
 TOP = {*KEYS, "model", "domain", "method", "solver", "prior", "tolerances", "scores", "features", "tracking", "paths"}
 TOP |= {"samples", "seed", "batch_size", "device", "progress"}
 WHOLE = {"references", "validation", "heldout", "split_seed", "draw", "steps", "k", "rank", "id_count"}
-WHOLE |= {"components", "iterations"}
+WHOLE |= {"components", "iterations", "samples"}
 FILES = ("path", "folder")  # of features: a given file must exist
 
 
@@ -158,10 +163,12 @@ def check_keys(plain: dict[str, Any]) -> None:
         InputError: the first of them.
     """
     unknown = [key for key in plain if key not in TOP]
-    unknown += [f"{group}.{key}" for group, known in KEYS.items() for key in plain[group] if key not in known]
+    for group, known in KEYS.items():
+        if "_target_" not in plain[group]:
+            unknown += [f"{group}.{key}" for key in plain[group] if key not in known]
     if unknown:
         raise InputError(f"{unknown[0]}: nothing reads this key; see unseen run --cfg job")
-    for group in ("domain", "solver", "tolerances", "prior"):
+    for group in ("domain", "solver", "tolerances", "prior", "mixing", "bandwidth"):
         for key, value in plain[group].items():
             chosen = value is None or (key == "rank" and value == "auto")
             if key in WHOLE and not chosen and (isinstance(value, bool) or not isinstance(value, int)):
@@ -195,7 +202,9 @@ def check(config: DictConfig) -> RunSettings:
 def _check(config: DictConfig) -> RunSettings:
     plain = resolve_plain(config)
     check_keys(plain)
-    eta = number(plain, "bandwidth.eta", 0, 1)
+    bandwidth_search: BandwidthSearch | None = build(config.bandwidth) if "_target_" in plain["bandwidth"] else None
+    mixing_search: MixingSearch | None = build(config.mixing) if "_target_" in plain["mixing"] else None
+    eta = 0.0 if bandwidth_search else number(plain, "bandwidth.eta", 0, 1)
     seed = int(number(plain, "seed", 0, 2**62, whole=True))
     batch_size = int(number(plain, "batch_size", 1, math.inf, whole=True))
     max_proposals = int(number(plain, "rejection.max_proposals", 1, math.inf, whole=True))
@@ -215,15 +224,18 @@ def _check(config: DictConfig) -> RunSettings:
     tracker.check()
     spec = spec_of(plain["model"])
     top = spec.schedule.timesteps - 1
-    t = number(plain, "mixing.t", 0, top)
-    record = tuple(_recorded(plain, top))
+    t, record = _mixing(plain, mixing_search, top)
     if t == 0 or min(record, default=1) <= CLEAN + 1:
         raise InputError("mixing: t=0 is the image itself; choose a mixing step above 0")
-    if solver.grid == "paper" and any(value != int(value) for value in (t, *record)):
-        raise InputError(f"mixing.t={t}: solver.grid=paper knows whole timesteps only; choose another grid or t")
+    if solver.grid in WHOLE_STEPS and any(value != int(value) for value in (t, *record)):
+        raise InputError(
+            f"mixing.t={next(v for v in (t, *record) if v != int(v))}: solver.grid={solver.grid} knows whole timesteps only; choose another grid or t"
+        )
     if isinstance(prior, Standard):
         prior = replace(prior, std=spec.schedule.state_std(t))
-    check_references(domain, prior, tolerances, scores, spec)
+    if mixing_search:
+        check_mixing(mixing_search, method, max_proposals)
+    check_references(domain, prior, tolerances, scores, spec, mixing_search)
     return RunSettings(
         plain=plain,
         spec=spec,
@@ -238,7 +250,9 @@ def _check(config: DictConfig) -> RunSettings:
         tracker=tracker,
         t=float(t),
         record=record,
+        mixing_search=mixing_search,
         eta=float(eta),
+        bandwidth_search=bandwidth_search,
         samples=samples,
         seed=seed,
         batch_size=batch_size,
@@ -250,6 +264,31 @@ def _check(config: DictConfig) -> RunSettings:
     )
 
 
+def _mixing(plain: dict[str, Any], search: MixingSearch | None, top: int) -> tuple[float, tuple[float, ...]]:
+    """The mixing step, of a search the highest candidate, and the steps that the inversion records."""
+    if search is None:
+        return number(plain, "mixing.t", 0, top), tuple(_recorded(plain, top))
+    for t in search.steps:
+        number({"mixing": {"candidates": t}}, "mixing.candidates", 0, top)
+    return search.steps[-1], search.steps
+
+
+def check_mixing(search: MixingSearch, method: Method, max_proposals: int) -> None:
+    """A search of the mixing step fits the method.
+
+    Raises:
+        InputError: it does not.
+    """
+    if search.criterion != "validation":
+        return
+    if method.source == "real":
+        raise InputError(
+            f"mixing.criterion=validation: method={method.name} generates nothing; choose another criterion"
+        )
+    if search.samples > max_proposals:
+        raise InputError(f"rejection.max_proposals={max_proposals}: give mixing.samples={search.samples} or more")
+
+
 def _recorded(plain: dict[str, Any], top: int) -> list[float]:
     """``mixing.record`` as numbers within the schedule."""
     record = plain["mixing"]["record"] or []
@@ -259,7 +298,12 @@ def _recorded(plain: dict[str, Any], top: int) -> list[float]:
 
 
 def check_references(
-    domain: Domain, prior: Prior, tolerances: Tolerances, scores: ScoreSettings, spec: ModelSpec
+    domain: Domain,
+    prior: Prior,
+    tolerances: Tolerances,
+    scores: ScoreSettings,
+    spec: ModelSpec,
+    mixing: MixingSearch | None,
 ) -> None:
     """Enough images for the split, the prior and the criteria.
 
@@ -280,6 +324,11 @@ def check_references(
         raise InputError(f"domain.references={references}: the scores need {scores.minimum} or more")
     if counts[scores.target] < scores.minimum:
         raise InputError(f"domain.{scores.target}={counts[scores.target]}: the scores need {scores.minimum} or more")
+    if mixing:
+        part = "validation" if mixing.criterion == "validation" else "references"
+        found, least = {**counts, "references": references}[part], MINIMUM[mixing.criterion]
+        if found < least:
+            raise InputError(f"domain.{part}={found}: mixing.criterion={mixing.criterion} needs {least} or more")
     if tolerances.control and isinstance(prior, Replay):
         raise InputError(
             "tolerances=random: no control for prior=replay, which draws nothing; choose another of the two"

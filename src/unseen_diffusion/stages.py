@@ -7,6 +7,7 @@ nothing else: neither batch size nor device.
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -18,7 +19,6 @@ from torch import Tensor
 from unseen_diffusion.domains.base import Domain, load_split
 from unseen_diffusion.features.base import FeatureExtractor, extract
 from unseen_diffusion.geometry import CRITERIA, References, draw_references, leave_one_out, statistics, summarise
-from unseen_diffusion.grids import Grid, make_grid
 from unseen_diffusion.images import dequantise, quantise
 from unseen_diffusion.models.base import DiffusionModel, ModelSpec
 from unseen_diffusion.priors import Prior, restore, slerp
@@ -115,15 +115,17 @@ class Stages:
 
         def make() -> Made:
             before = model.evaluations
-            grid = make_grid(model.schedule, solver.grid, solver.steps, times[-1], times)
-            latents = invert(
-                model, self._states(model, images), grid, times, solver.name, self.batch_size, self.progress
-            )
-            facts = {
+            grid = solver.make_grid(model.schedule, times[-1], times)
+            states, residuals = self._states(model, images), list[float]()
+            latents = invert(model, states, grid, times, solver, self.batch_size, self.progress, residuals)
+            facts: dict[str, Any] = {
                 "evaluations": model.evaluations - before,
                 "nodes": [node.t for node in grid.up],
                 "geometry": {f"{s:g}": _geometry(latents[s]) for s in times},
             }
+            if residuals:
+                largest = max(residuals)
+                facts["largest_residual"] = largest if math.isfinite(largest) else None
             return {f"t{s:g}": latents[s] for s in times}, facts
 
         artefact = self._get("invert", 2, inputs, make)
@@ -158,10 +160,10 @@ class Stages:
 
         def make() -> Made:
             before = model.evaluations
-            grid = make_grid(model.schedule, solver.grid, solver.steps, model.schedule.timesteps - 1, [float(t)])
+            grid = solver.make_grid(model.schedule, model.schedule.timesteps - 1, [float(t)])
             noise = normal_rows(model.shape, seed, "base", range(count))
             noise = noise * model.schedule.state_std(model.schedule.timesteps - 1)
-            states = denoise(model, noise, grid, 0.0, seed, None, solver.name, self.batch_size, float(t), self.progress)
+            states = denoise(model, noise, grid, 0.0, seed, None, solver, self.batch_size, float(t), self.progress)
             return {"latents": states}, {"evaluations": model.evaluations - before}
 
         artefact = self._get("base_latents", 1, inputs, make)
@@ -247,7 +249,7 @@ class Stages:
 
         def make() -> Made:
             before = model.evaluations
-            grid: Grid = make_grid(model.schedule, solver.grid, solver.steps, latents.t)
+            grid = solver.make_grid(model.schedule, latents.t)
             states = denoise(
                 model,
                 latents.latents,
@@ -255,7 +257,7 @@ class Stages:
                 eta,
                 seed,
                 latents.indices,
-                solver.name,
+                solver,
                 self.batch_size,
                 progress=self.progress,
             )
@@ -330,9 +332,9 @@ class Stages:
             share = torch.linspace(0, 1, steps)
             a, b, u = first.repeat_interleave(steps, 0), second.repeat_interleave(steps, 0), share.repeat(pairs)
             wide = u[:, None, None, None]
-            grid = make_grid(model.schedule, solver.grid, solver.steps, references.t)
+            grid = solver.make_grid(model.schedule, references.t)
             ways = torch.cat([slerp(a, b, u), (1 - wide) * a + wide * b])
-            made = denoise(model, ways, grid, 0.0, 0, None, solver.name, self.batch_size, progress=self.progress)
+            made = denoise(model, ways, grid, 0.0, 0, None, solver, self.batch_size, progress=self.progress)
             x0 = dequantise(images)
             blend = (1 - wide) * x0[: 2 * pairs : 2].repeat_interleave(steps, 0)
             blend = blend + wide * x0[1 : 2 * pairs : 2].repeat_interleave(steps, 0)

@@ -1,0 +1,351 @@
+"""Settings found instead of given: the bandwidth by bisection, the mixing step by a stated criterion.
+
+Both are functions of what the stages keep: a repeated or resumed search evaluates no network again.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unseen_diffusion.errors import InputError
+from unseen_diffusion.latents.gaussianity import gaussianity
+from unseen_diffusion.latents.separability import distance_separation
+from unseen_diffusion.scores.intervals import t_interval
+from unseen_diffusion.stages import LatentSet, Stages
+
+log = logging.getLogger(__name__)
+
+Number = int | float
+
+
+# ---------------------------------------------------------------- bandwidth
+
+
+@dataclass(frozen=True)
+class BandwidthSearch:
+    """A config of the ``bandwidth`` group: how much reconstruction may lose; exactly one of the first two is given.
+
+    Attributes:
+        minimum_psnr: least mean PSNR of references inverted and denoised, in dB.
+        drop: how far that mean may fall below its value at eta 0, in dB.
+        resolution: of eta, in (0, 0.5]; the etas tried are multiples of it (of the next 1 / whole number).
+        references: how many are reconstructed at each eta: the first ones, or all where there are fewer.
+        recorded: search at every other step of the inversion too; reported and not used.
+    """
+
+    minimum_psnr: Number | None = 20.0
+    drop: Number | None = None
+    resolution: Number = 0.01
+    references: int = 50
+    recorded: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.minimum_psnr is None) == (self.drop is None):
+            raise InputError(
+                f"bandwidth.minimum_psnr={self.minimum_psnr}, bandwidth.drop={self.drop}: "
+                "give one of them in dB, and null for the other"
+            )
+        for key, most in (("minimum_psnr", 100), ("drop", 100), ("resolution", 0.5)):
+            value = getattr(self, key)
+            if value is not None and not (_is_number(value) and 0 < value <= most):
+                raise InputError(f"bandwidth.{key}={value}: give a number above 0, up to {most:g}")
+        if not _is_whole(self.references) or self.references < 2:
+            raise InputError(f"bandwidth.references={self.references}: give a whole number of 2 or more")
+        if not isinstance(self.recorded, bool):
+            raise InputError(f"bandwidth.recorded={self.recorded}: give true or false")
+
+    @property
+    def criterion(self) -> str:
+        """The loss that is allowed, in words."""
+        if self.minimum_psnr is not None:
+            return f"mean PSNR of {self.minimum_psnr:g} dB or more"
+        return f"mean PSNR at most {self.drop:g} dB below that at eta 0"
+
+    @property
+    def intervals(self) -> int:
+        """Steps of eta between 0 and 1."""
+        return math.ceil(1 / self.resolution - 1e-9)
+
+    def margins(self, curve: Mapping[float, Tensor]) -> Float[Tensor, "k n"]:
+        """PSNR to spare, in dB: of n references at the k etas of ``curve`` in ascending order."""
+        psnr = torch.stack([curve[eta] for eta in sorted(curve)])
+        return psnr - (curve[0.0] - self.drop if self.drop is not None else float(self.minimum_psnr or 0))
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One eta that was tried: mean PSNR in dB over the references, and its standard error."""
+
+    eta: float
+    psnr_mean: float
+    psnr_se: float
+
+
+@dataclass(frozen=True)
+class Bandwidth:
+    """What a search found.
+
+    Attributes:
+        eta: the largest eta tried that keeps the criterion.
+        low: lower end of a 95% interval over references: Student's, from the jackknife of the crossing, and never
+            narrower than the last bracket of the bisection.
+        high: upper end of it.
+        censored: ``above`` where the criterion still holds at eta 1 (the bandwidth is 1 or more), ``below`` where
+            it fails at eta 0 already, else None.
+        crossing: where the mean curve, taken as straight between the etas tried, meets the criterion; of censored
+            searches, where its prolongation does, at most 1 beyond the end.
+        references: behind every mean.
+        criterion: in words.
+        curve: every eta tried, ascending.
+    """
+
+    eta: float
+    low: float
+    high: float
+    censored: str | None
+    crossing: float
+    references: int
+    criterion: str
+    curve: list[CurvePoint]
+
+    def __str__(self) -> str:
+        remark = {
+            "above": "; the criterion still holds at eta 1: the bandwidth is 1 or more",
+            "below": "; the criterion fails at eta 0 already: no bandwidth, only a better solver would help",
+            None: "",
+        }[self.censored]
+        return (
+            f"eta {self.eta:g} [{self.low:.3f}, {self.high:.3f}] ({self.criterion}, {self.references} references, "
+            f"{len(self.curve)} etas){remark}"
+        )
+
+
+def find_bandwidth(search: BandwidthSearch, psnr_at: Callable[[float], Tensor]) -> Bandwidth:
+    """The largest eta in [0, 1] within the allowed loss, by bisection.
+
+    One noise stream per reference serves every eta, so that the mean curve falls smoothly and a bracket's ends differ
+    by eta alone. Where the curve should rise again, this is one crossing of several.
+
+    Args:
+        search: the allowed loss, and how finely eta is resolved.
+        psnr_at: eta -> PSNR of each reference's reconstruction in dB, (n,) float64, n >= 2.
+    """
+    count = search.intervals
+    curve = {eta: psnr_at(eta) for eta in (0.0, 1.0)}
+    at_zero, at_one = search.margins(curve).mean(1).tolist()
+    low, high, censored = 0, count, None
+    if at_zero < 0:
+        high, censored = 0, "below"
+    elif at_one >= 0:
+        low, censored = count, "above"
+    while high - low > 1:
+        middle = (low + high) // 2
+        curve[middle / count] = psnr_at(middle / count)
+        within = float(search.margins(curve).mean(1)[sorted(curve).index(middle / count)]) >= 0
+        low, high = (middle, high) if within else (low, middle)
+    return _summary(search, curve, low / count, high / count, censored)
+
+
+def _summary(
+    search: BandwidthSearch, curve: Mapping[float, Tensor], low: float, high: float, censored: str | None
+) -> Bandwidth:
+    """The interval, for a bracket [low, high] of the crossing."""
+    etas = torch.tensor(sorted(curve), dtype=torch.float64)
+    margins = search.margins(curve).double()
+    n = margins.shape[1]
+    crossing = float(crossings(etas, margins.mean(1)[None])[0])
+    without = crossings(etas, ((margins.sum(1, keepdim=True) - margins) / (n - 1)).T)
+    pseudo = t_interval((n * crossing - (n - 1) * without).tolist())  # Tukey 1958
+    half = (pseudo.high - pseudo.low) / 2
+    return Bandwidth(
+        eta=low,
+        low=max(0.0, min(low, crossing - half)),
+        high=min(1.0, max(high, crossing + half)),
+        censored=censored,
+        crossing=crossing,
+        references=n,
+        criterion=search.criterion,
+        curve=[CurvePoint(e, float(v.mean()), float(v.std() / n**0.5)) for e, v in sorted(curve.items())],
+    )
+
+
+def crossings(etas: Float[Tensor, " k"], margins: Float[Tensor, "b k"]) -> Float[Tensor, " b"]:
+    """Where each of b curves, straight between k >= 2 ascending etas, first falls below 0.
+
+    The end segments are prolonged, by 1 at most, so that a crossing just outside still moves with the curve.
+    """
+    below = margins < 0
+    last = len(etas) - 1
+    right = torch.where(below.any(1), below.int().argmax(1), last).clamp(1, last)
+    a, b = (margins.gather(1, index[:, None])[:, 0] for index in (right - 1, right))
+    slope = (b - a) / (etas[right] - etas[right - 1])
+    level = torch.where(a < 0, -torch.inf, torch.inf)  # a curve that does not fall never crosses
+    return torch.where(slope < 0, etas[right - 1] - a / slope, level).clamp(float(etas[0]) - 1, float(etas[-1]) + 1)
+
+
+# ---------------------------------------------------------------- mixing step
+
+# Criterion -> which value is the best.
+CRITERIA: dict[str, Callable[..., float]] = {"gaussianity": min, "separability": max, "validation": min}
+# Findings of ``gaussianity`` that can be a criterion: outside_edges is not, its null may be a single number.
+STATISTICS = (
+    "radius",
+    "whitened_radius",
+    "components",
+    "projections",
+    "kurtosis",
+    "isotropic_radius",
+    "largest_eigenvalue",
+    "sphericity",
+)
+SIMULATIONS = 99  # draws of a null: its middle 95% is wanted, no p-value
+MINIMUM = {"gaussianity": 8, "separability": 3, "validation": 3}  # references, and samples or validation images
+
+
+@dataclass(frozen=True)
+class MixingSearch:
+    """A config of the ``mixing`` group: the mixing step by a criterion, among steps that one inversion records.
+
+    Attributes:
+        candidates: timesteps, at least 2 different ones.
+        criterion: ``gaussianity``, smallest ``departure`` of the reference latents; ``separability``, largest
+            ``separation`` from the model's own samples, inverted likewise; or ``validation``, smallest KID of the
+            run's method to the validation images.
+        statistic: of ``STATISTICS``, for ``gaussianity``.
+        samples: per candidate for ``validation``; the model's own for ``separability``.
+    """
+
+    candidates: Sequence[Number] = (200, 300, 400, 500, 600, 700, 800)
+    criterion: str = "gaussianity"
+    statistic: str = "radius"
+    samples: int = 100
+
+    def __post_init__(self) -> None:
+        if isinstance(self.candidates, str) or not all(_is_number(t) for t in self.candidates):
+            raise InputError(f"mixing.candidates={self.candidates}: give a list of timesteps, e.g. [300,500,700]")
+        if len(set(self.candidates)) < 2 or len(set(self.candidates)) < len(self.candidates):
+            raise InputError(f"mixing.candidates={list(self.candidates)}: give 2 or more different timesteps")
+        for key, known in (("criterion", tuple(CRITERIA)), ("statistic", STATISTICS)):
+            if getattr(self, key) not in known:
+                raise InputError(f"mixing.{key}={getattr(self, key)}: choose one of {', '.join(known)}")
+        least = MINIMUM[self.criterion]
+        if not _is_whole(self.samples) or self.samples < least:
+            raise InputError(f"mixing.samples={self.samples}: give a whole number of {least} or more")
+
+    @property
+    def steps(self) -> tuple[float, ...]:
+        """The candidates, ascending."""
+        return tuple(sorted(float(t) for t in self.candidates))
+
+    @property
+    def meaning(self) -> str:
+        """The criterion in words."""
+        return {
+            "gaussianity": f"smallest departure of the reference latents by {self.statistic}",
+            "separability": "largest separation of the reference latents from the model's own",
+            "validation": "smallest KID of the method's samples to the validation images",
+        }[self.criterion]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A mixing step, its value by the criterion (None where it could not be judged) and, of KID, the jackknife error."""
+
+    t: float
+    value: float | None
+    standard_error: float | None = None
+
+
+@dataclass(frozen=True)
+class MixingStep:
+    """What a search found.
+
+    Attributes:
+        t: the best candidate; the lowest where several tie.
+        criterion: in words.
+        candidates: all of them, ascending.
+        tied: the steps that share the best value, where there are several.
+    """
+
+    t: float
+    criterion: str
+    candidates: list[Candidate]
+    tied: list[float]
+
+
+def find_step(search: MixingSearch, judge: Callable[[float], Candidate]) -> MixingStep:
+    """The best candidate. One that cannot be judged is passed over, with a line of log.
+
+    Args:
+        search: the candidates and their criterion.
+        judge: t -> its value.
+
+    Raises:
+        InputError: none could be judged.
+    """
+    judged, failures = [], []
+    for t in search.steps:
+        try:
+            found, reason = judge(t), "its value is not finite"
+        except InputError as error:
+            found, reason = Candidate(t, None), str(error)
+        if found.value is None or not math.isfinite(found.value):
+            found = Candidate(t, None)
+            failures.append(f"t={t:g}: {reason}")
+            log.warning("mixing.candidates: passed over %s", failures[-1])
+        judged.append(found)
+    values = {one.t: one.value for one in judged if one.value is not None}
+    if not values:
+        raise InputError(f"mixing.criterion={search.criterion}: no candidate could be judged ({failures[0]})")
+    best = CRITERIA[search.criterion](values.values())
+    tied = [t for t, value in values.items() if value == best]
+    if len(tied) > 1:
+        log.warning("mixing.criterion=%s: t = %s tie; took the lowest", search.criterion, _listed(tied))
+    return MixingStep(tied[0], search.meaning, judged, tied if len(tied) > 1 else [])
+
+
+def departure(stages: Stages, latents: LatentSet, statistic: str, seed: int) -> float:
+    """How far latents (n >= 8) are from Gaussian by one statistic of ``latents.gaussianity``.
+
+    |value - middle| / half-width of the statistic's central 95% range under its null: of the order of 1 or less for
+    Gaussian latents. The null is drawn with the same random numbers at every step.
+    """
+    inputs = {"latents": latents.key, "seed": seed, "simulations": SIMULATIONS}
+
+    def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
+        found = gaussianity(latents.latents, seed, SIMULATIONS)
+        return {"spectrum": found.spectrum}, {name: asdict(finding) for name, finding in found.findings.items()}
+
+    artefact = stages.store.get_or_make("gaussianity", 1, inputs, make)
+    stages.used.append(("gaussianity", artefact))
+    finding = artefact.facts[statistic]
+    middle, half = (finding["low"] + finding["high"]) / 2, (finding["high"] - finding["low"]) / 2
+    return abs(finding["value"] - middle) / half if half > 0 else math.inf
+
+
+def separation(latents: LatentSet, own: LatentSet, seed: int) -> float:
+    """Distance of the centres, its noise removed, over the scale at which distances tell two sets apart.
+
+    That scale is (tr S^2)^(1/4), the greater of both sets': for spherical Gaussians d^(1/4) times the spread
+    (Vempala and Wang 2004), so that a value above 1 is separable by distances alone.
+    """
+    found = distance_separation(latents.latents, own.latents, seed, permutations=1)  # its p-value is not asked for
+    return found.distance / found.effective_threshold if found.effective_threshold > 0 else math.inf
+
+
+def _listed(steps: Sequence[float]) -> str:
+    return ", ".join(f"{t:g}" for t in steps)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
