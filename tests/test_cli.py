@@ -262,7 +262,7 @@ def test_every_option_composes_and_passes_the_checks(here: Path, tiny_model_fold
             overrides = [f"{group}={name}"]
             if (key := NEEDED.get((group, name))) is not None:
                 overrides.append(f"{key}={values.get(key, values.get((group, name)))}")
-            if group == "model" and name not in ("analytic", "photos32", "untrained", "diffusers"):
+            if group == "model" and name not in ("analytic", "photos32", "digits32", "untrained", "diffusers"):
                 overrides.append(f"model.path={values['model.path']}")
             if group == "domain" and name in ("mnist", "cifar10"):
                 overrides.append(f"domain.path={here / 'images.parquet'}")

@@ -17,6 +17,7 @@ _HOMES = {
     "DiffusersModel": "models",
     "DiffusionModel": "models",
     "GaussianModel": "models",
+    "UnseenDomainPipeline": "pipeline",
     "invert": "solvers",
     "denoise": "solvers",
     "Isotropic": "priors",

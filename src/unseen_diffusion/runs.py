@@ -30,7 +30,7 @@ from unseen_diffusion.searches import (
     separation,
 )
 from unseen_diffusion.seeds import normal_rows
-from unseen_diffusion.settings import RunSettings, build
+from unseen_diffusion.settings import RunSettings, build, prior_at
 from unseen_diffusion.stages import LatentSet, Stages
 from unseen_diffusion.store import Artefact, Store, environment
 from unseen_diffusion.tables import RESULTS, SCHEMA
@@ -68,6 +68,8 @@ class Run:
 
     def at(self, **changes: Any) -> "Run":
         """The same run at other settings (t, eta, samples), over the same stages."""
+        if "t" in changes:
+            changes |= {"prior": prior_at(self.settings.prior, self.settings.spec, changes["t"])}
         other = copy(self)
         other.__dict__.pop("references", None)
         other.settings = replace(self.settings, **changes)

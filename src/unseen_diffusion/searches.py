@@ -255,7 +255,7 @@ class MixingSearch:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A mixing step, its value by the criterion (None where it could not be judged) and, of KID, the jackknife error."""
+    """A mixing step with its value by the criterion (None: could not be judged) and the jackknife error of a KID."""
 
     t: float
     value: float | None

@@ -227,12 +227,11 @@ def _check(config: DictConfig) -> RunSettings:
     t, record = _mixing(plain, mixing_search, top)
     if t == 0 or min(record, default=1) <= CLEAN + 1:
         raise InputError("mixing: t=0 is the image itself; choose a mixing step above 0")
-    if solver.grid in WHOLE_STEPS and any(value != int(value) for value in (t, *record)):
+    fractions = [value for value in (t, *record) if value != int(value)]
+    if solver.grid in WHOLE_STEPS and fractions:
         raise InputError(
-            f"mixing.t={next(v for v in (t, *record) if v != int(v))}: solver.grid={solver.grid} knows whole timesteps only; choose another grid or t"
+            f"mixing.t={fractions[0]}: solver.grid={solver.grid} knows whole timesteps only; choose another grid or t"
         )
-    if isinstance(prior, Standard):
-        prior = replace(prior, std=spec.schedule.state_std(t))
     if mixing_search:
         check_mixing(mixing_search, method, max_proposals)
     check_references(domain, prior, tolerances, scores, spec, mixing_search)
@@ -241,7 +240,7 @@ def _check(config: DictConfig) -> RunSettings:
         spec=spec,
         domain=domain,
         method=method,
-        prior=prior,
+        prior=prior_at(prior, spec, t),
         prior_config=plain["method"].get("prior") or plain["prior"],
         tolerances=tolerances,
         tolerances_config=plain["method"].get("tolerances") or plain["tolerances"],
@@ -271,6 +270,11 @@ def _mixing(plain: dict[str, Any], search: MixingSearch | None, top: int) -> tup
     for t in search.steps:
         number({"mixing": {"candidates": t}}, "mixing.candidates", 0, top)
     return search.steps[-1], search.steps
+
+
+def prior_at(prior: Prior, spec: ModelSpec, t: float) -> Prior:
+    """The prior as the mixing step needs it: N(0, I) is as wide as the schedule's states there."""
+    return replace(prior, std=spec.schedule.state_std(t)) if isinstance(prior, Standard) else prior
 
 
 def check_mixing(search: MixingSearch, method: Method, max_proposals: int) -> None:

@@ -1,0 +1,49 @@
+"""A training's numbers and sheets in wandb as they come, or nowhere."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from unseen_diffusion.tracking import RunRecord, Tracker, WandbTracker, data_below, measured
+
+log = logging.getLogger(__name__)
+
+
+class Journal:
+    """Where ``train`` reports to; after a failure it is silent, for tracking never stops a training."""
+
+    def __init__(self, session: Any = None) -> None:
+        """A journal that writes to a wandb run, or (None) nowhere."""
+        self.session = session
+
+    def write(self, step: int, numbers: Mapping[str, float], pictures: Mapping[str, Path] | None = None) -> None:
+        """Finite numbers, and PNG files by name."""
+        if self.session is None:
+            return
+        try:
+            import wandb
+
+            sheets = {name: wandb.Image(str(path), caption=f"step {step}") for name, path in (pictures or {}).items()}
+            self.session.log({**measured(numbers), **sheets}, step=step)
+        except Exception as error:  # wandb raises a dozen unrelated types
+            log.error("wandb stopped recording (%s); the training goes on", error)
+            self.session = None
+
+
+@contextmanager
+def journal(tracker: Tracker, name: str, config: Mapping[str, Any]) -> Iterator[Journal]:
+    """A journal of the training ``name``; its wandb run has the group "training"."""
+    with ExitStack() as stack:
+        session = None
+        if isinstance(tracker, WandbTracker):
+            record = RunRecord("training", name, name, config, {}, pd.DataFrame(), {})
+            try:
+                stack.enter_context(data_below(Path(tracker.folder)))
+                session = stack.enter_context(tracker._session(record))
+            except Exception as error:  # as above
+                log.error("wandb does not record this training (%s)", error)
+        yield Journal(session)

@@ -1,0 +1,59 @@
+"""A U-Net for images of any size: more levels for larger images, attention where there are few pixels."""
+
+from diffusers import UNet2DModel
+
+from unseen_diffusion.errors import InputError
+from unseen_diffusion.models.unet import build_unet
+
+# Channels of the levels, in units of the width, by the size that the network sees: after Ho et al. 2020
+# (arXiv 2006.11239) and Dhariwal and Nichol 2021 (arXiv 2105.05233, table 4).
+MULTIPLES = {
+    8: (1, 2),
+    16: (1, 2, 2),
+    32: (1, 2, 2, 2),
+    64: (1, 2, 3, 4),
+    128: (1, 1, 2, 3, 4),
+    256: (1, 1, 2, 2, 4, 4),
+}
+ATTENTION = 16  # self-attention from this size downwards
+GROUPS = 16
+
+
+def scaled_unet(
+    image_size: int, image_channels: int, pixel_unshuffle: int, width: int, layers_per_block: int
+) -> UNet2DModel:
+    """A U-Net whose levels follow from the image size.
+
+    Args:
+        image_size: height and width of the images; a multiple of 8, 16 or more.
+        image_channels: 1 or 3.
+        pixel_unshuffle: 2 makes the network see half the size with four times the channels: about a third of
+            the cost. 1 leaves the images as they are.
+        width: channels of the first level, a multiple of 16.
+        layers_per_block: residual blocks of a level.
+
+    Raises:
+        InputError: a number that does not fit.
+    """
+    for name, value, step in (("data.size", image_size, 8), ("training.network.width", width, GROUPS)):
+        if value < GROUPS or value % step:
+            raise InputError(f"{name}={value}: give a multiple of {step}, {GROUPS} or more")
+    if pixel_unshuffle not in (1, 2):
+        raise InputError(f"training.network.pixel_unshuffle={pixel_unshuffle}: choose 1 or 2")
+    channels, attention = levels(image_size // pixel_unshuffle, width)
+    return build_unet(
+        image_size, image_channels, pixel_unshuffle, channels, attention, layers_per_block, min(32, width), GROUPS
+    )
+
+
+def levels(size: int, width: int) -> tuple[list[int], list[bool]]:
+    """Channels and attention of every level of a network on ``size`` x ``size`` inputs.
+
+    A level halves the size, and odd sizes are not halved; the last level always has attention.
+    """
+    multiples = MULTIPLES[max(known for known in MULTIPLES if known <= size)]
+    sizes = [size]
+    while len(sizes) < len(multiples) and sizes[-1] % 2 == 0:
+        sizes.append(sizes[-1] // 2)
+    channels = [width * multiple for multiple in multiples[: len(sizes)]]
+    return channels, [*(side <= ATTENTION for side in sizes[:-1]), True]

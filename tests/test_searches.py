@@ -1,0 +1,349 @@
+"""Settings found instead of given: against dense scans, explicit jackknives, known crossings and constructed steps."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from test_cli import TINY, here, run  # noqa: F401  (a fixture)
+from unseen_diffusion.composition import expand
+from unseen_diffusion.errors import InputError
+from unseen_diffusion.latents.gaussianity import gaussianity
+from unseen_diffusion.models.analytic import natural_gaussian
+from unseen_diffusion.scores.intervals import t_interval
+from unseen_diffusion.searches import (
+    STATISTICS,
+    BandwidthSearch,
+    Candidate,
+    MixingSearch,
+    crossings,
+    departure,
+    find_bandwidth,
+    find_step,
+    separation,
+)
+from unseen_diffusion.seeds import generator
+from unseen_diffusion.settings import check
+from unseen_diffusion.solvers import SolverSettings
+from unseen_diffusion.stages import LatentSet, Stages
+from unseen_diffusion.store import Store
+
+SOLVER = SolverSettings("ddim", "uniform_t", 6)
+PsnrAt = Callable[[float], Tensor]
+
+
+def normal(*shape: int, stream: str = "x") -> Tensor:
+    return torch.randn(*shape, generator=generator(5, stream), dtype=torch.float64)
+
+
+# ---------------------------------------------------------------- bandwidth
+
+
+class RoundTrip:
+    """PSNR of 10 random images through the analytic model; counts the network's evaluations."""
+
+    def __init__(self, folder: Path, t: float = 500.0):
+        self.stages, self.model = Stages(Store(folder)), natural_gaussian(8, 1, 0.5, 2.0)
+        self.images = torch.randint(0, 256, (10, 1, 8, 8), generator=generator(1, "images"), dtype=torch.uint8)
+        self.latents = self.stages.inversion(self.model, self.images, SOLVER, t, [300.0, 500.0])[1]
+
+    def __call__(self, eta: float) -> Tensor:
+        made = self.stages.denoising(self.model, self.latents, SOLVER, eta, seed=3)
+        return self.stages.fidelity(self.images, made).tensors["psnr"]
+
+
+@pytest.mark.parametrize(
+    "search", [BandwidthSearch(minimum_psnr=15.0), BandwidthSearch(minimum_psnr=None, drop=2.0, resolution=0.02)]
+)
+def test_bisection_finds_what_a_dense_scan_finds(tmp_path: Path, search: BandwidthSearch) -> None:
+    """The same eta on the same multiples of the resolution; the mean curve falls all the way; about log2 of the cost."""
+    trip = RoundTrip(tmp_path / "scan")
+    etas = [index / search.intervals for index in range(search.intervals + 1)]
+    means = np.array([float(trip(eta).mean()) for eta in etas])
+    assert (np.diff(means) < 0).all()
+    least = means[0] - search.drop if search.drop else search.minimum_psnr
+    scanned = max(eta for eta, mean in zip(etas, means, strict=True) if mean >= least)
+
+    fresh = RoundTrip(tmp_path / "search")
+    before = fresh.model.evaluations
+    found = find_bandwidth(search, fresh)
+    assert 0 < found.eta < 1
+    assert found.eta == scanned
+    assert found.low <= found.eta <= found.crossing <= found.eta + search.resolution <= found.high + 1e-12
+    assert len(found.curve) == 2 + math.ceil(math.log2(search.intervals))
+    assert fresh.model.evaluations - before == len(found.curve) * 10 * SOLVER.steps
+    spent = fresh.model.evaluations
+    assert find_bandwidth(search, fresh) == found
+    assert fresh.model.evaluations == spent
+
+
+def test_one_inversion_serves_every_mixing_step(tmp_path: Path) -> None:
+    """More noise on the way costs more: the bandwidth falls with t here; and the second step inverts nothing."""
+    search = BandwidthSearch(minimum_psnr=None, drop=1.0)
+    late, early = RoundTrip(tmp_path), RoundTrip(tmp_path, 300.0)
+    assert early.model.evaluations == 0
+    assert find_bandwidth(search, early).eta != find_bandwidth(search, late).eta
+
+
+@pytest.mark.parametrize("drop", [None, 4.0])
+def test_the_interval_is_the_jackknife_of_the_crossing(drop: float | None) -> None:
+    """Leave each reference out, interpolate its mean curve anew, Student's interval of the pseudo-values."""
+    search = BandwidthSearch(minimum_psnr=None if drop else 22.0, drop=drop, resolution=0.125)
+    offset, slope = 30 + 2 * normal(12), 14 + normal(12, stream="slope").abs()
+    found = find_bandwidth(search, lambda eta: offset - slope * eta**1.5)
+    etas = np.array([point.eta for point in found.curve])
+    psnr = (offset[:, None] - slope[:, None] * torch.from_numpy(etas) ** 1.5).numpy()
+
+    def crossing(rows: np.ndarray) -> float:
+        mean = rows.mean(0)
+        least = mean[0] - drop if drop else 22.0
+        return float(np.interp(-least, -mean, etas))
+
+    theta = crossing(psnr)
+    assert found.crossing == pytest.approx(theta)
+    pseudo = t_interval([12 * theta - 11 * crossing(np.delete(psnr, i, 0)) for i in range(12)])
+    half = (pseudo.high - pseudo.low) / 2
+    assert found.low == pytest.approx(min(found.eta, theta - half))
+    assert found.high == pytest.approx(max(found.eta + 0.125, theta + half))
+
+
+@pytest.mark.parametrize("power", [1.0, 2.0, 0.5])
+def test_the_interval_covers_the_crossing_of_the_population(power: float) -> None:
+    """300 draws of 20 references whose curves a_i - b_i eta^p are straight, concave or convex: about 95% cover."""
+    search = BandwidthSearch(minimum_psnr=20.0, resolution=0.01)
+    truth = (8 / 20) ** (1 / power)
+    covered = 0
+    for index in range(300):
+        rng = generator(index, "references")
+        offset = 28 + 3 * torch.randn(20, generator=rng, dtype=torch.float64)
+        slope = 20 + 2 * torch.randn(20, generator=rng, dtype=torch.float64)
+        found = find_bandwidth(search, lambda eta, a=offset, b=slope: a - b * eta**power)
+        covered += found.low <= truth <= found.high
+    assert 0.91 <= covered / 300 <= 0.99
+
+
+def line(at_zero: float, at_one: float, noise: float = 0.0) -> PsnrAt:
+    """References whose mean PSNR is a straight line, each with an offset of its own."""
+    offset = noise * torch.linspace(-1, 1, 9, dtype=torch.float64)
+    return lambda eta: at_zero + (at_one - at_zero) * eta + offset
+
+
+def test_censored_searches_say_so() -> None:
+    """Never below: 1. Below from the start: 0. The interval reaches inwards as far as the references leave it open."""
+    search = BandwidthSearch(minimum_psnr=20.0)
+    above = find_bandwidth(search, line(40, 30))
+    assert (above.eta, above.low, above.high, above.censored) == (1, 1, 1, "above")
+    assert len(above.curve) == 2
+    assert "1 or more" in str(above)
+    barely = find_bandwidth(search, line(40, 20.1, noise=3))
+    assert (barely.eta, barely.high, barely.censored) == (1, 1, "above")
+    assert 0.8 < barely.low < 1
+    below = find_bandwidth(search, line(15, 5))
+    assert (below.eta, below.low, below.high, below.censored) == (0, 0, 0, "below")
+    assert "fails at eta 0" in str(below)
+    barely = find_bandwidth(search, line(19.9, 5, noise=3))
+    assert (barely.eta, barely.low, barely.censored) == (0, 0, "below")
+    assert 0 < barely.high < 0.3
+    # A curve that does not depend on eta has no crossing at all.
+    flat = find_bandwidth(search, line(30, 30, noise=1))
+    assert (flat.eta, flat.low, flat.censored) == (1, 1, "above")
+    assert find_bandwidth(BandwidthSearch(minimum_psnr=None, drop=2.0), line(40, 39, noise=3)).censored == "above"
+
+
+def test_crossings_of_many_curves_at_once() -> None:
+    etas = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
+    curves = [[2, 1, -1], [1, -1, -3], [3, 2, 1], [-1, -3, -4], [1, 1, 1], [-1, -1, -1], [1, 0, -1], [40, 39, 38]]
+    found = crossings(etas, torch.tensor(curves, dtype=torch.float64))
+    assert found.tolist() == pytest.approx([0.75, 0.25, 1.5, -0.25, 2, -1, 0.5, 2])
+
+
+@pytest.mark.parametrize("resolution", [0.5, 0.3, 0.01, 0.007])
+def test_any_resolution_is_kept(resolution: float) -> None:
+    found = find_bandwidth(BandwidthSearch(minimum_psnr=20.0, resolution=resolution), line(33, 13))
+    assert found.eta <= 0.65 <= found.eta + resolution + 1e-12
+    assert found.high - found.low <= resolution + 1e-9
+
+
+# ---------------------------------------------------------------- mixing step
+
+
+def latent_set(t: float, latents: Tensor) -> LatentSet:
+    return LatentSet(t, latents.float().reshape(len(latents), 1, 8, 8), list(range(len(latents))))
+
+
+def test_the_most_gaussian_step_wins(tmp_path: Path) -> None:
+    """Gaussian at t = 400 alone: heavy tails below, two clusters above; the analysis is made once for all statistics."""
+    white = normal(60, 64)
+    scale = (normal(60, 1, stream="scale")).exp()
+    sets = {
+        200.0: latent_set(200.0, white * scale),
+        400.0: latent_set(400.0, normal(60, 64, stream="other") * 0.3 + 2),
+        600.0: latent_set(600.0, white + 4 * normal(60, 1, stream="side").sign()),
+    }
+    stages = Stages(Store(tmp_path))
+    for statistic in ("components", "isotropic_radius", "sphericity"):
+        search = MixingSearch([600, 200, 400], statistic=statistic)
+        found = find_step(search, lambda t, name=statistic: Candidate(t, departure(stages, sets[t], name, seed=0)))
+        assert found.t == 400, statistic
+        assert [one.t for one in found.candidates] == [200, 400, 600]
+        assert found.candidates[1].value < 2 < found.candidates[0 if statistic != "components" else 2].value
+    assert sum(not artefact.reused for _, artefact in stages.used) == 3
+    known = {name for name in gaussianity(white, 0, 9).findings if name != "outside_edges"}
+    assert set(STATISTICS) == known
+
+
+def test_separation_is_in_units_of_the_theory() -> None:
+    """Centres a distance D apart: D / (s d^(1/4)) for spherical sets; equal sets are at 0 or near it."""
+    one, two = normal(400, 64), normal(400, 64, stream="y")
+    for apart in (3.0, 12.0):
+        shift = torch.zeros(64, dtype=torch.float64)
+        shift[0] = apart
+        value = separation(latent_set(1, one), latent_set(1, two + shift), seed=0)
+        assert value == pytest.approx(apart / 64**0.25, rel=0.08)
+    assert separation(latent_set(1, one), latent_set(1, two), seed=0) < 0.3
+    search = MixingSearch([100, 300, 200], criterion="separability")
+    found = find_step(search, lambda t: Candidate(t, separation(latent_set(t, one), latent_set(t, two + t), 0)))
+    assert found.t == 300
+
+
+def test_ties_and_failures_take_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    """The lowest of equals; a candidate that fails or is not finite is passed over; all of them failing stops."""
+    search = MixingSearch([300, 100, 200, 400], criterion="validation")
+    values = {100.0: 2.0, 200.0: 1.0, 300.0: 1.0}
+
+    def judge(t: float) -> Candidate:
+        if t not in values:
+            raise InputError("too few accepted")
+        return Candidate(t, values[t], 0.1)
+
+    found = find_step(search, judge)
+    assert (found.t, found.tied) == (200, [200, 300])
+    assert found.candidates[-1] == Candidate(400, None)
+    assert [record.getMessage() for record in caplog.records] == [
+        "mixing.candidates: passed over t=400: too few accepted",
+        "mixing.criterion=validation: t = 200, 300 tie; took the lowest",
+    ]
+    values = {100.0: math.nan, 200.0: 3.0}
+    assert find_step(search, judge).t == 200
+    values = {100.0: math.nan}
+    with pytest.raises(InputError, match="no candidate could be judged .t=100: its value is not finite") as error:
+        find_step(search, judge)
+    assert "\n" not in str(error.value)
+
+
+# ---------------------------------------------------------------- runs
+
+SMALL = (*(word for word in TINY if not word.startswith("scores.")), "scores=lean")
+BOTH = ("mixing=search", "mixing.candidates=[300,600]", "bandwidth=search", "bandwidth.references=6")
+
+
+def newest(folder: Path) -> list[dict]:
+    return [json.loads(path.read_text()) for path in sorted(folder.rglob("results.json"))]
+
+
+def test_a_run_goes_on_with_what_it_found_and_again_costs_nothing(here: Path) -> None:  # noqa: F811
+    """Settings are the found ones, the config keeps the searches; repeated, no network is evaluated."""
+    arguments = (*SMALL, *BOTH, "bandwidth.minimum_psnr=null", "bandwidth.drop=3.0", "bandwidth.recorded=true")
+    assert run("run", *arguments) == 0
+    (first,) = newest(here)
+    t, eta = first["mixing"]["t"], first["bandwidth"]["eta"]
+    assert t in (300, 600)
+    assert 0 < eta < 1
+    assert (first["settings"]["t"], first["settings"]["eta"]) == (t, eta)
+    assert first["config"]["bandwidth"]["drop"] == 3.0
+    assert [one["t"] for one in first["mixing"]["candidates"]] == [300, 600]
+    assert [one["t"] for one in first["bandwidth"]["recorded"]] == [900 - t]
+    curve = {point["eta"]: point["psnr_mean"] for point in first["bandwidth"]["curve"]}
+    assert curve[eta] >= curve[0] - 3 > min(value for other, value in curve.items() if other > eta)
+    assert len(list(here.rglob("bandwidth.png"))) == 1
+    steps, etas = 5, len(curve) + len(first["bandwidth"]["recorded"][0]["curve"])
+    assert first["evaluations"] == {
+        "invert": 24 * steps,
+        "denoise": (6 * etas + 12) * steps,
+        "total": (24 + 6 * etas + 12) * steps,
+    }
+    assert run("run", *arguments) == 0
+    again = next(result for result in newest(here) if result["evaluations"]["total"] == 0)
+    for key in ("settings", "mixing", "bandwidth", "rows"):
+        assert again[key] == first[key]
+    # The same settings, given: the same images.
+    fixed = ("mixing.record=[300,600]", f"mixing.t={t:g}", f"bandwidth.eta={eta}", "paths.outputs=given")
+    assert run("run", *SMALL, *fixed) == 0
+    (given,) = newest(here / "given")
+    assert given["rows"][0]["kid_h"] == first["rows"][0]["kid_h"]
+    assert given["settings"] == first["settings"]
+    assert "bandwidth" not in given
+
+
+def test_every_criterion_in_a_sweep(here: Path) -> None:  # noqa: F811
+    """Three criteria, one inversion of the references; every candidate has its value, and the best is taken."""
+    sweep = ("mixing.criterion=gaussianity,separability,validation", "mixing.samples=6")
+    assert run("run", "-m", *SMALL, *BOTH[:2], *sweep) == 0
+    found = {r["config"]["mixing"]["criterion"]: r for r in newest(here)}
+    assert len(found) == 3
+    for criterion, result in found.items():
+        values = {one["t"]: one["value"] for one in result["mixing"]["candidates"]}
+        best = max if criterion == "separability" else min
+        assert values[result["mixing"]["t"]] == best(values.values())
+        assert result["settings"]["t"] == result["mixing"]["t"]
+        assert result["geometry"]["radius"]["mean"] > 0
+    inverted = [json.loads(path.read_text()) for path in here.rglob("invert/*/artefact.json")]
+    assert sorted(one["facts"]["evaluations"] for one in inverted) == [6 * 5, 24 * 5]
+    errors = [one["standard_error"] for one in found["validation"]["mixing"]["candidates"]]
+    assert all(error > 0 for error in errors)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["bandwidth=search", "bandwidth.drop=3.0"], "give one of them in dB, and null for the other"),
+        (["bandwidth=search", "bandwidth.minimum_psnr=null"], "give one of them in dB"),
+        (["bandwidth=search", "bandwidth.resolution=0"], "bandwidth.resolution=0: give a number above 0, up to 0.5"),
+        (["bandwidth=search", "bandwidth.references=1"], "bandwidth.references=1: give a whole number of 2 or more"),
+        (["bandwidth=search", "bandwidth.references=2.5"], "bandwidth.references=2.5: give a whole number"),
+        (["bandwidth=search", "bandwidth.eta=0.2"], "bandwidth.eta: no such key"),
+        (["mixing=search", "mixing.candidates=[500]"], "mixing.candidates=[500]: give 2 or more different timesteps"),
+        (["mixing=search", "mixing.candidates=[500,500]"], "give 2 or more different timesteps"),
+        (["mixing=search", "mixing.candidates=500"], "mixing.candidates=500: give a list of timesteps"),
+        (["mixing=search", "mixing.candidates=[500,1000]"], "mixing.candidates=1000.0: give a number between 0 and"),
+        (["mixing=search", "mixing.candidates=[0,500]"], "t=0 is the image itself"),
+        (["mixing=search", "solver=paper", "solver.steps=5", "mixing.candidates=[1.5,9]"], "whole timesteps only"),
+        (["mixing=search", "mixing.criterion=taste"], "mixing.criterion=taste: choose one of gaussianity,"),
+        (["mixing=search", "mixing.statistic=outside_edges"], "mixing.statistic=outside_edges: choose one of"),
+        (["mixing=search", "mixing.samples=2.5"], "mixing.samples=2.5: give a whole number"),
+        (["mixing=search", "mixing.samples=0"], "mixing.samples=0: give a whole number of 8 or more"),
+        (["mixing=search", "mixing.criterion=validation", "method=held_out"], "method=held_out generates nothing"),
+        (["mixing=search", "domain.references=7"], "domain.references=7: mixing.criterion=gaussianity needs 8 or more"),
+        (
+            ["mixing=search", "mixing.criterion=validation", "domain.validation=2"],
+            "domain.validation=2: mixing.criterion=validation needs 3 or more",
+        ),
+        (
+            ["mixing=search", "mixing.criterion=validation", "rejection.max_proposals=50"],
+            "rejection.max_proposals=50: give mixing.samples=100 or more",
+        ),
+    ],
+)
+def test_bad_searches_are_one_line_before_anything_starts(
+    here: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    expected: str,
+) -> None:
+    assert run("run", *SMALL, "tolerances=none", *arguments) == 2
+    said = capsys.readouterr().err.strip()
+    assert expected in said
+    assert "\n" not in said
+    assert list(here.iterdir()) == []
+
+
+def test_searches_stay_out_of_given_settings(here: Path) -> None:  # noqa: F811
+    given = check(expand("run", [*SMALL, "mixing.t=300", "bandwidth.eta=0.2"]).points[0])
+    assert (given.mixing_search, given.bandwidth_search, given.t, given.eta) == (None, None, 300, 0.2)
+    searched = check(expand("run", [*SMALL, *BOTH]).points[0])
+    assert (searched.t, searched.record, searched.eta) == (600, (300, 600), 0)
