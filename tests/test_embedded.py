@@ -13,27 +13,29 @@ from unseen_diffusion.models.folders import WEIGHTS, embedded_folder
 from unseen_diffusion.schedules import CLEAN_NODE
 
 
-def test_photos32_is_small_and_documented() -> None:
+@pytest.mark.parametrize("name", ["photos32", "digits32"])
+def test_base_models_are_small_and_documented(name: str) -> None:
     """At most 5 M parameters and 10 MB in half precision, with a card that has the command and the quality."""
-    folder = embedded_folder("photos32")
+    folder = embedded_folder(name)
     weights = folder / "unet" / WEIGHTS
     assert weights.stat().st_size <= 10_000_000
     tensors = load_file(weights)
     assert {value.dtype for value in tensors.values()} == {torch.float16}
     assert sum(value.numel() for value in tensors.values()) <= 5_000_000
     card = (folder / "README.md").read_text(encoding="utf-8")
-    assert "unseen train training=photos32" in card
+    assert f"unseen train training={name}" in card
     assert "KID x 1000" in card
     assert (folder / "samples.png").is_file()
     assert (folder / "loss.png").is_file()
 
 
-def test_photos32_predicts_noise() -> None:
+@pytest.mark.parametrize("name", ["photos32", "digits32"])
+def test_base_models_predict_noise(name: str) -> None:
     """At t = 500 the network explains most of the noise of a smooth image: a mean squared error far below 1."""
-    model = DiffusersModel("embedded:photos32")
+    model = DiffusersModel(f"embedded:{name}")
     ramp = torch.linspace(-1, 1, 32)
-    image = ((ramp[:, None] + ramp[None, :]) / 2).expand(4, 3, 32, 32)
-    eps = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    image = ((ramp[:, None] + ramp[None, :]) / 2).expand(4, *model.shape)
+    eps = torch.randn(4, *model.shape, generator=torch.Generator().manual_seed(0))
     node = model.schedule.node(500)
     predicted = model.predict(node.alpha * image + node.sigma * eps, node).eps
     assert float((predicted - eps).square().mean()) < 0.1

@@ -205,7 +205,7 @@ STATISTICS = (
     "sphericity",
 )
 SIMULATIONS = 99  # draws of a null: its middle 95% is wanted, no p-value
-MINIMUM = {"gaussianity": 8, "separability": 3, "validation": 3}  # references, and samples or validation images
+MINIMUM = {"gaussianity": 8, "separability": 3, "validation": 3}  # references; of validation its own images
 
 
 @dataclass(frozen=True)
@@ -227,16 +227,13 @@ class MixingSearch:
     samples: int = 100
 
     def __post_init__(self) -> None:
-        if isinstance(self.candidates, str) or not all(_is_number(t) for t in self.candidates):
-            raise InputError(f"mixing.candidates={self.candidates}: give a list of timesteps, e.g. [300,500,700]")
-        if len(set(self.candidates)) < 2 or len(set(self.candidates)) < len(self.candidates):
+        if not 2 <= len(self.candidates) == len(set(self.candidates)):
             raise InputError(f"mixing.candidates={list(self.candidates)}: give 2 or more different timesteps")
         for key, known in (("criterion", tuple(CRITERIA)), ("statistic", STATISTICS)):
             if getattr(self, key) not in known:
                 raise InputError(f"mixing.{key}={getattr(self, key)}: choose one of {', '.join(known)}")
-        least = MINIMUM[self.criterion]
-        if not _is_whole(self.samples) or self.samples < least:
-            raise InputError(f"mixing.samples={self.samples}: give a whole number of {least} or more")
+        if not _is_whole(self.samples) or self.samples < 3:
+            raise InputError(f"mixing.samples={self.samples}: give a whole number of 3 or more")
 
     @property
     def steps(self) -> tuple[float, ...]:

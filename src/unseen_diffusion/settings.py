@@ -203,7 +203,6 @@ def _check(config: DictConfig) -> RunSettings:
     plain = resolve_plain(config)
     check_keys(plain)
     bandwidth_search: BandwidthSearch | None = build(config.bandwidth) if "_target_" in plain["bandwidth"] else None
-    mixing_search: MixingSearch | None = build(config.mixing) if "_target_" in plain["mixing"] else None
     eta = 0.0 if bandwidth_search else number(plain, "bandwidth.eta", 0, 1)
     seed = int(number(plain, "seed", 0, 2**62, whole=True))
     batch_size = int(number(plain, "batch_size", 1, math.inf, whole=True))
@@ -224,7 +223,7 @@ def _check(config: DictConfig) -> RunSettings:
     tracker.check()
     spec = spec_of(plain["model"])
     top = spec.schedule.timesteps - 1
-    t, record = _mixing(plain, mixing_search, top)
+    mixing_search, t, record = _mixing(plain, top)
     if t == 0 or min(record, default=1) <= CLEAN + 1:
         raise InputError("mixing: t=0 is the image itself; choose a mixing step above 0")
     fractions = [value for value in (t, *record) if value != int(value)]
@@ -263,13 +262,13 @@ def _check(config: DictConfig) -> RunSettings:
     )
 
 
-def _mixing(plain: dict[str, Any], search: MixingSearch | None, top: int) -> tuple[float, tuple[float, ...]]:
-    """The mixing step, of a search the highest candidate, and the steps that the inversion records."""
-    if search is None:
-        return number(plain, "mixing.t", 0, top), tuple(_recorded(plain, top))
-    for t in search.steps:
-        number({"mixing": {"candidates": t}}, "mixing.candidates", 0, top)
-    return search.steps[-1], search.steps
+def _mixing(plain: dict[str, Any], top: int) -> tuple[MixingSearch | None, float, tuple[float, ...]]:
+    """A search of the mixing step, the step (its highest candidate), and the steps that the inversion records."""
+    if "_target_" not in plain["mixing"]:
+        return None, number(plain, "mixing.t", 0, top), tuple(_timesteps(plain, "record", top))
+    _timesteps(plain, "candidates", top)
+    search: MixingSearch = build(plain["mixing"])
+    return search, search.steps[-1], search.steps
 
 
 def prior_at(prior: Prior, spec: ModelSpec, t: float) -> Prior:
@@ -293,12 +292,12 @@ def check_mixing(search: MixingSearch, method: Method, max_proposals: int) -> No
         raise InputError(f"rejection.max_proposals={max_proposals}: give mixing.samples={search.samples} or more")
 
 
-def _recorded(plain: dict[str, Any], top: int) -> list[float]:
-    """``mixing.record`` as numbers within the schedule."""
-    record = plain["mixing"]["record"] or []
-    if not isinstance(record, list):
-        raise InputError(f"mixing.record={record}: give a list of timesteps, e.g. mixing.record=[250,500,750]")
-    return [number({"mixing": {"record": value}}, "mixing.record", 0, top) for value in record]
+def _timesteps(plain: dict[str, Any], key: str, top: int) -> list[float]:
+    """``mixing.record`` or ``mixing.candidates`` as numbers within the schedule."""
+    steps = plain["mixing"][key] or []
+    if not isinstance(steps, list):
+        raise InputError(f"mixing.{key}={steps}: give a list of timesteps, e.g. mixing.{key}=[250,500,750]")
+    return [number({"mixing": {key: value}}, f"mixing.{key}", 0, top) for value in steps]
 
 
 def check_references(

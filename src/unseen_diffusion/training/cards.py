@@ -16,12 +16,21 @@ from unseen_diffusion.errors import InputError
 from unseen_diffusion.files import atomic_path
 
 
-def save_loss_curve(history: Tensor, path: Path) -> None:
-    """A PNG of the loss, averaged over 50 steps; ``history`` has rows (step, loss, gradient norm)."""
+def save_loss_curve(history: Tensor, path: Path, validation: Tensor | None = None) -> None:
+    """A PNG of the loss, averaged over 50 steps.
+
+    Args:
+        history: rows (step, loss, gradient norm).
+        path: of the PNG.
+        validation: rows (step, loss), drawn as points if there are any.
+    """
     width = min(50, len(history))
     means = history[: len(history) // width * width].reshape(-1, width, 3).mean(1)
     figure, axes = plt.subplots(figsize=(5, 3), layout="constrained")
-    axes.plot(means[:, 0], means[:, 1], color="black", linewidth=1)
+    axes.plot(means[:, 0], means[:, 1], color="black", linewidth=1, label="training")
+    if validation is not None and len(validation):
+        axes.plot(*validation.T, ".", color="tab:red", label="validation, averaged weights")
+        axes.legend(frameon=False)
     axes.set(xlabel="step", ylabel=f"loss (mean of {width} steps)")
     axes.spines[["top", "right"]].set_visible(False)
     with atomic_path(path) as temporary:
@@ -46,15 +55,28 @@ def plain_config(config: DictConfig) -> dict[str, Any]:
 def training_command(config: DictConfig) -> str:
     """The command that trains this network again, without the folders that its files were in.
 
-    Within a Hydra job these are its own overrides; elsewhere the data files of the config.
+    Within a Hydra job these are its own overrides; elsewhere the data of the config.
     """
-    given = {f"training.data.{key}": value for key, value in config.data.items() if isinstance(value, str)}
-    words = [f"{key}='{Path(value).name}'" for key, value in given.items()]
-    if HydraConfig.initialized() and HydraConfig.get().overrides.task:
-        rest = HydraConfig.get().overrides.task
-        left_out = ("training=", "training.data.", "training.notes", "training.folder", "paths.", "device")
-        words += [word for word in rest if not word.startswith(left_out)]
-    return " \\\n  ".join([f"unseen train training={config.name}", *words])
+    rest = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    left_out = ["training.notes", "training.folder", "paths.", "device", "tracking"]
+    if own_images(config):
+        data = config.data
+        path = data.path if data.kind == "hub" else Path(data.path).name
+        start = f"unseen train data={data.kind}"
+        words = [f"data.path='{path}'", f"data.size={data.size}", f"data.channels={data.channels}"]
+        left_out += ["data=", "data.path", "data.size", "data.channels"]
+    else:
+        start = f"unseen train training={config.name}"
+        given = {f"training.data.{key}": value for key, value in config.data.items() if isinstance(value, str)}
+        words = [f"{key}='{Path(value).name}'" for key, value in given.items()]
+        left_out += ["training=", "training.data."]
+    words += [word for word in rest if not word.startswith(tuple(left_out))]
+    return " \\\n  ".join([start, *words])
+
+
+def own_images(config: DictConfig) -> bool:
+    """Whether a training is on the user's own images: on what the ``data`` group built."""
+    return "kind" in config.data
 
 
 def fact_table(facts: Mapping[str, Any]) -> list[str]:

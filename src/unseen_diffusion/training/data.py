@@ -2,8 +2,9 @@
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -101,22 +102,23 @@ class OwnImages:
         """
         domain = self.images
         if self.fit == "refuse":
+            if type(domain) not in EXACT:
+                raise InputError(f"data.fit=refuse: not known for {type(domain).__name__}; set data.fit=crop")
             values = {field.name: getattr(domain, field.name) for field in fields(domain)}
             domain = EXACT[type(domain)](**values)
         with _as_data():
-            return domain.pool(self.size, self.channels)
+            pool = domain.pool(self.size, self.channels)
+        return replace(pool, fingerprint=f"{self.fit}-{pool.fingerprint}")
 
 
-class _as_data:
+@contextmanager
+def _as_data() -> Iterator[None]:
     """Errors of domains name the keys of ``unseen run``: here they have other names."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if isinstance(error, InputError):
-            text = str(error).replace("domain.path", "data.path").replace("domain.id", "data.path")
-            raise InputError(text.replace("domain.", "data.images.")) from error
+    try:
+        yield
+    except InputError as error:
+        text = str(error).replace("domain.path", "data.path").replace("domain.id", "data.path")
+        raise InputError(text.replace("domain.", "data.images.")) from error
 
 
 def decode_once(pool: Pool, size: int, channels: int, folder: Path) -> None:

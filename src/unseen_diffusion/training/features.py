@@ -163,13 +163,13 @@ class FeatureLoss:
         x = distort(x, kinds, torch.rand(len(rows), generator=rng), rng)
         return dequantise(quantise(x)), labels.to(self.device), kinds.to(self.device)
 
-    def __call__(self, network: nn.Module, rows: Tensor, rng: torch.Generator) -> Tensor:
-        """Loss of one batch; the images are made in float32 whatever the network's precision."""
-        with torch.autocast(self.device.type, enabled=False):
-            x, labels, kinds = self.batch(rows, rng)
+    def __call__(self, network: nn.Module, *batch: Tensor) -> Tensor:
+        """Loss of (a part of) a batch."""
+        x, labels, kinds = batch
         domain, distortion = network(x)
         named = cross_entropy(domain.float(), labels, label_smoothing=self.smoothing)
         return named + cross_entropy(distortion.float(), kinds)
+
 
 
 def augment(

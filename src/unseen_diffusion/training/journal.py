@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +37,26 @@ class Journal:
 @contextmanager
 def journal(tracker: Tracker, name: str, config: Mapping[str, Any]) -> Iterator[Journal]:
     """A journal of the training ``name``; its wandb run has the group "training"."""
-    with ExitStack() as stack:
-        session = None
-        if isinstance(tracker, WandbTracker):
-            record = RunRecord("training", name, name, config, {}, pd.DataFrame(), {})
-            try:
-                stack.enter_context(data_below(Path(tracker.folder)))
-                session = stack.enter_context(tracker._session(record))
-            except Exception as error:  # as above
-                log.error("wandb does not record this training (%s)", error)
-        yield Journal(session)
+    if not isinstance(tracker, WandbTracker):
+        yield Journal()
+        return
+    with data_below(Path(tracker.folder)):
+        record = RunRecord("training", name, name, config, {}, pd.DataFrame(), {})
+        session: Any = None
+        try:
+            session = tracker._session(record)
+        except Exception as error:  # as above
+            log.error("wandb does not record this training (%s)", error)
+        try:
+            yield Journal(session)
+        finally:
+            _finish(session)
+
+
+def _finish(session: Any) -> None:
+    """Closes a wandb run, if there is one."""
+    try:
+        if session is not None:
+            session.finish()
+    except Exception as error:  # as above
+        log.error("wandb did not record the end of the training (%s)", error)

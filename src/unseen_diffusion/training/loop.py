@@ -4,13 +4,13 @@ import copy
 import csv
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from hydra.utils import instantiate
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -18,11 +18,20 @@ from tqdm import tqdm
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.files import atomic_path, read_json, write_json
 from unseen_diffusion.seeds import generator
+from unseen_diffusion.settings import build
+from unseen_diffusion.training.journal import Journal
+from unseen_diffusion.training.processes import Processes
+
+CHECKPOINT = "checkpoint.safetensors"
 
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """Optimisation of one network. Rates are per step; ``ema_decay`` is the decay of the averaged weights."""
+    """Optimisation of one network. Rates are per step; ``ema_decay`` is the decay of the averaged weights.
+
+    ``batch_size`` is the images of a step, of all processes together; ``accumulate`` is how many parts a process
+    takes its share in: the same step with less memory.
+    """
 
     steps: int
     batch_size: int
@@ -35,31 +44,52 @@ class LoopSettings:
     seed: int
     checkpoint_every: int
     sample_every: int
+    accumulate: int = 1
+    fp16: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "checkpoint_every", "sample_every"):
+        for name in ("steps", "batch_size", "checkpoint_every", "sample_every", "accumulate"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)}: give a whole number of 1 or more")
         if not 0 <= self.ema_decay < 1:
             raise InputError(f"ema_decay={self.ema_decay}: give a number in [0, 1)")
+        if self.bf16 and self.fp16:
+            raise InputError("bf16=true, fp16=true: choose one of them")
+
+    @property
+    def precision(self) -> str:
+        """As ``accelerate`` calls it."""
+        return "bf16" if self.bf16 else "fp16" if self.fp16 else "no"
 
 
 @runtime_checkable
 class Loss(Protocol):
-    """Mean loss of one batch: (network, image indices (B,), generator of this step) -> scalar."""
+    """What is trained on, and how well it is done."""
 
-    def __call__(self, network: nn.Module, rows: Tensor, rng: torch.Generator) -> Tensor: ...
+    def batch(self, rows: Tensor, rng: torch.Generator) -> tuple[Tensor, ...]:
+        """All that is random in a step: (image indices (B,), its generator) -> tensors with B rows each."""
+        ...
+
+    def __call__(self, network: nn.Module, *batch: Tensor) -> Tensor:
+        """The mean loss of some rows of a batch, a scalar."""
+        ...
 
 
 @dataclass
 class TrainState:
-    """What a checkpoint holds; ``history`` has a row (step, loss, gradient norm) per step."""
+    """What a checkpoint holds.
+
+    ``history`` has a row (step, loss, gradient norm) per step, ``validation`` a row (step, loss) per evaluation;
+    ``scaler`` is the scale of the gradients in half precision (None in others).
+    """
 
     network: nn.Module
     ema: nn.Module
     optimizer: torch.optim.Optimizer
     step: int
     history: Tensor
+    validation: Tensor
+    scaler: torch.amp.GradScaler | None = None
 
 
 def new_state(network: nn.Module, settings: LoopSettings, device: torch.device) -> TrainState:
@@ -67,14 +97,15 @@ def new_state(network: nn.Module, settings: LoopSettings, device: torch.device) 
     network = network.to(device).train()
     ema = copy.deepcopy(network).requires_grad_(False).eval()
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    return TrainState(network, ema, optimizer, 0, torch.empty((0, 3), dtype=torch.float64))
+    history, validation = (torch.empty((0, width), dtype=torch.float64) for width in (3, 2))
+    return TrainState(network, ema, optimizer, 0, history, validation)
 
 
 def seeded(config: Any, seed: int) -> nn.Module:
     """Instantiates a network with initial weights that depend on ``seed`` alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(seed, "weights").initial_seed())
-        return instantiate(config, _convert_="all")
+        return build(config)
 
 
 def epoch_rows(count: int, batch_size: int, step: int, seed: int) -> Tensor:
@@ -111,7 +142,9 @@ def update_ema(ema: nn.Module, network: nn.Module, decay: float, step: int) -> N
 
 def save_checkpoint(path: Path, state: TrainState) -> None:
     """All that an exact resume needs, in one safetensors file, written atomically."""
-    tensors = {"step": torch.tensor(state.step), "history": state.history}
+    tensors = {"step": torch.tensor(state.step), "history": state.history, "validation": state.validation}
+    if state.scaler is not None:
+        tensors |= {f"scaler.{k}": torch.tensor(v) for k, v in state.scaler.state_dict().items()}
     tensors |= {f"network.{k}": v for k, v in state.network.state_dict().items()}
     tensors |= {f"ema.{k}": v for k, v in state.ema.state_dict().items()}
     for index, entry in state.optimizer.state_dict()["state"].items():
@@ -143,10 +176,15 @@ def load_checkpoint(path: Path, state: TrainState) -> None:
     state.optimizer.load_state_dict({**state.optimizer.state_dict(), "state": moments})
     state.step = int(tensors["step"])
     state.history = tensors["history"]
+    state.validation = tensors.get("validation", state.validation)  # absent in older checkpoints
+    if state.scaler is not None:
+        state.scaler.load_state_dict({k: v.item() for k, v in part("scaler.").items()})
 
 
 # What may change between a training and its resumption; everything else must be what it was.
-CHANGEABLE = ("steps", "checkpoint_every", "sample_every")
+CHANGEABLE = ("steps", "checkpoint_every", "sample_every", "accumulate")
+UNCOMPARED = ("folder", "notes", "about", "quality_samples")
+ADDED = {"fp16": False}  # what trainings from before these keys had
 
 
 def check_resumable(folder: Path, config: dict[str, Any]) -> None:
@@ -155,13 +193,15 @@ def check_resumable(folder: Path, config: dict[str, Any]) -> None:
     Raises:
         InputError: a value differs from the one that the checkpoint was trained with.
     """
-    now = {key: value for key, value in config.items() if key not in ("folder", "notes", "about", "quality_samples")}
+    now = {key: value for key, value in config.items() if key not in UNCOMPARED}
     now["loop"] = {key: value for key, value in now["loop"].items() if key not in CHANGEABLE}
     path = folder / "training.json"
-    if not (folder / "checkpoint.safetensors").exists() or not path.exists():
+    if not (folder / CHECKPOINT).exists() or not path.exists():
         write_json(path, now)
         return
     before = read_json(path)
+    before["loop"] = ADDED | before["loop"]
+    now["loop"] = ADDED | now["loop"]
     for key in sorted({*now, *before}):
         if now.get(key) != before.get(key):
             raise InputError(
@@ -176,49 +216,130 @@ def train(
     image_count: int,
     loss: Loss,
     folder: Path,
+    processes: Processes,
     on_sample: Callable[[TrainState], None],
-    device: torch.device,
+    journal: Journal,
 ) -> TrainState:
     """Trains to ``settings.steps``, resuming from ``folder``/checkpoint.safetensors where there is one.
 
-    Writes checkpoint.safetensors and loss.csv every ``checkpoint_every`` steps; calls ``on_sample`` with the
-    state every ``sample_every`` steps.
+    Every process takes its rows of the same batches: their number, and ``accumulate``, change only how sums are
+    rounded. The first one writes checkpoint.safetensors, loss.csv and validation.csv every ``checkpoint_every``
+    steps, calls ``on_sample`` with the state every ``sample_every`` steps, and reports every step to ``journal``.
+
+    Raises:
+        InputError: the batch cannot be divided, memory is exhausted, or the loss is no longer finite.
     """
-    checkpoint = folder / "checkpoint.safetensors"
-    if checkpoint.exists():
-        load_checkpoint(checkpoint, state)
+    parts = processes.parts(settings.batch_size, settings.accumulate)
+    network, optimizer = processes.prepare(state.network, state.optimizer)
+    state.scaler = processes.accelerator.scaler
+    if (folder / CHECKPOINT).exists():
+        load_checkpoint(folder / CHECKPOINT, state)
+    if processes.first:
+        remove_unfinished(folder)
     rows: list[list[float]] = state.history.tolist()
-    progress = tqdm(total=settings.steps, initial=state.step, desc="train", mininterval=5, dynamic_ncols=True)
-    parameters = list(state.network.parameters())
+    bar = tqdm(
+        total=settings.steps,
+        initial=state.step,
+        desc="train",
+        mininterval=5,
+        dynamic_ncols=True,
+        disable=not processes.first,
+    )
     while state.step < settings.steps:
         started = time.monotonic()
+        rate = learning_rate(settings, state.step)
         for group in state.optimizer.param_groups:
-            group["lr"] = learning_rate(settings, state.step)
-        batch = epoch_rows(image_count, settings.batch_size, state.step, settings.seed)
-        with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
-            value = loss(state.network, batch, generator(settings.seed, "step", state.step))
-        state.optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        norm = nn.utils.clip_grad_norm_(parameters, settings.gradient_clip)
-        state.optimizer.step()
+            group["lr"] = rate
+        with memory_errors(settings, processes):
+            value, norm = optimise(settings, state, image_count, loss, processes, network, optimizer, parts)
         update_ema(state.ema, state.network, settings.ema_decay, state.step)
         state.step += 1
-        rows.append([state.step, value.item(), norm.item()])
-        progress.update()
-        progress.set_postfix(loss=f"{rows[-1][1]:.4f}", seconds=f"{time.monotonic() - started:.2f}", refresh=False)
-        if state.step % settings.sample_every == 0 or state.step == settings.steps:
-            on_sample(state)
-        if state.step % settings.checkpoint_every == 0 or state.step == settings.steps:
-            state.history = torch.tensor(rows, dtype=torch.float64)
-            save_checkpoint(checkpoint, state)
-            write_history(folder / "loss.csv", state.history)
-    progress.close()
+        rows.append([state.step, value, norm])
+        bar.update()
+        bar.set_postfix(loss=f"{value:.4f}", seconds=f"{time.monotonic() - started:.2f}", refresh=False)
+        last = state.step == settings.steps
+        if processes.first:
+            journal.write(state.step, {"loss": value, "learning_rate": rate, "gradient_norm": norm})
+            if state.step % settings.sample_every == 0 or last:
+                on_sample(state)
+            if state.step % settings.checkpoint_every == 0 or last:
+                state.history = torch.tensor(rows, dtype=torch.float64)
+                save_checkpoint(folder / CHECKPOINT, state)
+                write_rows(folder / "loss.csv", ["step", "loss", "gradient_norm"], state.history)
+                write_rows(folder / "validation.csv", ["step", "loss"], state.validation)
+    bar.close()
     return state
 
 
-def write_history(path: Path, history: Tensor) -> None:
-    """The loss curve as CSV: step, loss, gradient norm."""
+def optimise(
+    settings: LoopSettings,
+    state: TrainState,
+    image_count: int,
+    loss: Loss,
+    processes: Processes,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    parts: Sequence[slice],
+) -> tuple[float, float]:
+    """One step on this process's ``parts`` of the batch: (loss, gradient norm) of the whole batch.
+
+    Raises:
+        InputError: the loss is not finite.
+    """
+    rows = epoch_rows(image_count, settings.batch_size, state.step, settings.seed)
+    batch = loss.batch(rows, generator(settings.seed, "step", state.step))
+    optimizer.zero_grad(set_to_none=True)
+    total = torch.zeros((), device=processes.device)
+    for part in parts:
+        with processes.backward(network, last=part is parts[-1]):
+            value = loss(network, *(tensor[part] for tensor in batch)) / len(parts)
+            processes.accelerator.backward(value)
+        total += value.detach()
+    mean = processes.mean(total)
+    if not math.isfinite(mean) and state.scaler is None:  # with a scaler, such a step is left out
+        raise InputError(
+            f"training.loop.learning_rate={settings.learning_rate}: the loss is {mean} at step {state.step + 1}; "
+            "lower it, and delete the training's folder"
+        )
+    norm = processes.accelerator.clip_grad_norm_(list(state.network.parameters()), settings.gradient_clip)
+    optimizer.step()
+    return mean, float(norm)
+
+
+@contextmanager
+def memory_errors(settings: LoopSettings, processes: Processes) -> Iterator[None]:
+    """Exhausted memory as one line with the remedy; other errors pass.
+
+    Raises:
+        InputError: out of memory.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        text = str(error)
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not known and "allocate memory" not in text and "out of memory" not in text:
+            raise
+        share = settings.batch_size // processes.count
+        more = [n for n in range(settings.accumulate + 1, share + 1) if share % n == 0]
+        smaller = f"training.loop.accumulate={more[0]} (the same training in smaller parts), or " if more else ""
+        raise InputError(
+            f"training.loop.batch_size={settings.batch_size}: out of memory on {processes.device} with "
+            f"{share // settings.accumulate} images at a time; set {smaller}a smaller network or data.size"
+        ) from error
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Deletes the temporary files of checkpoints whose writing was killed."""
+    for path in folder.glob(f".{Path(CHECKPOINT).stem}-*"):
+        path.unlink(missing_ok=True)
+
+
+def write_rows(path: Path, header: Sequence[str], rows: Tensor) -> None:
+    """A curve as CSV: step, then numbers. Without rows, nothing is written."""
+    if not len(rows):
+        return
     with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["step", "loss", "gradient_norm"])
-        writer.writerows([int(step), f"{loss:.6f}", f"{norm:.6f}"] for step, loss, norm in history.tolist())
+        writer.writerow(header)
+        writer.writerows([int(step), *(f"{value:.6f}" for value in values)] for step, *values in rows.tolist())
