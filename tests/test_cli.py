@@ -73,9 +73,10 @@ def test_one_run_leaves_everything(here: Path, capsys: pytest.CaptureFixture[str
     assert found["reconstruction"]["eta0"]["count"] == 6
     assert len(pd.read_parquet(folder / "results.parquet")) == 5
     assert "KID-H" in capsys.readouterr().out
-    record = json.loads(next((here / "outputs" / "artefacts" / "invert").rglob("artefact.json")).read_text())
-    assert record["facts"]["evaluations"] == 24 * 5
-    assert record["environment"]["torch"]
+    records = [json.loads(path.read_text()) for path in (here / "outputs" / "artefacts" / "invert").rglob("*.json")]
+    # The references, and for the geometry the held-out images and the model's own samples.
+    assert sorted(record["facts"]["evaluations"] for record in records) == [12 * 5, 20 * 5, 24 * 5]
+    assert records[0]["environment"]["torch"]
 
 
 def test_a_second_run_reuses_everything(here: Path) -> None:
@@ -108,6 +109,7 @@ def test_sweep_inverts_once_and_denoises_each_distinct_set_once(here: Path) -> N
         "N(0, I)": samples * etas * steps,
         "base model": samples * base_steps(here) + samples * etas * steps,
         "held-out latents": 20 * steps,
+        "latents of the model's own samples": samples * etas * steps,
         "paths": 3 * 8 * 2 * steps,
     }
     assert sum(r["evaluations"]["total"] for r in found) == sum(expected.values())
@@ -332,7 +334,7 @@ def test_train_names_bad_input(here: Path, capsys: pytest.CaptureFixture[str]) -
     assert run("train", "training.data.path=x.parquet", "training.loop.steps=0") == 2
     assert "steps=0" in capsys.readouterr().err
     assert run("train", "training=photos64") == 2
-    assert "choose one of digits32, features32, photos32" in capsys.readouterr().err
+    assert "choose one of base, digits32, features32, photos32" in capsys.readouterr().err
     assert list(here.iterdir()) == []
 
 

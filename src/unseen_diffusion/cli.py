@@ -110,18 +110,20 @@ def _run(overrides: list[str]) -> int:
 
 
 def _train(overrides: list[str]) -> int:
-    """Trains one network."""
+    """Trains one network, in this process and in those that ``accelerate launch`` started beside it."""
     from unseen_diffusion.composition import expand, hydra_task, is_information
     from unseen_diffusion.jobs import train_job
-    from unseen_diffusion.settings import build, choose_device, resolve_plain
 
     task = hydra_task("train", train_job)
     if is_information(overrides):
         return _hydra(task, overrides)
+    from unseen_diffusion.training.tasks import check_training
+
     with run_id():
         for point in expand("train", overrides).points:
-            build(point.training.loop)
-            choose_device(resolve_plain(point)["device"])
+            check_training(point)
+        if int(os.environ.get("RANK", "0")) > 0:  # the first process alone keeps Hydra's folder and log
+            overrides = [*overrides, "hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none"]
         return _hydra(task, overrides)
 
 

@@ -42,13 +42,11 @@ def run_job(config: DictConfig) -> None:
 
 def train_job(config: DictConfig) -> None:
     """One training; bad input found on the way is one line and exit code 2."""
-    from unseen_diffusion.settings import choose_device
+    from unseen_diffusion.settings import build, choose_device
     from unseen_diffusion.training.tasks import TASKS
 
     try:
-        if config.training.task not in TASKS:
-            raise InputError(f"training.task={config.training.task}: choose one of {', '.join(TASKS)}")
-        folder = TASKS[config.training.task](config.training, choose_device(config.device))
+        folder = TASKS[config.training.task](config.training, choose_device(config.device), build(config.tracking))
     except InputError as error:
         log.error("%s", error)
         sys.exit(2)

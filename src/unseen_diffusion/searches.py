@@ -268,12 +268,14 @@ class MixingStep:
         criterion: in words.
         candidates: all of them, ascending.
         tied: the steps that share the best value, where there are several.
+        at_end: the best is the lowest or highest candidate, so that a better one may lie beyond.
     """
 
     t: float
     criterion: str
     candidates: list[Candidate]
     tied: list[float]
+    at_end: bool
 
 
 def find_step(search: MixingSearch, judge: Callable[[float], Candidate]) -> MixingStep:
@@ -304,7 +306,10 @@ def find_step(search: MixingSearch, judge: Callable[[float], Candidate]) -> Mixi
     tied = [t for t, value in values.items() if value == best]
     if len(tied) > 1:
         log.warning("mixing.criterion=%s: t = %s tie; took the lowest", search.criterion, _listed(tied))
-    return MixingStep(tied[0], search.meaning, judged, tied if len(tied) > 1 else [])
+    at_end = tied[0] in (search.steps[0], search.steps[-1])
+    if at_end:
+        log.warning("mixing.candidates: the best, t = %g, is at their end; a better one may lie beyond", tied[0])
+    return MixingStep(tied[0], search.meaning, judged, tied if len(tied) > 1 else [], at_end)
 
 
 def departure(stages: Stages, latents: LatentSet, statistic: str, seed: int) -> float:

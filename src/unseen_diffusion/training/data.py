@@ -35,9 +35,7 @@ class ExactSize(EncodedDomain):
         pool = super().encoded_pool(names, read, digest, size, channels)
 
         def load(indices: Sequence[int]) -> Tensor:
-            images = [
-                decode(cell, None, channels, names[i]) for i, cell in zip(indices, read(indices), strict=True)
-            ]
+            images = [decode(cell, None, channels, names[i]) for i, cell in zip(indices, read(indices), strict=True)]
             for index, image in zip(indices, images, strict=True):
                 if image.shape[1:] != (size, size):
                     height, width = image.shape[1:]

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.features.embedded import EmbeddedFeatures
 from unseen_diffusion.files import atomic_path, write_json
+from unseen_diffusion.settings import build
+from unseen_diffusion.tracking import NoTracker, Tracker
 from unseen_diffusion.training.cards import plain_config, save_loss_curve, training_command
 from unseen_diffusion.training.distortions import KINDS
 from unseen_diffusion.training.feature_card import (
@@ -31,27 +33,48 @@ from unseen_diffusion.training.features import (
     domain_source,
     parquet_source,
 )
-from unseen_diffusion.training.loop import LoopSettings, check_resumable, new_state, seeded, train
+from unseen_diffusion.training.journal import journal
+from unseen_diffusion.training.loop import LoopSettings, TrainState, check_resumable, new_state, seeded, train
+from unseen_diffusion.training.processes import Processes
 
 log = logging.getLogger(__name__)
 
 
-def train_features(config: DictConfig, device: torch.device) -> Path:
+def train_features(config: DictConfig, device: torch.device, tracker: Tracker | None = None) -> Path:
     """Trains the feature network on all sources of the config; returns the folder of its weights."""
-    settings: LoopSettings = instantiate(config.loop)
+    settings: LoopSettings = build(config.loop)
+    processes = Processes(device, settings.precision)
     training, heldout = feature_sources(config)
     data = TrainingSet.balanced(list(training.values()), config.most_repeats)
     log.info("%d training images in %d classes", len(data.images), len(data.classes))
     network = {**config.network, "classes": len(data.classes), "distortions": len(KINDS)}
-    state = new_state(seeded(network, settings.seed), settings, device)
-    loss = FeatureLoss(data, config.distorted, config.label_smoothing, device)
+    state = new_state(seeded(network, settings.seed), settings, processes.device)
+    loss = FeatureLoss(data, config.distorted, config.label_smoothing, processes.device)
     folder = Path(config.folder)
-    check_resumable(folder, plain_config(config))
-    train(settings, state, len(data.draws), loss, folder, lambda _: None, device)
     weights = folder / "weights"
+    plain = plain_config(config)
+    if processes.first:
+        check_resumable(folder, plain)
+    with journal(tracker if tracker and processes.first else NoTracker(), config.name, plain) as book:
+        train(settings, state, len(data.draws), loss, folder, processes, lambda _: None, book)
+    if processes.first:
+        document(config, state, network, data, training, heldout)
+    return weights
+
+
+def document(
+    config: DictConfig,
+    state: TrainState,
+    network: Mapping[str, Any],
+    data: TrainingSet,
+    training: Mapping[str, Source],
+    heldout: dict[str, Source],
+) -> None:
+    """Writes the weights of a finished training, its loss curve and its card."""
+    weights = Path(config.folder) / "weights"
     save_weights(state.ema, network, data.classes, config.data.size, weights)
     save_loss_curve(state.history, weights / "loss.png")
-    evaluation = evaluate(EmbeddedFeatures(weights), heldout, data.classes, config.probe, settings.seed)
+    evaluation = evaluate(EmbeddedFeatures(weights), heldout, data.classes, config.probe, config.loop.seed)
     card = model_card(
         card_facts(config, data, list(training), state.ema),
         training_command(config),
@@ -60,7 +83,6 @@ def train_features(config: DictConfig, device: torch.device) -> Path:
     )
     with atomic_path(weights / "README.md") as temporary:
         temporary.write_text(card, encoding="utf-8")
-    return weights
 
 
 def save_weights(

@@ -171,7 +171,6 @@ class FeatureLoss:
         return named + cross_entropy(distortion.float(), kinds)
 
 
-
 def augment(
     x: Float[Tensor, "n c s s"], symmetries: Int[Tensor, "n"], rng: torch.Generator
 ) -> Float[Tensor, "n c s s"]:

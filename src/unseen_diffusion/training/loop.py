@@ -330,9 +330,10 @@ def memory_errors(settings: LoopSettings, processes: Processes) -> Iterator[None
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Deletes the temporary files of checkpoints whose writing was killed."""
-    for path in folder.glob(f".{Path(CHECKPOINT).stem}-*"):
-        path.unlink(missing_ok=True)
+    """Deletes the temporary files of checkpoints and decoded images whose writing was killed."""
+    for stem in (Path(CHECKPOINT).stem, "images"):
+        for path in folder.glob(f".{stem}-*"):
+            path.unlink(missing_ok=True)
 
 
 def write_rows(path: Path, header: Sequence[str], rows: Tensor) -> None:

@@ -50,6 +50,8 @@ class Processes:
         if self.count > 1 and device.index is not None:
             raise InputError(f"device={device}: {self.count} processes cannot share it; set device=auto")
         own = self.accelerator.device
+        if precision == "fp16" and own.type == "cpu":  # which accelerate would take for float32
+            raise InputError("training.loop.fp16=true: not on a CPU; set training.loop.bf16=true and fp16=false")
         self.device = device if self.count == 1 and own.type == device.type else own
 
     def prepare(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:

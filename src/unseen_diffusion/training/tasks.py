@@ -1,15 +1,48 @@
-"""What ``training.task`` may name."""
+"""What ``training.task`` may name, and what is checked before a training starts."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from unseen_diffusion.errors import InputError
+from unseen_diffusion.settings import build, choose_device, resolve_plain
+from unseen_diffusion.tracking import Tracker
 from unseen_diffusion.training.diffusion_recipe import train_diffusion
 from unseen_diffusion.training.feature_recipe import train_features
 
-TASKS: dict[str, Callable[[DictConfig, torch.device], Path]] = {
+TASKS: dict[str, Callable[[DictConfig, torch.device, Tracker | None], Path]] = {
     "diffusion": train_diffusion,
     "features": train_features,
 }
+
+
+def check_training(config: DictConfig) -> None:
+    """Checks all that is cheap, before anything is written.
+
+    Raises:
+        InputError: one line naming the value and the remedy.
+    """
+    raw = OmegaConf.to_container(config, resolve=False)
+    if not isinstance(raw, dict):
+        raise InputError("the config is not a mapping")
+    wants, has = raw["training"].get("data") == "${data}", raw.get("data") is not None
+    if wants and not has:
+        raise InputError("training: needs images; set data=folder, data=parquet or data=hub, and data.path")
+    if has and not wants:
+        raise InputError(
+            f"data={raw['data']['kind']}: {raw['training']['name']} has its own data; leave one of them out"
+        )
+    try:
+        plain = resolve_plain(config)
+    except OmegaConfBaseException as error:
+        raise InputError(f"{' '.join(str(error).split())}; see unseen train --cfg job") from error
+    if plain["training"]["task"] not in TASKS:
+        raise InputError(f"training.task={plain['training']['task']}: choose one of {', '.join(TASKS)}")
+    build(config.training.loop)
+    if has:
+        build(config.data)
+    choose_device(plain["device"])
+    build(config.tracking).check()
