@@ -256,7 +256,13 @@ def test_ties_and_failures_take_one_line(caplog: pytest.LogCaptureFixture) -> No
 # ---------------------------------------------------------------- runs
 
 SMALL = (*(word for word in TINY if not word.startswith("scores.")), "scores=lean")
-BOTH = ("mixing=search", "mixing.candidates=[300,600]", "bandwidth=search", "bandwidth.references=6")
+BOTH = (
+    "mixing=search",
+    "mixing.criterion=gaussianity",
+    "mixing.candidates=[300,600]",
+    "bandwidth=search",
+    "bandwidth.references=6",
+)
 COARSE = {
     f"bandwidth.{key}": value
     for key, value in {"resolution": 0.1, "minimum_psnr": None, "drop": 3, "recorded": True}.items()

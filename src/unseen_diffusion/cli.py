@@ -24,8 +24,9 @@ unseen: what can a frozen diffusion model generate that it has never seen?
   unseen compare OUTPUTS... [--save FILE]     methods over reference draws and seeds, with tests
   unseen report OUTPUTS... [-o report.html]   one HTML page that needs nothing else
   unseen dashboard [--online]                 a wandb workspace that compares domains
-  unseen solvers [GROUP=OPTION]...            accuracy of every solver per network evaluation, on your model and domain
-  unseen train training=OPTION ...            trains an embedded network
+  unseen solvers [GROUP=OPTION]...            accuracy of every solver per evaluation, on your model and domain
+  unseen train data=folder data.path=DIR      a base model of your own images; resumes where it was stopped
+  unseen train training=OPTION ...            an embedded network again
   unseen convert CHECKPOINT FOLDER ...        an ADM, iDDPM or DDPM checkpoint as a model folder, proven equal
   unseen --help                               this text
 

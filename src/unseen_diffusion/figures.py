@@ -126,7 +126,7 @@ def comparison_figure(frame: pd.DataFrame, path: Path) -> None:
             axis.set_ylim(-0.6, len(names) - 0.4)
             axis.tick_params(labelsize=8)
             axis.set_title(
-                f"{domain}: {metric.title}{' (%)' if metric.kind == 'share' else ''}", fontsize=9, loc="left"
+                f"{domain}: {metric.label}{' (%)' if metric.kind == 'share' else ''}", fontsize=9, loc="left"
             )
             axis.spines[["top", "right"]].set_visible(False)
     with atomic_path(path) as temporary:

@@ -56,8 +56,8 @@ def train_job(config: DictConfig) -> None:
 WORK = (8, 16, 32, 64)  # network evaluations per direction
 WORK_IMAGES = 16  # references
 CAPTION = (
-    "latent_rms: against a fine RK4 trajectory. pair_psnr: images inverted and denoised, dB. fresh_rms: latents that no "
-    "image was inverted to, denoised and inverted."
+    "latent_rms: against a fine RK4 trajectory. pair_psnr: images inverted and denoised, dB. fresh_rms: latents that "
+    "no image was inverted to, denoised and inverted."
 )
 
 

@@ -20,13 +20,15 @@ class Metric:
     """How one score is shown.
 
     Attributes:
-        title: of its column.
+        title: of its column, short enough for a terminal.
+        label: where there is room.
         better: ``lower``, ``higher``, or empty where neither end is better.
         kind: ``kid`` (shown in thousandths), ``share`` (in per cent) or ``number``.
         question: what it answers.
     """
 
     title: str
+    label: str
     better: str
     kind: str
     question: str
@@ -35,22 +37,22 @@ class Metric:
 NEAR, NEW, DIVERSE, INSIDE, COST = "near the domain?", "new?", "diverse?", "in the domain?", "at what cost?"
 # Every score of a row, in the order of tables, reports and dashboards.
 METRICS = {
-    "kid_h": Metric("KID-H x1000", "lower", "kid", NEAR),
-    "fid_h": Metric("FID-H", "lower", "number", NEAR),
-    "kid_r": Metric("KID-R x1000", "", "kid", NEW),
-    "fid_r": Metric("FID-R", "", "number", NEW),
-    "copy_rate": Metric("copies", "lower", "share", NEW),
-    "precision": Metric("prec", "higher", "share", INSIDE),
-    "recall": Metric("rec", "higher", "share", DIVERSE),
-    "density": Metric("dens", "higher", "number", INSIDE),
-    "coverage": Metric("cov", "higher", "share", DIVERSE),
-    "vendi": Metric("Vendi", "", "number", DIVERSE),
-    "target_classifier": Metric("cls", "higher", "share", INSIDE),
-    "target_conformal": Metric("conf", "higher", "share", INSIDE),
-    "acceptance": Metric("kept", "", "share", COST),
-    "evaluations_per_image": Metric("evals", "lower", "number", COST),
-    "seconds_per_image": Metric("s", "lower", "number", COST),
-    "psnr": Metric("dB", "higher", "number", NEAR),
+    "kid_h": Metric("KID-H x1000", "KID-H x1000", "lower", "kid", NEAR),
+    "fid_h": Metric("FID-H", "FID-H", "lower", "number", NEAR),
+    "kid_r": Metric("KID-R x1000", "KID-R x1000", "", "kid", NEW),
+    "fid_r": Metric("FID-R", "FID-R", "", "number", NEW),
+    "copy_rate": Metric("copies", "copies", "lower", "share", NEW),
+    "precision": Metric("prec", "precision", "higher", "share", INSIDE),
+    "recall": Metric("rec", "recall", "higher", "share", DIVERSE),
+    "density": Metric("dens", "density", "higher", "number", INSIDE),
+    "coverage": Metric("cov", "coverage", "higher", "share", DIVERSE),
+    "vendi": Metric("Vendi", "Vendi / H", "", "number", DIVERSE),
+    "target_classifier": Metric("cls", "target, classifier", "higher", "share", INSIDE),
+    "target_conformal": Metric("conf", "target, conformal", "higher", "share", INSIDE),
+    "acceptance": Metric("kept", "kept", "", "share", COST),
+    "evaluations_per_image": Metric("evals", "evaluations / image", "lower", "number", COST),
+    "seconds_per_image": Metric("s", "s / image", "lower", "number", COST),
+    "psnr": Metric("dB", "PSNR, dB", "higher", "number", NEAR),
 }
 ROWS = ("held_out", "replay", "standard", "base_samples")
 MINIMUM = 4  # images behind any score; more for those of nearest neighbours

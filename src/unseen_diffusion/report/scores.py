@@ -9,20 +9,6 @@ from unseen_diffusion.report.naming import is_missing
 from unseen_diffusion.scoring import METRICS
 
 # Heads that need no legend; scores that are not named here keep the short title of ``METRICS``.
-TITLES = {
-    "kid_h": "KID-H ×1000",
-    "kid_r": "KID-R ×1000",
-    "precision": "precision",
-    "recall": "recall",
-    "density": "density",
-    "coverage": "coverage",
-    "vendi": "Vendi / H",
-    "target_classifier": "target, classifier",
-    "target_conformal": "target, conformal",
-    "evaluations_per_image": "evaluations / image",
-    "seconds_per_image": "s / image",
-    "psnr": "PSNR, dB",
-}
 OF_NO_FEATURES = ("copy_rate", "acceptance", "evaluations_per_image", "seconds_per_image", "psnr")
 P_VALUE = "kid_h_p"  # of the hypothesis that samples and H have one distribution
 
@@ -48,7 +34,7 @@ def _scores() -> dict[str, Score]:
     """``METRICS`` in its order, the p value behind the score that it belongs to."""
     found: dict[str, Score] = {}
     for name, metric in METRICS.items():
-        found[name] = Score(TITLES.get(name, metric.title), metric.kind, metric.better, name not in OF_NO_FEATURES)
+        found[name] = Score(metric.label, metric.kind, metric.better, name not in OF_NO_FEATURES)
         if name == P_VALUE.removesuffix("_p"):
             found[P_VALUE] = Score("p (as H)", "p", "")
     return found
