@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from unseen_diffusion.comparison import compact, compare, is_comparison, units, write_comparison
+from unseen_diffusion.comparison import compact, compare, is_comparison, replicates, write_comparison
 from unseen_diffusion.errors import InputError
+from unseen_diffusion.scores.intervals import crossed_interval
 
 SETTING = {
     "domain": "made",
@@ -42,27 +43,33 @@ def line(frame: pd.DataFrame, method: str) -> pd.Series:
     return frame[frame["method"] == method].iloc[0]
 
 
-def test_the_draw_is_the_unit() -> None:
+def test_means_carry_the_crossed_interval() -> None:
     full = values(0, 3.0)
     found = line(compare(table(full=full, fitted=values(1, 3.0))), "full")
-    by_draw = full.mean(1)
-    low, high = stats.t.interval(0.95, 4, by_draw.mean(), stats.sem(by_draw))
-    np.testing.assert_allclose([found.kid_h, found.kid_h_low, found.kid_h_high], [by_draw.mean(), low, high])
+    want = crossed_interval(full.tolist())
+    np.testing.assert_allclose([found.kid_h, found.kid_h_low, found.kid_h_high], [want.mean, want.low, want.high])
     assert (found.draws, found.seeds, found.n) == (5, 3, 100)
+
+
+def test_one_seed_gives_students_interval_over_draws() -> None:
+    full = values(0, 3.0)[:, :1]
+    found = line(compare(table(full=full)), "full")
+    low, high = stats.t.interval(0.95, 4, full.mean(), stats.sem(full[:, 0]))
+    np.testing.assert_allclose([found.kid_h_low, found.kid_h_high], [low, high])
 
 
 def test_differences_are_paired_and_corrected() -> None:
     made = {"fitted": values(0, 3.0), "full": values(1, 3.5), "slerp": values(2, 1.0), "replay": values(3, 0.0)}
     frame = compare(table(**made))
     raw = {
-        name: stats.ttest_rel(made[name].mean(1), made["fitted"].mean(1)).pvalue for name in ("full", "slerp", "replay")
+        name: crossed_interval((made[name] - made["fitted"]).tolist()).p_value for name in ("full", "slerp", "replay")
     }
     order = sorted(raw, key=lambda name: raw[name])
     adjusted = np.maximum.accumulate([min(1, (3 - i) * raw[name]) for i, name in enumerate(order)])
     for name, p in zip(order, adjusted, strict=True):
         found = line(frame, name)
         assert found.kid_h_p == pytest.approx(p)
-        assert found.kid_h_difference == pytest.approx((made[name].mean(1) - made["fitted"].mean(1)).mean())
+        assert found.kid_h_difference == pytest.approx((made[name] - made["fitted"]).mean())
         assert found.kid_h_difference_low < found.kid_h_difference < found.kid_h_difference_high
     assert np.isnan(line(frame, "fitted").kid_h_p)
 
@@ -90,7 +97,7 @@ def test_a_failed_point_leaves_its_pair_out() -> None:
     made = table(full=values(0, 3.0), fitted=values(1, 3.0))
     made = made[~((made["method"] == "full") & (made["draw"] == 4))]
     found = line(compare(made), "full")
-    pairs = values(0, 3.0).mean(1)[:4] - values(1, 3.0).mean(1)[:4]
+    pairs = values(0, 3.0)[:4] - values(1, 3.0)[:4]
     assert found.kid_h_difference == pytest.approx(pairs.mean())
 
 
@@ -121,5 +128,7 @@ def test_empty_tables_and_unknown_suffixes_are_refused(tmp_path) -> None:
     assert "full" in (tmp_path / "table.md").read_text()
 
 
-def test_units_of_missing_scores() -> None:
-    assert units(table(full=values(0, 1.0)).assign(psnr=np.nan), "psnr") == []
+def test_draws_with_a_missing_point_are_left_out() -> None:
+    made = table(full=values(0, 1.0))
+    assert replicates(made.assign(kid_h=np.nan), "kid_h").empty
+    assert len(replicates(made[~((made["draw"] == 2) & (made["seed"] == 1))], "kid_h")) == 4

@@ -53,6 +53,7 @@ _HOMES = {
     "kid_difference": "scores.kernel",
     "holm": "scores.intervals",
     "t_interval": "scores.intervals",
+    "crossed_interval": "scores.intervals",
     "paired_difference": "scores.intervals",
     "frechet_distance": "scores.frechet",
     "kid": "scores.kernel",

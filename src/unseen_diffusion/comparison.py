@@ -1,8 +1,8 @@
-"""Methods compared over reference draws and seeds, the draw being the unit of replication.
+"""Methods compared over reference draws and seeds.
 
-The seeds of one draw share its references, so they are averaged first: intervals and tests see one number per
-draw. What does not depend on the references (the base model's own samples) varies with the seed alone, and its
-interval is over seeds. The held-out images are the same throughout: no interval covers their choice.
+The two are crossed: the seeds of a draw share its references, the draws of a seed its noise. Intervals and tests take
+both as random (``scores.intervals.crossed_interval``); where the references play no part, only the seeds vary.
+The held-out images are the same throughout: no interval covers their choice.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -14,7 +14,7 @@ import pandas as pd
 from rich.console import Console
 
 from unseen_diffusion.errors import InputError
-from unseen_diffusion.scores.intervals import MeanInterval, holm, paired_difference, t_interval
+from unseen_diffusion.scores.intervals import MeanInterval, crossed_interval, holm
 from unseen_diffusion.scoring import METRICS
 from unseen_diffusion.tables import SETTINGS, plus_minus, print_frame, width, write_frame
 
@@ -45,12 +45,12 @@ def compare(table: pd.DataFrame, reference: str = "fitted") -> pd.DataFrame:
 
     Args:
         table: of ``load_results``; the rows of generated images are used.
-        reference: the method that the others are paired with, draw by draw.
+        reference: the method that the others are paired with, point by point.
 
     Returns:
         Settings, method, prior, tolerances, draws, seeds, n; for each score s of ``METRICS`` at hand: s, s_low, s_high
-        (mean, 95% t interval) and s_difference, s_difference_low, s_difference_high, s_p (paired t test over
-        draws, Holm-corrected over the methods of the setting). NaN where there are fewer than two units.
+        (mean, 95% interval) and s_difference, s_difference_low, s_difference_high, s_p (of paired points,
+        Holm-corrected over the methods of the setting). NaN where there are fewer than two points.
 
     Raises:
         InputError: no generated rows.
@@ -78,7 +78,7 @@ def _setting(
         line |= {"draws": part["draw"].nunique(), "seeds": part["seed"].nunique(), "n": int(part["n"].median())}
         base = _partner(kind, methods, reference)
         for score in scores:
-            line |= _mean_of(score, units(part, score))
+            line |= _mean_of(score, part)
             if base is not None:
                 line |= _difference(score, part, base)
         lines.append(line)
@@ -91,12 +91,9 @@ def _setting(
     return sorted(lines, key=lambda line: line[scores[0]])
 
 
-def units(runs: pd.DataFrame, score: str) -> list[float]:
-    """The replicates of one score: means of the draws, or of the seeds where the draw changes nothing."""
-    draws = runs.groupby("draw")[score].mean().dropna()
-    seeds = runs.groupby("seed")[score].mean().dropna()
-    same = len(draws) < 2 or float(draws.max() - draws.min()) <= 1e-12 * max(1.0, float(draws.abs().max()))
-    return (seeds if same and len(seeds) > 1 else draws).tolist()
+def replicates(runs: pd.DataFrame, score: str) -> pd.DataFrame:
+    """One score by draw (rows) and seed (columns), without the draws in which a point is missing."""
+    return runs.pivot_table(index="draw", columns="seed", values=score, dropna=False).dropna(axis=0)
 
 
 def _partner(kind: Any, methods: dict[Any, pd.DataFrame], reference: str) -> pd.DataFrame | None:
@@ -109,19 +106,20 @@ def _partner(kind: Any, methods: dict[Any, pd.DataFrame], reference: str) -> pd.
 
 
 def _difference(score: str, runs: pd.DataFrame, base: pd.DataFrame) -> dict[str, float]:
-    """The paired difference of draw means; empty for fewer than two common draws."""
-    pairs = pd.concat([runs.groupby("draw")[score].mean(), base.groupby("draw")[score].mean()], axis=1).dropna()
+    """The difference of paired points; empty for fewer than two common draws."""
+    pairs = (replicates(runs, score) - replicates(base, score)).dropna(axis=0)
     if len(pairs) < 2:
         return {}
-    found = paired_difference(pairs.iloc[:, 0].tolist(), pairs.iloc[:, 1].tolist())
+    found = crossed_interval(pairs.to_numpy().tolist())
     return _prefixed(f"{score}_difference", found) | {f"{score}_p": found.p_value}
 
 
-def _mean_of(name: str, values: Sequence[float]) -> dict[str, float]:
-    """Mean and interval of the units; one alone has no interval, and none at all no mean."""
-    if len(values) < 2:
-        return {name: values[0] if values else nan, f"{name}_low": nan, f"{name}_high": nan}
-    return _prefixed(name, t_interval(values))
+def _mean_of(name: str, runs: pd.DataFrame) -> dict[str, float]:
+    """Mean and interval; one point alone has no interval, and none at all no mean."""
+    values = replicates(runs, name)
+    if values.size < 2:
+        return {name: runs[name].mean(), f"{name}_low": nan, f"{name}_high": nan}
+    return _prefixed(name, crossed_interval(values.to_numpy().tolist()))
 
 
 def _prefixed(name: str, interval: MeanInterval) -> dict[str, float]:
@@ -129,7 +127,7 @@ def _prefixed(name: str, interval: MeanInterval) -> dict[str, float]:
 
 
 def compact(frame: pd.DataFrame, scores: Sequence[str] = SHOWN) -> pd.DataFrame:
-    """The comparison as text: means ± half a 95% t interval, the primary score's difference and its p-value."""
+    """The comparison as text: means ± half a 95% interval, the primary score's difference and its p-value."""
     text = pd.DataFrame({"method": frame["method"]})
     varying = [name for name in frame if (name in SETTINGS or "." in str(name)) and name not in METHOD]
     for name in [*varying, "prior", "tolerances"]:
@@ -168,9 +166,9 @@ def print_comparison(frame: pd.DataFrame, title: str, console: Console | None = 
         text = compact(frame, scores)
     first = frame.iloc[0]
     caption = (
-        f"Means over {frame['draws'].max()} reference draws x {frame['seeds'].max()} seeds, ± half a 95% t interval "
-        f"over draws (over seeds where the references play no part). {first['features']} features, {first['n']} images "
-        "a point. against fitted: paired over draws, Holm-corrected p."
+        f"Means over {frame['draws'].max()} reference draws x {frame['seeds'].max()} seeds, ± half a 95% interval "
+        f"over both. {first['features']} features, {first['n']} images "
+        "a point. against fitted: paired point by point, Holm-corrected p."
     )
     print_frame(text, title, caption, console)
 

@@ -93,7 +93,7 @@ COMPARED = ("kid_h", "copy_rate", "coverage")  # panels of a comparison
 
 
 def comparison_figure(frame: pd.DataFrame, path: Path) -> None:
-    """Scores with 95% t intervals, a row of panels per domain; the suffix decides between .png, .svg and .pdf.
+    """Scores with 95% intervals, a row of panels per domain; the suffix decides between .png, .svg and .pdf.
 
     Args:
         frame: of ``comparison.compare``.

@@ -20,6 +20,7 @@ from scipy import stats
 from unseen_diffusion.report.load import CONTROLS, Run
 from unseen_diffusion.report.naming import Names, is_missing
 from unseen_diffusion.report.scores import SCORES, Estimate, estimate, scaled
+from unseen_diffusion.scores.intervals import crossed_interval
 
 STYLE: Any = {
     "svg.fonttype": "none",
@@ -177,8 +178,8 @@ def _distributions(
 def response_plots(runs: Sequence[Run], names: Names, setting: str, prefix: str) -> Plots | None:
     """Scores against ``setting`` ("eta" or "t") for the runs of one domain; None where it does not vary.
 
-    With several reference draws a point is their mean with a t interval over draws (seeds averaged within a
-    draw); with one draw it is its first seed's value with the interval over images.
+    With several reference draws a point is their mean with an interval over draws and seeds; with one
+    draw it is its first seed's value with the interval over images.
     """
     competing = [run for run in runs if run.method not in CONTROLS and not is_missing(run.settings.get(setting))]
     series = {
@@ -216,12 +217,16 @@ def curve(label: str, runs: Sequence[Run], setting: str, score: str) -> Curve:
 
 
 def combine(by_draw: Sequence[Sequence[Estimate]]) -> Estimate:
-    """Mean over draws of means over seeds, with its 95% t interval; of one draw, the first seed's estimate."""
+    """Mean over draws and seeds with its 95% interval; of one draw, the first seed's estimate.
+
+    Where points are missing, the seeds of a draw are averaged first.
+    """
     if len(by_draw) == 1:
         return by_draw[0][0]
-    means = np.array([np.mean([value.value for value in values]) for values in by_draw])
-    half = stats.t.ppf(0.975, len(means) - 1) * means.std(ddof=1) / np.sqrt(len(means))
-    return Estimate(float(means.mean()), float(means.mean() - half), float(means.mean() + half))
+    table = [[value.value for value in values] for values in by_draw]
+    whole = len({len(row) for row in table}) == 1
+    found = crossed_interval(table if whole else [[float(np.mean(row))] for row in table])
+    return Estimate(found.mean, found.low, found.high)
 
 
 def _floor(runs: Sequence[Run], score: str) -> float | None:

@@ -177,7 +177,7 @@ def _score(row: Mapping[str, Any], name: str, mark: str = "") -> Cell:
 
 
 def comparison_table(comparison: DataFrame, features: str) -> Table:
-    """Means over reference draws and seeds with t intervals, differences from ``fitted`` and corrected p values.
+    """Means over reference draws and seeds with intervals, differences from ``fitted`` and corrected p values.
 
     Args:
         comparison: domain, method and varying settings, draws, seeds; per score s the columns s, s_low, s_high,

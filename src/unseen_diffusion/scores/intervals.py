@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import isfinite, sqrt
 from statistics import NormalDist, fmean, stdev
 
+import numpy as np
 from scipy.special import stdtr, stdtrit
 
 from unseen_diffusion.errors import InputError
@@ -92,7 +93,46 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> MeanInterval:
     return MeanInterval(average, error, average - half, average + half, _t_test(average, error, count), count)
 
 
-def _t_test(average: float, error: float, count: int) -> float:
+def crossed_interval(table: Sequence[Sequence[float]], level: float = 0.95) -> MeanInterval:
+    """Interval for the mean of scores over reference draws (rows) crossed with seeds (columns), both random.
+
+    Every draw meets the same seeds, so what a seed does to all of them is not averaged out by more draws. With the
+    mean squares of the two-way layout without replication, the variance of the mean is (MS_draw + MS_seed -
+    MS_rest) / (D S) (Scheffe 1959, chapter 7), taken to be at least MS_draw / (D S); the degrees of freedom
+    are Satterthwaite's (1946), or D - 1 in the second case. One seed gives Student's interval over draws,
+    one draw that over seeds.
+
+    Args:
+        table: a row of scores per draw, one per seed, D S >= 2.
+        level: two-sided confidence level in (0, 1).
+
+    Raises:
+        InputError: rows of differing lengths, or ``t_interval`` refuses the values.
+    """
+    draws, seeds = len(table), len(table[0]) if table else 0
+    if any(len(row) != seeds for row in table):
+        raise InputError("scores of draws and seeds: every draw needs the same seeds")
+    if draws < 2 or seeds < 2:
+        return t_interval([value for row in table for value in row], level)
+    t_interval([value for row in table for value in row], level)  # refuses what is not finite
+    values = np.asarray(table, dtype=np.float64)
+    average = float(values.mean())
+    of_draws, of_seeds = values.mean(1) - average, values.mean(0) - average
+    rest = values - average - of_draws[:, None] - of_seeds
+    freedom = np.array([draws - 1, seeds - 1, (draws - 1) * (seeds - 1)])
+    squares = np.array([seeds * (of_draws**2).sum(), draws * (of_seeds**2).sum(), (rest**2).sum()]) / freedom
+    if squares[1] > squares[2]:
+        total = float(squares[0] + squares[1] - squares[2])
+        degrees = total**2 / float((squares**2 / freedom).sum())
+    else:
+        total, degrees = float(squares[0]), float(draws - 1)
+    error = sqrt(total / (draws * seeds))
+    half = float(stdtrit(degrees, (1 + level) / 2)) * error
+    p_value = _t_test(average, error, degrees + 1)
+    return MeanInterval(average, error, average - half, average + half, p_value, draws)
+
+
+def _t_test(average: float, error: float, count: float) -> float:
     """Two-sided p-value of a mean of zero."""
     if error == 0:
         return 1.0 if average == 0 else 0.0
