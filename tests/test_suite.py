@@ -516,12 +516,12 @@ def crossed(count: int, draw_sd: float, seed_sd: float) -> np.ndarray:
 
 @pytest.mark.parametrize(("draw_sd", "seed_sd"), [(1, 0), (2, 0.5), (0.5, 1), (0, 2)])
 def test_crossed_intervals_cover_where_draws_alone_do_not(draw_sd: float, seed_sd: float) -> None:
-    """95% intervals: at least 91% with 3 seeds (Satterthwaite's approximation); over draws alone down to 20%."""
+    """95% intervals: 95 to 99% over 3000 tables, where intervals over draws alone cover 43 to 95%."""
     tables = crossed(1500, draw_sd, seed_sd)
     found = [crossed_interval(table.tolist()) for table in tables]
     covered = np.mean([interval.low <= 0 <= interval.high for interval in found])
     naive = np.mean([(alone := t_interval(table.mean(1).tolist())).low <= 0 <= alone.high for table in tables])
-    assert covered > 0.91
+    assert covered > 0.935
     if seed_sd >= 1:
         assert naive < 0.8
 

@@ -98,9 +98,9 @@ def crossed_interval(table: Sequence[Sequence[float]], level: float = 0.95) -> M
 
     Every draw meets the same seeds, so what a seed does to all of them is not averaged out by more draws. With the
     mean squares of the two-way layout without replication, the variance of the mean is (MS_draw + MS_seed -
-    MS_rest) / (D S) (Scheffe 1959, chapter 7), taken to be at least MS_draw / (D S); the degrees of freedom
-    are Satterthwaite's (1946), or D - 1 in the second case. One seed gives Student's interval over draws,
-    one draw that over seeds.
+    MS_rest) / (D S) (Scheffe 1959, chapter 7), taken to be at least that of either factor alone; the degrees of
+    freedom are Satterthwaite's (1946), not below the smaller of D - 1 and S - 1, or those of the factor. One
+    seed gives Student's interval over draws, one draw that over seeds.
 
     Args:
         table: a row of scores per draw, one per seed, D S >= 2.
@@ -121,11 +121,10 @@ def crossed_interval(table: Sequence[Sequence[float]], level: float = 0.95) -> M
     rest = values - average - of_draws[:, None] - of_seeds
     freedom = np.array([draws - 1, seeds - 1, (draws - 1) * (seeds - 1)])
     squares = np.array([seeds * (of_draws**2).sum(), draws * (of_seeds**2).sum(), (rest**2).sum()]) / freedom
-    if squares[1] > squares[2]:
-        total = float(squares[0] + squares[1] - squares[2])
-        degrees = total**2 / float((squares**2 / freedom).sum())
-    else:
-        total, degrees = float(squares[0]), float(draws - 1)
+    total, degrees = max((float(square), float(free)) for square, free in zip(squares[:2], freedom, strict=False))
+    both = float(squares[0] + squares[1] - squares[2])
+    if both > total:
+        total, degrees = both, max(both**2 / float((squares**2 / freedom).sum()), float(freedom.min()))
     error = sqrt(total / (draws * seeds))
     half = float(stdtrit(degrees, (1 + level) / 2)) * error
     p_value = _t_test(average, error, degrees + 1)
