@@ -101,6 +101,35 @@ def test_a_failed_point_leaves_its_pair_out() -> None:
     assert found.kid_h_difference == pytest.approx(pairs.mean())
 
 
+def test_searched_steps_belong_together() -> None:
+    """A search finds another eta for every draw: still one line a method, with the mean eta, and paired."""
+    made = table(full=values(0, 3.0), fitted=values(1, 3.0))
+    found = compare(made.assign(eta=0.1 * (1 + made["draw"]), searched_eta=True, searched_t=False))
+    assert len(found) == 2
+    assert line(found, "full").eta == pytest.approx(0.3)
+    assert line(found, "full").kid_h_difference == pytest.approx((values(0, 3.0) - values(1, 3.0)).mean())
+
+
+def test_points_that_nothing_tells_apart_are_refused() -> None:
+    made = table(full=values(0, 3.0))
+    with pytest.raises(InputError, match="several runs of one draw and seed"):
+        compare(pd.concat([made, made]))
+    assert len(compare(pd.concat([made.assign(samples=100), made.assign(samples=200)]))) == 2
+
+
+def test_a_missing_seed_leaves_the_common_points() -> None:
+    made = table(full=values(0, 3.0), fitted=values(1, 3.0))
+    made = made[~((made["method"] == "full") & (made["seed"] == 2))]
+    found = line(compare(made), "full")
+    assert found.kid_h_difference == pytest.approx((values(0, 3.0) - values(1, 3.0))[:, :2].mean())
+    assert (found.draws, found.seeds) == (5, 2)
+
+
+def test_the_reference_is_named() -> None:
+    frame = compare(table(full=values(0, 3.0), slerp=values(1, 3.0)), "slerp")
+    assert "against slerp" in compact(frame, "slerp")
+
+
 def test_settings_stay_apart() -> None:
     both = pd.concat([table(full=values(0, 3.0)), table(full=values(1, 9.0)).assign(eta=0.5)])
     assert len(compare(both)) == 2

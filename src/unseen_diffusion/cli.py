@@ -170,6 +170,9 @@ def _compare(arguments: list[str]) -> int:
     parser.add_argument("--figure", type=Path, help="also draw the scores with their intervals: .png, .svg or .pdf")
     chosen = parser.parse_args(arguments)
     table = load_results(chosen.paths)
+    known = sorted(set(table["method"].dropna()))
+    if chosen.against not in (*known, "fitted"):
+        raise InputError(f"--against {chosen.against}: no such method in these runs; choose one of {', '.join(known)}")
     frame = show_comparison(table, f"{table['run'].nunique()} runs", chosen.save, chosen.against)
     if chosen.figure:
         comparison_figure(frame, chosen.figure)

@@ -60,11 +60,20 @@ def compare(table: pd.DataFrame, reference: str = "fitted") -> pd.DataFrame:
         raise InputError("no generated images in these results; give folders of runs")
     own = own.assign(**{name: own[name].astype(object).where(own[name].notna(), "") for name in METHOD})
     scores = [name for name in METRICS if name in own and own[name].notna().any()]
-    fixed = [name for name in own if (name in SETTINGS or "." in str(name)) and name not in (*REPLICATES, *METHOD)]
+    fixed = [name for name in own if is_setting(name) and name not in (*REPLICATES, *METHOD)]
+    # A search may find another value for every draw: such runs belong together, and their mean is shown.
+    searched = [name for name in ("t", "eta") if own.get(f"searched_{name}", pd.Series(False)).any()]
+    keys = [name for name in fixed if name not in searched] + [f"searched_{name}" for name in searched]
     lines: list[dict[str, Any]] = []
-    for setting, runs in own.groupby(fixed, dropna=False, sort=False):
-        lines += _setting(dict(zip(fixed, setting, strict=True)), runs, scores, reference)
+    for _, runs in own.groupby(keys, dropna=False, sort=False):
+        setting = {name: runs[name].mean() if name in searched else runs[name].iloc[0] for name in fixed}
+        lines += _setting(setting, runs, scores, reference)
     return pd.DataFrame(lines)
+
+
+def is_setting(column: object) -> bool:
+    """True for columns that say how a run was configured (see ``tables.load_results``), not what came out."""
+    return column in SETTINGS or column == "samples" or "." in str(column)
 
 
 def _setting(
@@ -75,7 +84,8 @@ def _setting(
     lines = []
     for kind, part in methods.items():
         line = setting | dict(zip(METHOD, kind, strict=True))
-        line |= {"draws": part["draw"].nunique(), "seeds": part["seed"].nunique(), "n": int(part["n"].median())}
+        whole = replicates(part, scores[0])
+        line |= {"draws": whole.shape[0], "seeds": whole.shape[1], "n": int(part["n"].median())}
         base = _partner(kind, methods, reference)
         for score in scores:
             line |= _mean_of(score, part)
@@ -92,7 +102,16 @@ def _setting(
 
 
 def replicates(runs: pd.DataFrame, score: str) -> pd.DataFrame:
-    """One score by draw (rows) and seed (columns), without the draws in which a point is missing."""
+    """One score by draw (rows) and seed (columns), without the draws in which a point is missing.
+
+    Raises:
+        InputError: two runs of one draw and seed that nothing tells apart.
+    """
+    if runs.duplicated(list(REPLICATES)).any():
+        raise InputError(
+            f"method={runs['method'].iloc[0]}: several runs of one draw and seed that no setting tells apart; "
+            "give the folders of one experiment"
+        )
     return runs.pivot_table(index="draw", columns="seed", values=score, dropna=False).dropna(axis=0)
 
 
@@ -106,9 +125,10 @@ def _partner(kind: Any, methods: dict[Any, pd.DataFrame], reference: str) -> pd.
 
 
 def _difference(score: str, runs: pd.DataFrame, base: pd.DataFrame) -> dict[str, float]:
-    """The difference of paired points; empty for fewer than two common draws."""
-    pairs = (replicates(runs, score) - replicates(base, score)).dropna(axis=0)
-    if len(pairs) < 2:
+    """The difference of the points that both have; empty for fewer than two."""
+    pairs = replicates(runs, score) - replicates(base, score)
+    pairs = pairs.dropna(axis=1, how="all").dropna(axis=0)
+    if pairs.size < 2:
         return {}
     found = crossed_interval(pairs.to_numpy().tolist())
     return _prefixed(f"{score}_difference", found) | {f"{score}_p": found.p_value}
@@ -126,10 +146,10 @@ def _prefixed(name: str, interval: MeanInterval) -> dict[str, float]:
     return {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 
-def compact(frame: pd.DataFrame, scores: Sequence[str] = SHOWN) -> pd.DataFrame:
+def compact(frame: pd.DataFrame, reference: str = "fitted", scores: Sequence[str] = SHOWN) -> pd.DataFrame:
     """The comparison as text: means ± half a 95% interval, the primary score's difference and its p-value."""
     text = pd.DataFrame({"method": frame["method"]})
-    varying = [name for name in frame if (name in SETTINGS or "." in str(name)) and name not in METHOD]
+    varying = [name for name in frame if is_setting(name) and name not in METHOD]
     for name in [*varying, "prior", "tolerances"]:
         told = frame.groupby("method")[name].nunique().gt(1).any() if name in METHOD else frame[name].nunique() > 1
         if told:
@@ -137,7 +157,7 @@ def compact(frame: pd.DataFrame, scores: Sequence[str] = SHOWN) -> pd.DataFrame:
     for name in [score for score in scores if score in frame]:
         text[METRICS[name].title] = [_mean(name, line) for line in frame.to_dict("records")]
         if name == "kid_h" and "kid_h_difference" in frame:
-            text["against fitted"] = [_against(line) for line in frame.to_dict("records")]
+            text[f"against {reference}"] = [_against(line) for line in frame.to_dict("records")]
     return text
 
 
@@ -156,33 +176,35 @@ def _against(line: Mapping[Hashable, Any]) -> str:
     return f"{'+' if value > 0 else ''}{plus_minus('kid_h', value, half)} (p {p})"
 
 
-def print_comparison(frame: pd.DataFrame, title: str, console: Console | None = None) -> None:
+def print_comparison(
+    frame: pd.DataFrame, title: str, reference: str = "fitted", console: Console | None = None
+) -> None:
     """Prints the compact comparison, as many scores as the terminal is wide."""
     console = console or Console()
     scores = [name for name in SHOWN if name in frame]
-    text = compact(frame, scores)
+    text = compact(frame, reference, scores)
     while len(scores) > 1 and width(text) > console.width:
         scores.pop()
-        text = compact(frame, scores)
+        text = compact(frame, reference, scores)
     first = frame.iloc[0]
     caption = (
         f"Means over {frame['draws'].max()} reference draws x {frame['seeds'].max()} seeds, ± half a 95% interval "
         f"over both. {first['features']} features, {first['n']} images "
-        "a point. against fitted: paired point by point, Holm-corrected p."
+        f"a point. against {reference}: paired point by point, Holm-corrected p."
     )
     print_frame(text, title, caption, console)
 
 
-def write_comparison(frame: pd.DataFrame, path: Path) -> None:
+def write_comparison(frame: pd.DataFrame, path: Path, reference: str = "fitted") -> None:
     """Writes the comparison; the suffix decides: .csv (everything), .md or .tex (the compact one)."""
-    write_frame(frame, compact(frame), path)
+    write_frame(frame, compact(frame, reference), path)
 
 
 def show_comparison(table: pd.DataFrame, title: str, paths: Sequence[Path], reference: str = "fitted") -> pd.DataFrame:
     """Compares the runs of ``table``, prints the comparison of each domain and writes all of it to ``paths``."""
     frame = compare(table, reference)
     for domain, part in frame.groupby("domain", sort=False):
-        print_comparison(part, f"{domain}: {title}")
+        print_comparison(part, f"{domain}: {title}", reference)
     for path in paths:
-        write_comparison(frame, path)
+        write_comparison(frame, path, reference)
     return frame

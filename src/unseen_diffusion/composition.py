@@ -133,7 +133,9 @@ def expand(name: str, arguments: Sequence[str]) -> Sweep:
             swept = _configured(base, args.overrides) + swept
         combinations = itertools.product(*swept) if multirun else [()]
         points = [_compose(name, fixed + list(point), args.config_dir) for point in combinations]
-    except (HydraException, OmegaConfBaseException) as error:
+    except InputError:
+        raise
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # Hydra raises plain ones for group=null
         raise InputError(one_line(str(error), name)) from error
     where = base.hydra.sweep.dir if multirun else base.hydra.run.dir
     return Sweep(points, Path(where), multirun)

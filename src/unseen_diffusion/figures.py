@@ -77,7 +77,8 @@ def sweep_sheet(runs: Sequence[Path], path: Path, columns: int = 12, most: int =
         if line["domain"] != domain:
             domain = line["domain"]
             split = load_file(Path(results["details"]["split"]) / TENSORS)
-            rows.append((f"real: held-out images of {line['domain']}", split["heldout"]))
+            part, words = ("heldout", "held-out") if line["target"] == "heldout" else ("validation", "validation")
+            rows.append((f"real: {words} images of {line['domain']}", split[part]))
         drawn = f"{line['prior']}, {line['tolerances']}"
         what = drawn if line["method"] == "full" else line["method"]
         what = f"{what}, t {line['t']:g}, eta {line['eta']:g}"

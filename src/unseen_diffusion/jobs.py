@@ -22,11 +22,13 @@ def run_job(config: DictConfig) -> None:
     """One point. A failure is written to status.json and logged; it never stops the other points."""
     from unseen_diffusion.runs import execute
     from unseen_diffusion.settings import check
+    from unseen_diffusion.tables import RESULTS
 
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
     group = Path(hydra.sweep.dir if hydra.mode == RunMode.MULTIRUN else hydra.run.dir).name
     write_json(folder / STATUS, {"state": "running"})
+    (folder / RESULTS).unlink(missing_ok=True)  # of an earlier run in the same folder
     try:
         execute(check(config), folder, group)
     except InputError as error:
@@ -93,13 +95,15 @@ def report(folder: Path, expected: int, multirun: bool) -> int:
     """Prints the table and where everything is; 1 if any run failed or never ended."""
     from unseen_diffusion.comparison import is_comparison, show_comparison
     from unseen_diffusion.figures import sweep_sheet
-    from unseen_diffusion.tables import RESULTS, load_results, print_table, write_table
+    from unseen_diffusion.tables import load_results, print_table, write_table
 
-    folders = sorted(folder.glob("*/"), key=_job_order) if multirun else [folder]
+    # A folder that is used again may hold jobs of a longer sweep: only this one's count.
+    folders = sorted(folder.glob("*/"), key=_job_order)[:expected] if multirun else [folder]
     statuses = {path: read_json(path / STATUS) for path in folders if (path / STATUS).is_file()}
     failed = {path: status for path, status in statuses.items() if status["state"] != "done"}
-    if any((path / RESULTS).is_file() for path in statuses):
-        table = load_results([path for path in statuses if (path / RESULTS).is_file()])
+    done = [path for path in statuses if path not in failed]
+    if done:
+        table = load_results(done)
         title = f"{folder} ({len(statuses) - len(failed)} of {expected} runs done)"
         for suffix in (".csv", ".md"):
             write_table(table, folder / f"table{suffix}")
@@ -108,7 +112,7 @@ def report(folder: Path, expected: int, multirun: bool) -> int:
         else:
             print_table(table, title)
         if multirun:
-            sweep_sheet([path for path in statuses if (path / RESULTS).is_file()], folder / "samples.png")
+            sweep_sheet(done, folder / "samples.png")
         print(f"pictures, tables and logs: {folder}/")
     for path, status in failed.items():
         print(f"failed: {path}: {status.get('error', status['state'])}")

@@ -255,6 +255,7 @@ def execute(settings: RunSettings, folder: Path, group: str) -> dict[str, Any]:
     reconstruction = reconstruct(run, folder)
     if reconstruction:
         rows[0] |= {"psnr": reconstruction[f"eta{eta:g}"]["psnr"]}
+    shown = details(run, generated, folder)
     results: dict[str, Any] = {
         "schema": SCHEMA,
         "settings": flat_settings(settings, run.extractor.name),
@@ -263,7 +264,7 @@ def execute(settings: RunSettings, folder: Path, group: str) -> dict[str, Any]:
         "selection": chosen,
         "geometry": geometry_of(stages, settings.t),
         "reconstruction": reconstruction,
-        "details": details(run, generated, folder),
+        "details": shown,
         "evaluations": evaluations(stages),
         "seconds": seconds(stages),
         "artefacts": [{"stage": s, "folder": str(a.folder), "reused": a.reused} for s, a in stages.used],
@@ -358,7 +359,7 @@ def details(run: Run, generated: Generated, folder: Path) -> dict[str, str | Non
     index, distance = found.tensors["reference_index"], found.tensors["reference_distance"]
     sheet = SampleSheet(images.tensors["images"], run.split.tensors["references"][index], distance)
     samples_sheet(sheet, f"{s.domain.name} from {run.model.name}: {description(s)}", folder / "samples.png")
-    pairs = min(s.scores.paths, len(run.references.latents) // 2)
+    pairs = min(s.scores.paths, len(run.references.latents) // 2) if s.scores.paths else 0
     paths = None
     if pairs:
         originals = run.split.tensors["references"]
@@ -376,13 +377,16 @@ def latent_geometry(run: Run, generated: Generated) -> Artefact | None:
     if k < 2:
         return None
     heldout = run.split.tensors[s.scores.target][:most]
-    sets = {"heldout": run.stages.inversion(run.model, heldout, s.solver, s.t)[1].latents}
+    sets = {"heldout": run.stages.inversion(run.model, heldout, s.solver, s.t, s.record)[1].latents}
     # The model's own samples, inverted as the others: states on the way down are no fair control, since
     # the solver's error differs (docs/theory.md).
-    sets["own"] = run.stages.inversion(run.model, run.own_images().tensors["images"][:most], s.solver, s.t)[1].latents
+    own = run.own_images().tensors["images"][:most]
+    sets["own"] = run.stages.inversion(run.model, own, s.solver, s.t, s.record)[1].latents
     if generated.latents is not None:
         sets["accepted"] = generated.latents.latents[:most]
-    if generated.prior and generated.selection and not s.tolerances.control:
+    # The control and the exact route judged other draws than these indices give.
+    judged = s.route == "direct" and not s.tolerances.control
+    if generated.prior and generated.selection and judged:
         accepted = set(generated.selection.tensors["indices"].tolist())
         proposals = range(generated.selection.facts["proposals"])
         refused = [index for index in proposals if index not in accepted][:most]
@@ -406,12 +410,12 @@ def flat_settings(settings: RunSettings, features: str) -> dict[str, Any]:
     return {
         "domain": settings.domain.name,
         "draw": settings.domain.draw,
-        "model": plain["model"]["name"],
+        "model": plain["model"].get("name") or str(plain["model"]["path"]).rstrip("/").rsplit("/", 1)[-1],
         "method": settings.method.name,
         "t": settings.t,
         "solver": "/".join([solver.name, solver.grid, str(solver.steps), *(["half"] * (solver.clean_end == "half"))]),
         "eta": settings.eta,
-        "prior": settings.prior_config["name"] if drawn else None,
+        "prior": settings.prior.name if drawn else None,
         "tolerances": settings.tolerances.name if drawn else None,
         "features": features,
         "target": settings.scores.target,

@@ -92,9 +92,12 @@ class ScoreSettings:
             raise InputError(f"scores.rows={unknown}: choose among {', '.join(ROWS)}")
         if not 0 < self.copy_quantile < 1:
             raise InputError(f"scores.copy_quantile={self.copy_quantile}: give a share between 0 and 1, e.g. 0.01")
-        for name in ("reconstructions", "permutations", "paths", "geometry"):
-            if getattr(self, name) < 0:
-                raise InputError(f"scores.{name}={getattr(self, name)}: give 0 or more")
+        for name in ("reconstructions", "permutations", "paths", "geometry", "neighbours"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise InputError(f"scores.{name}={value}: give a whole number of 0 or more")
+        if not isinstance(self.membership, bool):
+            raise InputError(f"scores.membership={self.membership}: give true or false")
         if self.neighbours < 1:
             raise InputError(f"scores.neighbours={self.neighbours}: give 1 or more")
 

@@ -24,7 +24,7 @@ from unseen_diffusion.schedules import CLEAN
 from unseen_diffusion.scoring import ScoreSettings
 from unseen_diffusion.searches import MINIMUM, BandwidthSearch, MixingSearch
 from unseen_diffusion.solvers import SolverSettings
-from unseen_diffusion.tracking import Tracker
+from unseen_diffusion.tracking import Tracker, check_writable
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,20 @@ def number(plain: dict[str, Any], key: str, low: float, high: float, whole: bool
         raise InputError(f"{key}={value}: give a {'whole ' if whole else ''}number")
     if not low <= value <= high:
         raise InputError(f"{key}={value}: give a number {_range(low, high)}")
+    return value
+
+
+def truth(plain: dict[str, Any], key: str) -> bool:
+    """A checked true or false of the config, by its dotted key.
+
+    Raises:
+        InputError: anything else.
+    """
+    value: Any = plain
+    for part in key.split("."):
+        value = value[part]
+    if not isinstance(value, bool):
+        raise InputError(f"{key}={value}: give true or false")
     return value
 
 
@@ -206,6 +220,8 @@ def _check(config: DictConfig) -> RunSettings:
     eta = 0.0 if bandwidth_search else number(plain, "bandwidth.eta", 0, 1)
     seed = int(number(plain, "seed", 0, 2**62, whole=True))
     batch_size = int(number(plain, "batch_size", 1, math.inf, whole=True))
+    number(plain, "features.batch_size", 1, math.inf, whole=True)
+    check_writable("paths.outputs", Path(plain["paths"]["outputs"]))
     max_proposals = int(number(plain, "rejection.max_proposals", 1, math.inf, whole=True))
     device = choose_device(plain["device"])
     domain: Domain = build(config.domain)
@@ -255,9 +271,9 @@ def _check(config: DictConfig) -> RunSettings:
         seed=seed,
         batch_size=batch_size,
         max_proposals=max_proposals,
-        allow_fewer=bool(plain["rejection"]["allow_fewer"]),
+        allow_fewer=truth(plain, "rejection.allow_fewer"),
         route=route,
-        progress=bool(plain["progress"]),
+        progress=truth(plain, "progress"),
         device=device,
     )
 

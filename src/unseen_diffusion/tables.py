@@ -16,7 +16,7 @@ from unseen_diffusion.scoring import METRICS
 
 RESULTS = "results.json"
 SCHEMA = 2  # of results.json
-INDIFFERENT = ("paths", "tracking", "progress", "batch_size", "device", "rejection")  # change no finished result
+INDIFFERENT = ("paths", "tracking", "progress", "batch_size", "device")  # change no finished result
 SETTINGS = (
     "domain",
     "draw",
@@ -100,9 +100,11 @@ def load_results(paths: Sequence[Path | str]) -> pd.DataFrame:
         configs.append(config)
         for row in results["rows"]:
             line = {**results["settings"], **row, "run": str(file.parent), "config": config}
+            line |= {"searched_t": bool(results.get("mixing")), "searched_eta": bool(results.get("bandwidth"))}
             line |= dict.fromkeys(FREE[row["row"]])
             # A comparison row is the same where its images and what they are compared with are.
-            split = {key: value for key, value in config.items() if key.startswith("domain.")}
+            split = {key: value for key, value in config.items() if key.startswith(("domain.", "features.", "scores."))}
+            split.pop("scores.rows", None)
             known = json.dumps(config if row["row"] == "generated" else [row["images"], split], sort_keys=True)
             lines.setdefault((row["row"], known, line["features"], line["target"]), line)
     table = pd.DataFrame(list(lines.values()))
@@ -144,7 +146,9 @@ def compact(table: pd.DataFrame) -> pd.DataFrame:
     settings += ["samples"] if "samples" in table else []
     varying = [name for name in settings if generated[name].nunique(dropna=False) > 1 and name not in LABELLED]
     # A run of the full method is known by its prior, a baseline by its name.
-    made = table["prior"].where((table["method"] == "full") | own.eq(False), table["method"])
+    several = table["method"].isin(_with_several_priors(generated))
+    named = table["method"].where(~several, table["method"] + " (" + table["prior"].astype(str) + ")")
+    made = table["prior"].where((table["method"] == "full") | own.eq(False), named)
     text = pd.DataFrame({"images": made.where(own, table["row"].map(ROW_LABELS))})
     for name in varying:
         text[name] = table[name].map(_setting)
@@ -155,6 +159,12 @@ def compact(table: pd.DataFrame) -> pd.DataFrame:
             text[metric.title] = [_score(name, line) for line in table.to_dict("records")]
     order = table.assign(own=own).sort_values([*_grouping(varying), "own", "kid_h"]).index
     return text.loc[order].reset_index(drop=True)
+
+
+def _with_several_priors(generated: pd.DataFrame) -> list[str]:
+    """Methods of which runs with different priors stand beside each other."""
+    counts = generated.groupby("method")["prior"].nunique()
+    return counts[counts > 1].index.tolist()
 
 
 def _grouping(varying: Sequence[str]) -> list[str]:

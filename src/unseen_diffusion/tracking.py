@@ -204,7 +204,7 @@ def check_writable(key: str, folder: Path) -> None:
     """
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
-        raise InputError(f"{key}={folder}: cannot write to {existing}; choose another folder, or tracking=none")
+        raise InputError(f"{key}={folder}: cannot write to {existing}; choose another folder")
 
 
 @contextmanager

@@ -131,6 +131,10 @@ class RandomControl:
     name: str = "random"
     control: bool = True
 
+    def __post_init__(self) -> None:
+        if isinstance(self.match, Projection):
+            raise InputError("tolerances=projection rejects hardly anything: there is no random control for it")
+
     @property
     def k(self) -> int:
         return self.match.k
