@@ -436,6 +436,7 @@ def test_in_a_browser_columns_sort(opened: Any, press: str) -> None:
     """Up, then down; aria-sort says so; lines without a value stay last; no console errors."""
     from selenium.webdriver.common.keys import Keys
 
+    opened.execute_script("document.querySelector('#results details').open = true")
     heads = opened.find_elements("css selector", "#results thead th")
     for name, in_order in (("KID-H", False), ("PSNR", True)):  # PSNR: one value, and lines without any
         at = next(i for i, head in enumerate(heads) if head.text.startswith(name))
