@@ -161,7 +161,7 @@ class WandbTracker:
         return wandb.init(
             project=self.project,
             entity=self.entity,
-            dir=self.folder,
+            dir=str(Path(self.folder).absolute()),  # wandb's service keeps the directory it was started in
             mode="online" if mode == "online" else "offline",
             group=run.group,
             name=run.name,
