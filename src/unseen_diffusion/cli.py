@@ -63,6 +63,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     except InputError as error:
         print(f"unseen: {error}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:  # of `unseen ... | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except KeyboardInterrupt:
         print("unseen: interrupted; finished stages are kept and will be reused", file=sys.stderr)
         sys.exit(130)

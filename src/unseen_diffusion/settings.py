@@ -240,6 +240,8 @@ def _check(config: DictConfig) -> RunSettings:
     spec = spec_of(plain["model"])
     top = spec.schedule.timesteps - 1
     mixing_search, t, record = _mixing(plain, top)
+    if len({f"{step:g}" for step in (t, *record)}) < len({float(step) for step in (t, *record)}):
+        raise InputError(f"mixing.record={list(record)}: steps that agree in 6 digits; leave one of them out")
     if t == 0 or min(record, default=1) <= CLEAN + 1:
         raise InputError("mixing: t=0 is the image itself; choose a mixing step above 0")
     fractions = [value for value in (t, *record) if value != int(value)]
