@@ -242,7 +242,7 @@ def test_the_architecture_is_read_from_keys_and_shapes(names: Naming, arch: Arch
 
 
 def test_published_networks_have_their_published_sizes() -> None:
-    """93.56 M parameters for AFHQ-Dog P2 (solvers.md), 113.67 M for DDPM (Ho et al., appendix B: 114 M)."""
+    """93.56 M parameters for AFHQ-Dog P2, 113.67 M for DDPM (Ho et al., appendix B: 114 M)."""
     assert sum(math.prod(shape) for shape in adm_shapes(P2).values()) == pytest.approx(93.56e6, abs=5e3)
     assert sum(math.prod(shape) for shape in ddpm_shapes(HO).values()) == pytest.approx(113.67e6, abs=5e3)
 

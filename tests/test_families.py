@@ -82,7 +82,7 @@ def images(count: int, size: int) -> Tensor:
 def follow(
     model: DiffusionModel, x: Tensor, nodes: Sequence[Node], eta: float = 0.0, z: Sequence[Tensor] = ()
 ) -> Tensor:
-    """solvers.md's step: alpha' denoised + sqrt(sigma'^2 - tau^2) eps + tau z."""
+    """Step: alpha' denoised + sqrt(sigma'^2 - tau^2) eps + tau z."""
     for step, (here, there) in enumerate(pairwise(nodes)):
         denoised, eps = model.predict(x, here)
         ratio = there.sigma * here.alpha / (here.sigma * there.alpha)

@@ -229,7 +229,7 @@ def test_a_handful_of_latents_has_a_summary_too() -> None:
 def test_acceptance_of_the_released_tolerances(
     shape: tuple[int, int, int], count: int, low: float, high: float
 ) -> None:
-    """method.md: 0.3, 0.1 and 0.1 degrees around theory accept 2.5% of perfect draws at d = 3072, 10% at 12288."""
+    """0.3, 0.1 and 0.1 degrees around theory accept 2.5% of perfect draws at d = 3072, 10% at 12288."""
     d = math.prod(shape)
     references = References.of(normal(300, 13, shape))
     tolerances = AbsoluteTolerances(

@@ -127,7 +127,7 @@ def test_more_iterations_close_the_round_trip() -> None:
 
 @pytest.mark.parametrize("acceleration", ["anderson", "damped"])
 def test_a_sharp_posterior_defeats_the_plain_iteration_only(acceleration: str) -> None:
-    """th (|m|^2 / vs^2 - 1) = 0.5 (16 / 0.64 - 1) = 12 > 1 on the plane between two points: solvers.md's criterion."""
+    """th (|m|^2 / vs^2 - 1) = 0.5 (16 / 0.64 - 1) = 12 > 1 on the plane between two points."""
     model = TwoPoints(4.0)
     here, there = SCHEDULE.node_at_noise(0.4), SCHEDULE.node_at_noise(0.8)
     wanted = there.sigma * normal(2)

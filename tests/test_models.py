@@ -54,7 +54,7 @@ def test_gaussian_eps_is_the_scaled_score_of_its_density() -> None:
 
 
 def test_flow_follows_the_closed_form_and_composes() -> None:
-    """solvers.md, 1: xbar(v1) - m = sqrt((s^2 + v1^2) / (s^2 + v0^2)) (xbar(v0) - m); and A to B to C is A to C."""
+    """xbar(v1) - m = sqrt((s^2 + v1^2) / (s^2 + v0^2)) (xbar(v0) - m); and A to B to C is A to C."""
     variances = torch.logspace(-3, 1, 48, dtype=torch.float64)
     mean = torch.linspace(-1, 1, 48, dtype=torch.float64).reshape(3, 4, 4)
     model = GaussianModel(mean, None, variances, SCHEDULE)
@@ -103,7 +103,7 @@ def test_the_clean_image_is_read_at_t_0_and_stays_finite(
 
 
 def test_fractional_timesteps_reach_the_network(tiny_model_folder: TinyModelFolder) -> None:
-    """UNet2DModel silently truncates Python floats (solvers.md, 3): ours arrive whole."""
+    """UNet2DModel silently truncates Python floats: ours arrive whole."""
     model, x = DiffusersModel(str(tiny_model_folder())), states()
     half = model.predict(x, model.schedule.node(100.5)).eps
     torch.testing.assert_close(half, model.network(x, torch.full((2,), 100.5)).sample, rtol=0, atol=1e-6)

@@ -119,7 +119,7 @@ def test_the_mean_of_the_references_is_the_mean_of_the_prior(name: str, monkeypa
 
 
 def test_isotropic_variance_is_that_of_the_residuals(monkeypatch: pytest.MonkeyPatch) -> None:
-    """method.md, 2: the released code's variance over all entries would add the spread of the mean vector."""
+    """The released code's variance over all entries would add the spread of the mean vector."""
     expected = float(COVARIANCE.trace()) / D
     got = covariance(fit(Isotropic()), monkeypatch)
     torch.testing.assert_close(got, expected * torch.eye(D, dtype=torch.float64), rtol=1e-5, atol=1e-6)

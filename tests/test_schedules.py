@@ -31,7 +31,7 @@ def test_whole_timesteps_equal_the_table() -> None:
 
 
 def test_the_clean_image_is_the_state_before_t_0() -> None:
-    """method.md: ac = 1 at index -1."""
+    """ac = 1 at index -1."""
     assert LINEAR.node(-1.0) == CLEAN_NODE == Node(-1.0, 1.0, 0.0)
 
 

@@ -86,7 +86,7 @@ def slope(errors: Sequence[float], steps: Sequence[int] = STEPS) -> float:
 @pytest.mark.parametrize("kind", GRIDS)
 @pytest.mark.parametrize("upwards", [True, False])
 def test_ddim_multiplies_each_eigendirection_by_its_euler_factor(kind: str, upwards: bool) -> None:
-    """solvers.md, 1: xbar - m is scaled by prod(1 + h vs / (s^2 + vs^2)), to 1e-12, on every grid, both ways."""
+    """xbar - m is scaled by prod(1 + h vs / (s^2 + vs^2)), to 1e-12, on every grid, both ways."""
     grid = make_grid(SCHEDULE, kind, 30, 700.0)
     nodes = grid.up if upwards else grid.down
     factor = torch.ones(D, dtype=torch.float64)
@@ -170,7 +170,7 @@ def test_half_a_clean_end_gives_fresh_latents_back() -> None:
 
 def test_the_papers_inversion_takes_the_clean_image_for_the_state_at_t_0() -> None:
     """Its limit is the flow from t = 0 of an image that lacks sigma_0 noise: xbar's variance stays short of exact
-    by s^2 / (s^2 + vs_0^2) (solvers.md, 4). One step per timestep comes within half a percent of that.
+    by s^2 / (s^2 + vs_0^2). One step per timestep comes within half a percent of that.
     """
     dense = make_grid(SCHEDULE, "paper", 501, 500.0).up
     image = draw(CLEAN_NODE)
@@ -186,7 +186,7 @@ def test_the_papers_inversion_takes_the_clean_image_for_the_state_at_t_0() -> No
     [("ddim", 0.95, 1.1), ("dpmpp_2m", 1.9, 2.9), ("trapezoid", 1.9, 3.2), ("heun", 1.9, 3.2), ("rk4", 3.9, 5.2)],
 )
 def test_round_trip_of_fresh_latents(solver: str, low: float, high: float) -> None:
-    """Denoise then invert latents that no image was inverted to (solvers.md, 6): the gap closes with the order."""
+    """Denoise then invert latents that no image was inverted to: the gap closes with the order."""
     errors, budgets = [], (20, 40, 80)
     for steps in budgets:
         grid = make_grid(SCHEDULE, "karras", steps, 500.0)
@@ -268,7 +268,7 @@ def test_variance_of_noisy_denoising(eta: float) -> None:
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_the_bias_of_the_variance_falls_with_the_steps(eta: float) -> None:
-    """solvers.md, 1: bias O(1/N): four times the steps, about a quarter of it."""
+    """Bias O(1/N): four times the steps, about a quarter of it."""
     biases = []
     for steps in (100, 400):
         nodes = make_grid(SCHEDULE, "karras", steps, 999.0).down
@@ -404,7 +404,7 @@ def test_the_papers_inversion_spends_one_evaluation_less(solver: str) -> None:
 
 
 def test_the_papers_solver_is_the_released_arithmetic() -> None:
-    """method.md: linspace(0, t, 80) rounded down; the clean image taken for the state at t = 0; DDIM with the network
+    """Linspace(0, t, 80) rounded down; the clean image taken for the state at t = 0; DDIM with the network
     at the lower end upwards; downwards to index -1 (ac = 1) with sigma = eta sqrt((1-ac')/(1-ac)) sqrt(1 - ac/ac').
     """
     top, eta = 600, 0.3
@@ -431,7 +431,7 @@ def test_the_papers_solver_is_the_released_arithmetic() -> None:
 
 
 def test_fractional_timesteps_lower_the_floor() -> None:
-    """solvers.md: rounding the grid's t to whole timesteps bends it, which costs a second-order solver accuracy."""
+    """Rounding the grid's t to whole timesteps bends it, which costs a second-order solver accuracy."""
     errors = []
     for rounded in (False, True):
         nodes = make_grid(SCHEDULE, "karras", 80, 500.0).up[1:]
@@ -508,7 +508,7 @@ def test_stopping_early_leaves_the_state_of_that_node(solver: str) -> None:
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_pure_noise_is_a_state_like_any_other(solver: str) -> None:
-    """alpha = 0 at the top (solvers.md, 6): finite both ways, and the exact multiplier of the first step down."""
+    """alpha = 0 at the top: finite both ways, and the exact multiplier of the first step down."""
     schedule = Schedule(torch.linspace(0.99, 0.0, 50, dtype=torch.float64))
     model = GaussianModel(ORACLE.mean, ORACLE.basis, ORACLE.variances, schedule)
     grid = make_grid(schedule, "uniform_t", 12, 49.0)
