@@ -11,7 +11,7 @@ import fsspec
 
 from unseen_diffusion.domains.base import Pool, fingerprint
 from unseen_diffusion.domains.encoded import EncodedDomain, encoded_bytes
-from unseen_diffusion.errors import InputError
+from unseen_diffusion.errors import InputError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -130,11 +130,6 @@ def undecoded(data: Any, column: str, where: str) -> Any:
     if data.features is not None and isinstance(data.features[column], datasets.Image):
         return data.cast_column(column, datasets.Image(decode=False))
     return data
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, or its type's name."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _require_column(data: Any, column: str, key: str, where: str) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from unseen_diffusion.domains.base import Pool, fingerprint
 from unseen_diffusion.domains.encoded import EncodedDomain, encoded_bytes
-from unseen_diffusion.errors import InputError
+from unseen_diffusion.errors import InputError, first_line
 from unseen_diffusion.files import sha256
 from unseen_diffusion.images import decode, stack
 
@@ -161,7 +161,7 @@ def _open(file: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(file)
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{file}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
+        raise InputError(f"{file}: not a readable Parquet file ({first_line(error)})") from error
 
 
 def _require_column(file: Path, parquet: pq.ParquetFile, column: str) -> None:

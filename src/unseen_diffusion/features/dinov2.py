@@ -16,6 +16,7 @@ from torch.nn.functional import interpolate
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.features.base import check_images
 from unseen_diffusion.files import read_json, sha256
+from unseen_diffusion.models.folders import snapshot
 
 _VERSION = "dinov2-1"  # of the preprocessing and the token taken
 _SIDE = 224
@@ -105,23 +106,10 @@ def _resolve(model: str, revision: str | None) -> Path:
     if not folder.is_dir():
         if model.startswith((".", "/", "~")) or model.count("/") != 1:
             raise InputError(f"features.model={model}: no such folder; give one, or a hub id such as owner/name")
-        folder = _download(model, revision)
+        folder = snapshot("features.model", model, revision, _FILES)
     if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
         raise InputError(f"features.model={model}: no config.json or no *.safetensors there; save it in that form")
     return folder
-
-
-def _download(model: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(model, revision=revision, allow_patterns=list(_FILES)))
-    except Exception as error:  # the hub library raises a dozen unrelated types
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"features.model={model}: neither a local folder, nor cached, nor to be had from the hub ({reason}); "
-            "check the name, or download it once while online"
-        ) from error
 
 
 def _fingerprint(folder: Path) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from unseen_diffusion.errors import InputError
+from unseen_diffusion.errors import InputError, first_line
 from unseen_diffusion.files import read_json
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -38,24 +38,28 @@ def resolve(path: str, revision: str | None = None, weights: bool = True) -> Pat
         return local
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
         raise InputError(f"model.path={path}: no such folder; give a diffusers folder or a hub id such as owner/name")
-    folder = _snapshot(path, revision, ["*.json", *WORDS])
+    folder = snapshot("model.path", path, revision, ["*.json", *WORDS])
     if not weights:
         return folder
-    _snapshot(path, revision, ["*.json", *WORDS, *_patterns(weighted_parts(folder), ".safetensors")])
+    snapshot("model.path", path, revision, ["*.json", *WORDS, *_patterns(weighted_parts(folder), ".safetensors")])
     if missing := [part for part in weighted_parts(folder) if not _found(folder, part)]:
-        _snapshot(path, revision, _patterns(missing, ".bin"))
+        snapshot("model.path", path, revision, _patterns(missing, ".bin"))
     return folder
 
 
-def _snapshot(path: str, revision: str | None, patterns: Sequence[str]) -> Path:
+def snapshot(key: str, path: str, revision: str | None, patterns: Sequence[str]) -> Path:
+    """The wanted files of a hub repository, downloaded or from the cache; ``key`` is the setting that names it.
+
+    Raises:
+        InputError: neither to be had from the hub nor cached.
+    """
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(path, revision=revision, allow_patterns=list(patterns)))
     except Exception as error:  # the hub library raises a dozen unrelated types
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"model.path={path}: neither a local folder, nor cached, nor to be had from the hub ({reason}); "
+            f"{key}={path}: neither a local folder, nor cached, nor to be had from the hub ({first_line(error)}); "
             "check the name, or download it once while online"
         ) from error
 

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from unseen_diffusion.errors import InputError
+from unseen_diffusion.errors import InputError, first_line
 from unseen_diffusion.models.folders import resolve
 from unseen_diffusion.pipeline.storage import CARD, DOMAIN, TENSORS
 
@@ -61,9 +61,8 @@ def upload(
             create_pr=create_pr,
         )
     except Exception as error:  # the hub library raises a dozen unrelated types
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"push_to_hub: {repo_id} cannot be written ({reason}); go online and log in, or save_pretrained and upload "
-            "the folder later"
+            f"push_to_hub: {repo_id} cannot be written ({first_line(error)}); go online and log in, or save_pretrained "
+            "and upload the folder later"
         ) from error
     return str(commit)

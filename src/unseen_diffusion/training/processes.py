@@ -9,7 +9,7 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from unseen_diffusion.errors import InputError
+from unseen_diffusion.errors import InputError, first_line
 
 PATIENCE = timedelta(hours=6)  # of the other processes, while the first decodes images or samples
 
@@ -43,7 +43,7 @@ class Processes:
                 kwargs_handlers=[patience],
             )
         except ValueError as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise InputError(f"training.loop.{precision}=true: {reason}; set it to false") from error
         self.count = self.accelerator.num_processes
         self.first = self.accelerator.is_main_process
