@@ -110,6 +110,20 @@ def test_resuming_with_other_settings_is_refused(photos: Path, tmp_path: Path) -
     train(photos, tmp_path, 4)
 
 
+def test_weights_are_kept_along_the_way(photos: Path, tmp_path: Path) -> None:
+    """Each is what a training to that step under the same schedule of rates holds; keeping changes nothing."""
+    plain, kept = train(photos, tmp_path / "plain", 5), train(photos, tmp_path / "kept", 5, "training.loop.keep=[2,5]")
+    part = "unet/diffusion_pytorch_model.safetensors"
+    early, late, last = (load_file(folder / part) for folder in (kept.parent / "weights-000002", kept, plain))
+    for key, value in last.items():
+        assert torch.equal(value, late[key]), key
+    assert any(not torch.equal(value, last[key]) for key, value in early.items())
+    assert torch.equal(load_file(kept.parent / "weights-000005" / part)["conv_in.weight"], last["conv_in.weight"])
+    assert DiffusersModel(str(kept.parent / "weights-000002")).shape == (3, 16, 16)
+    with pytest.raises(InputError, match="keep=6: give whole steps between 1 and steps=5"):
+        train(photos, tmp_path / "kept", 5, "training.loop.keep=[6]")
+
+
 def test_epochs_are_permutations() -> None:
     """Every image once an epoch, whatever the batch size; a function of (seed, step) alone."""
     rows = torch.cat([epoch_rows(10, 4, step, seed=3) for step in range(5)])

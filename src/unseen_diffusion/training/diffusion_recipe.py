@@ -82,6 +82,8 @@ def train_diffusion(config: DictConfig, device: torch.device, tracker: Tracker |
         def sheet(current: TrainState) -> None:
             numbers = validate(current, held, settings.seed)
             export(current.ema, scheduler, factor, weights)
+            if current.step in settings.keep:
+                export(current.ema, scheduler, factor, folder / f"weights-{current.step:06d}")
             samples = sample(weights, SHEET, settings.seed, device)
             path = folder / f"samples-{current.step:06d}.png"
             save_png(grid(samples, 8, 2), path)

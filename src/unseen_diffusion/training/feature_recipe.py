@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 def train_features(config: DictConfig, device: torch.device, tracker: Tracker | None = None) -> Path:
     """Trains the feature network on all sources of the config; returns the folder of its weights."""
     settings: LoopSettings = build(config.loop)
+    if settings.keep:
+        raise InputError(f"training.loop.keep={list(settings.keep)}: for base models only; leave it out")
     processes = Processes(device, settings.precision)
     training, heldout = feature_sources(config)
     data = TrainingSet.balanced(list(training.values()), config.most_repeats)

@@ -30,7 +30,7 @@ class LoopSettings:
     """Optimisation of one network. Rates are per step; ``ema_decay`` is the decay of the averaged weights.
 
     ``batch_size`` is the images of a step, of all processes together; ``accumulate`` is how many parts a process
-    takes its share in: the same step with less memory.
+    takes its share in: the same step with less memory. At steps in ``keep`` samples are made and the weights kept.
     """
 
     steps: int
@@ -46,6 +46,7 @@ class LoopSettings:
     sample_every: int
     accumulate: int = 1
     fp16: bool = False
+    keep: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "checkpoint_every", "sample_every", "accumulate"):
@@ -53,6 +54,8 @@ class LoopSettings:
                 raise InputError(f"{name}={getattr(self, name)}: give a whole number of 1 or more")
         if not 0 <= self.ema_decay < 1:
             raise InputError(f"ema_decay={self.ema_decay}: give a number in [0, 1)")
+        if wrong := [step for step in self.keep if not isinstance(step, int) or not 1 <= step <= self.steps]:
+            raise InputError(f"keep={wrong[0]}: give whole steps between 1 and steps={self.steps}")
         if self.bf16 and self.fp16:
             raise InputError("bf16=true, fp16=true: choose one of them")
 
@@ -182,7 +185,7 @@ def load_checkpoint(path: Path, state: TrainState) -> None:
 
 
 # What may change between a training and its resumption; everything else must be what it was.
-CHANGEABLE = ("steps", "checkpoint_every", "sample_every", "accumulate")
+CHANGEABLE = ("steps", "checkpoint_every", "sample_every", "accumulate", "keep")
 UNCOMPARED = ("folder", "notes", "about", "quality_samples")
 ADDED = {"fp16": False}  # what trainings from before these keys had
 
@@ -224,7 +227,7 @@ def train(
 
     Every process takes its rows of the same batches: their number, and ``accumulate``, change only how sums are
     rounded. The first one writes checkpoint.safetensors, loss.csv and validation.csv every ``checkpoint_every``
-    steps, calls ``on_sample`` with the state every ``sample_every`` steps, and reports every step to ``journal``.
+    steps, calls ``on_sample`` with the state when samples are due, and reports every step to ``journal``.
 
     Raises:
         InputError: the batch cannot be divided, memory is exhausted, or the loss is no longer finite.
@@ -260,7 +263,7 @@ def train(
         last = state.step == settings.steps
         if processes.first:
             journal.write(state.step, {"loss": value, "learning_rate": rate, "gradient_norm": norm})
-            if state.step % settings.sample_every == 0 or last:
+            if state.step % settings.sample_every == 0 or state.step in settings.keep or last:
                 on_sample(state)
             if state.step % settings.checkpoint_every == 0 or last:
                 state.history = torch.tensor(rows, dtype=torch.float64)
