@@ -26,7 +26,7 @@ from unseen_diffusion.domains.parquet import read_parquet
 from unseen_diffusion.errors import InputError
 
 CONF = Path(__file__).parents[1] / "conf" / "domain"
-EMBEDDED = ("hubble", "faces", "textures", "digits8", "turbulence")
+EMBEDDED = ("hubble", "faces", "textures", "digits8", "turbulence", "noise")
 LOCAL = ("folder", "parquet", "mnist", "cifar10", "hub")
 ROWS = 20
 
@@ -197,6 +197,18 @@ def test_turbulence_is_a_function_of_the_index_and_follows_its_spectrum(make: Ca
     assert 5 * roughness[0] < roughness[1]
     with pytest.raises(InputError, match=r"domain.count=0: needs to be at least 1"):
         make("turbulence", count=0)
+
+
+def test_noise_is_a_function_of_the_index_with_independent_pixels(make: Callable[..., Domain]) -> None:
+    pool = make("noise", contrast=0.25).pool(32, 3)
+    assert torch.equal(pool.load([3, 7])[1], pool.load([7])[0])
+    x = pool.load(range(40)).double()
+    assert abs(x.mean() - 127.5) < 0.5
+    assert abs(x.std() / (0.25 * 127.5) - 1) < 0.01
+    flat = (x - x.mean()) / x.std()
+    assert abs((flat[..., 1:] * flat[..., :-1]).mean()) < 0.01
+    with pytest.raises(InputError, match=r"domain.contrast=-1: needs to be at least 0"):
+        make("noise", contrast=-1.0)
 
 
 def test_textures_take_the_crop_from_the_config(make: Callable[..., Domain]) -> None:

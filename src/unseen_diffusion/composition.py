@@ -22,9 +22,11 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from scipy.stats import qmc
 
 from unseen_diffusion.errors import InputError
 
+SOBOL_COLUMNS = 10  # keys that one joint sweep can vary
 GROUPS = (
     "model",
     "domain",
@@ -74,6 +76,22 @@ class OwnConfigs(SearchPathPlugin):
 
 
 Plugins.instance().register(OwnConfigs)
+
+
+def sobol(index: int, column: int, low: float, high: float) -> float | int:
+    """Coordinate ``column`` of point ``index`` of a scrambled Sobol sequence, between ``low`` and ``high``.
+
+    In configs ``${sobol:${seed},0,25,200}``: a sweep over the seed is then a joint sweep over all keys that use it
+    (Sobol 1967; Owen 1998). A whole number where both ends are; else rounded to 3 digits.
+    """
+    sequence = qmc.Sobol(SOBOL_COLUMNS, seed=0)
+    if index:  # SciPy cannot go forward by nothing
+        sequence.fast_forward(index)
+    value = low + (high - low) * float(sequence.random()[0, column])
+    return round(value) if isinstance(low, int) and isinstance(high, int) else round(value, 3)
+
+
+OmegaConf.register_new_resolver("sobol", sobol)
 
 
 def options() -> dict[str, list[tuple[str, str]]]:

@@ -27,6 +27,7 @@ from unseen_diffusion.searches import (
     departure,
     find_bandwidth,
     find_step,
+    latent_findings,
     separation,
 )
 from unseen_diffusion.seeds import normal_rows
@@ -216,7 +217,7 @@ def search_bandwidth(run: Run) -> Bandwidth:
     def psnr_at(eta: float) -> Tensor:
         return run.stages.fidelity(originals, run.denoised(latents, eta)).tensors["psnr"]
 
-    return find_bandwidth(search, psnr_at)
+    return find_bandwidth(search.on(run.split.tensors["references"]), psnr_at)
 
 
 def bandwidth_sheet(run: Run, found: Bandwidth, path: Path, columns: int = 12) -> None:
@@ -256,6 +257,8 @@ def execute(settings: RunSettings, folder: Path, group: str) -> dict[str, Any]:
     if reconstruction:
         rows[0] |= {"psnr": reconstruction[f"eta{eta:g}"]["psnr"]}
     shown = details(run, generated, folder)
+    if settings.scores.latents:
+        found["latents"] = tested_latents(run)
     results: dict[str, Any] = {
         "schema": SCHEMA,
         "settings": flat_settings(settings, run.extractor.name),
@@ -394,6 +397,21 @@ def latent_geometry(run: Run, generated: Generated) -> Artefact | None:
             fitted = restore(generated.prior.facts["kind"], generated.prior.tensors)
             sets["rejected"] = fitted.sample(refused, s.seed)
     return run.stages.geometry(run.references, sets, k, s.seed)
+
+
+def tested_latents(run: Run) -> list[dict[str, Any]]:
+    """Separability from the model's own and Gaussianity of the references' latents, at every recorded step.
+
+    The model's own are its finished samples, inverted alike (docs/theory.md, equation 12).
+    """
+    s, count = run.settings, run.settings.scores.latents
+    own = run.at(samples=count).own_images().tensors["images"]
+    found = []
+    for t in sorted({s.t, *s.record}):
+        references = run.at(t=t).references.first(count)
+        inverted = run.stages.inversion(run.model, own, s.solver, t, s.record)[1]
+        found.append({"t": t, **latent_findings(run.stages, references, inverted, s.seed)})
+    return found
 
 
 def description(settings: RunSettings) -> str:

@@ -55,6 +55,7 @@ METRICS = {
     "psnr": Metric("dB", "PSNR, dB", "higher", "number", NEAR),
 }
 ROWS = ("held_out", "replay", "standard", "base_samples")
+LATENTS = 8  # least of a set that can be tested
 MINIMUM = 4  # images behind any score; more for those of nearest neighbours
 
 
@@ -73,6 +74,8 @@ class ScoreSettings:
         neighbours: k of precision, recall, density, coverage and the conformal share.
         paths: pairs of references between which images are made; 0 for none.
         geometry: latents per set whose distances and angles a report shows; 0 for none.
+        latents: latents per set that are tested for separability from the model's own and for Gaussianity, at every
+            step that the inversion records; 0 for none.
     """
 
     target: str = "heldout"
@@ -84,6 +87,7 @@ class ScoreSettings:
     neighbours: int = 5
     paths: int = 3
     geometry: int = 100
+    latents: int = 0
 
     def __post_init__(self) -> None:
         if self.target not in ("heldout", "validation"):
@@ -92,10 +96,12 @@ class ScoreSettings:
             raise InputError(f"scores.rows={unknown}: choose among {', '.join(ROWS)}")
         if not 0 < self.copy_quantile < 1:
             raise InputError(f"scores.copy_quantile={self.copy_quantile}: give a share between 0 and 1, e.g. 0.01")
-        for name in ("reconstructions", "permutations", "paths", "geometry", "neighbours"):
+        for name in ("reconstructions", "permutations", "paths", "geometry", "latents", "neighbours"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise InputError(f"scores.{name}={value}: give a whole number of 0 or more")
+        if 0 < self.latents < LATENTS:
+            raise InputError(f"scores.latents={self.latents}: give {LATENTS} or more, or 0 for none")
         if not isinstance(self.membership, bool):
             raise InputError(f"scores.membership={self.membership}: give true or false")
         if self.neighbours < 1:

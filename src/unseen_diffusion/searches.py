@@ -6,16 +6,16 @@ Both are functions of what the stages keep: a repeated or resumed search evaluat
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.latents.gaussianity import gaussianity
-from unseen_diffusion.latents.separability import distance_separation
+from unseen_diffusion.latents.separability import distance_separation, separability
 from unseen_diffusion.scores.intervals import t_interval
 from unseen_diffusion.stages import LatentSet, Stages
 
@@ -29,10 +29,12 @@ Number = int | float
 
 @dataclass(frozen=True)
 class BandwidthSearch:
-    """A config of the ``bandwidth`` group: how much reconstruction may lose; exactly one of the first two is given.
+    """A config of the ``bandwidth`` group: how much reconstruction may lose; exactly one of the first three is given.
 
     Attributes:
         minimum_psnr: least mean PSNR of references inverted and denoised, in dB.
+        minimum_snr: least mean ratio of the domain's own variance to the error, in dB: comparable between domains
+            of different contrast, where the same PSNR is easy for dark images and hard for bright ones.
         drop: how far that mean may fall below its value at eta 0, in dB.
         resolution: of eta, in (0, 0.5]; the etas tried are multiples of it (of the next 1 / whole number).
         references: how many are reconstructed at each eta: the first ones, or all where there are fewer.
@@ -40,18 +42,18 @@ class BandwidthSearch:
     """
 
     minimum_psnr: Number | None = 20.0
+    minimum_snr: Number | None = None
     drop: Number | None = None
     resolution: Number = 0.01
     references: int = 50
     recorded: bool = False
 
     def __post_init__(self) -> None:
-        if (self.minimum_psnr is None) == (self.drop is None):
-            raise InputError(
-                f"bandwidth.minimum_psnr={self.minimum_psnr}, bandwidth.drop={self.drop}: "
-                "give one of them in dB, and null for the other"
-            )
-        for key, most in (("minimum_psnr", 100), ("drop", 100), ("resolution", 0.5)):
+        limits = {f"bandwidth.{key}": getattr(self, key) for key in ("minimum_psnr", "minimum_snr", "drop")}
+        if sum(value is not None for value in limits.values()) != 1:
+            given = ", ".join(f"{key}={value}" for key, value in limits.items())
+            raise InputError(f"{given}: give one of them in dB, and null for the others")
+        for key, most in (("minimum_psnr", 100), ("minimum_snr", 100), ("drop", 100), ("resolution", 0.5)):
             value = getattr(self, key)
             if value is not None and not (_is_number(value) and 0 < value <= most):
                 raise InputError(f"bandwidth.{key}={value}: give a number above 0, up to {most:g}")
@@ -60,9 +62,26 @@ class BandwidthSearch:
         if not isinstance(self.recorded, bool):
             raise InputError(f"bandwidth.recorded={self.recorded}: give true or false")
 
+    def on(self, images: UInt8[Tensor, "n c h w"]) -> "BandwidthSearch":
+        """The same search with ``minimum_snr`` as the PSNR that it means for a domain of these images.
+
+        SNR = PSNR - 10 log10(255^2 / variance of the images about their mean image).
+
+        Raises:
+            InputError: the images are all the same.
+        """
+        if self.minimum_snr is None:
+            return self
+        variance = float(images.double().var(0).mean())
+        if variance == 0:
+            raise InputError(f"bandwidth.minimum_snr={self.minimum_snr}: the references do not differ; give minimum_psnr")
+        return replace(self, minimum_snr=None, minimum_psnr=self.minimum_snr + 10 * math.log10(255**2 / variance))
+
     @property
     def criterion(self) -> str:
         """The loss that is allowed, in words."""
+        if self.minimum_snr is not None:
+            return f"mean SNR of {self.minimum_snr:g} dB or more"
         if self.minimum_psnr is not None:
             return f"mean PSNR of {self.minimum_psnr:g} dB or more"
         return f"mean PSNR at most {self.drop:g} dB below that at eta 0"
@@ -204,6 +223,7 @@ STATISTICS = (
     "largest_eigenvalue",
     "sphericity",
 )
+PERMUTATIONS = 199  # behind each p-value of ``latent_findings``
 SIMULATIONS = 99  # draws of a null: its middle 95% is wanted, no p-value
 MINIMUM = {"gaussianity": 8, "separability": 3, "validation": 3}  # references; of validation its own images
 
@@ -329,6 +349,27 @@ def departure(stages: Stages, latents: LatentSet, statistic: str, seed: int) -> 
     finding = artefact.facts[statistic]
     middle, half = (finding["low"] + finding["high"]) / 2, (finding["high"] - finding["low"]) / 2
     return abs(finding["value"] - middle) / half if half > 0 else math.inf
+
+
+def latent_findings(stages: Stages, latents: LatentSet, own: LatentSet, seed: int) -> dict[str, Any]:
+    """Every test of ``latents.separability`` against the model's own, and of ``latents.gaussianity``, as JSON values.
+
+    Keys ``separability`` (both sets), ``gaussianity`` (``latents``) and ``own_gaussianity``; 8 latents or more each.
+    """
+    inputs = {"latents": latents.key, "own": own.key, "seed": seed, "permutations": PERMUTATIONS}
+
+    def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
+        sets = {"gaussianity": latents.latents, "own_gaussianity": own.latents}
+        found = {name: gaussianity(one, seed) for name, one in sets.items()}
+        facts: dict[str, Any] = {
+            name: {one: asdict(finding) for one, finding in result.findings.items()} for name, result in found.items()
+        }
+        facts["separability"] = asdict(separability(latents.latents, own.latents, seed, PERMUTATIONS))
+        return {f"{name}_spectrum": result.spectrum for name, result in found.items()}, facts
+
+    artefact = stages.store.get_or_make("latent_findings", 1, inputs, make)
+    stages.used.append(("latent_findings", artefact))
+    return artefact.facts
 
 
 def separation(latents: LatentSet, own: LatentSet, seed: int) -> float:

@@ -1,0 +1,205 @@
+"""Runs every study on the embedded models and rebuilds its results: what `make studies` calls.
+
+python -m experiments.studies [NAME ...] [--jobs 2] [--tiny] [--analyse]
+
+A study is one or more sweeps (`unseen run -m experiment=...`), then `experiments/NAME/analyse.py` on their folders. A sweep
+that ended is not run again, one that was interrupted continues: finished stages are found in the store. `--tiny` makes
+every sweep so small that all take minutes, and writes the analyses into outputs/tiny instead of the studies' folders.
+"""
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+
+from unseen_diffusion.files import read_json, write_json
+
+HERE = Path(__file__).parent
+SWEEPS = Path("outputs/sweeps")
+ENDED = "study.json"  # in a sweep's folder: commit, command, hardware, time; written when it has ended
+TINY = ("samples=8", "domain.references=12", "domain.validation=6", "domain.heldout=8", "progress=false")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One command. ``tiny`` are the overrides that make it small, beside ``TINY``."""
+
+    name: str
+    overrides: tuple[str, ...]
+    tiny: tuple[str, ...] = ()
+
+
+
+def sweep(name: str, experiment: str, *overrides: str, tiny: Sequence[str] = ()) -> Sweep:
+    return Sweep(name, (f"experiment={experiment}", *overrides), tuple(tiny))
+
+
+TWO = "domain=hubble,noise"
+QUICK = "solver.steps=3"
+BANDWIDTHS = (
+    sweep("bandwidth_psnr", "bandwidth", tiny=[TWO, QUICK, "bandwidth.references=4", "bandwidth.resolution=0.2"]),
+    sweep(
+        "bandwidth_snr",
+        "bandwidth",
+        "bandwidth.minimum_psnr=null",
+        "bandwidth.minimum_snr=10",
+        "bandwidth.recorded=false",
+        tiny=[TWO, QUICK, "bandwidth.references=4", "bandwidth.resolution=0.2"],
+    ),
+)
+TABLE1 = sweep("table1_geometry", "table1_geometry", tiny=[TWO, QUICK, "scores.geometry=8", "scores.latents=8"])
+# Study -> its sweeps, in the order in which they run. Studies may share sweeps.
+STUDIES: dict[str, tuple[Sweep, ...]] = {
+    "first_three": (
+        sweep("first_three", "first_three", tiny=[QUICK, "bandwidth.references=4", "bandwidth.resolution=0.2"]),
+    ),
+    "table1_geometry": (TABLE1,),
+    "reconstruct": (sweep("reconstruct", "reconstruct", tiny=[TWO, "solver.steps=2,4"]),),
+    "bandwidth_vs_step": BANDWIDTHS[:1],
+    "bandwidth_vs_gap": (*BANDWIDTHS, TABLE1),
+    "separability": (
+        sweep("separability", "separability", tiny=[TWO, "solver.steps=2,4,6", "scores.latents=8"]),
+        TABLE1,
+    ),
+    "table2_scores": (
+        sweep(
+            "table2_scores",
+            "table2_scores",
+            tiny=[TWO, QUICK, "bandwidth.references=4", "bandwidth.resolution=0.2"],
+        ),
+    ),
+    "criteria_ablation": (
+        sweep(
+            "criteria_ablation_hubble",
+            "criteria_ablation",
+            "domain=hubble",
+            tiny=[QUICK, "domain.draw=0,1", "tolerances=none,pair_distance,calibrated,random,projection"],
+        ),
+        sweep(
+            "criteria_ablation_textures",
+            "criteria_ablation",
+            "domain=textures",
+            tiny=[QUICK, "domain.draw=0,1", "tolerances=none,pair_distance,calibrated,random,projection"],
+        ),
+    ),
+    "priors": (
+        sweep(
+            "priors_references",
+            "priors",
+            tiny=[QUICK, "domain.references=12,16", "domain.draw=0,1", "prior=sample_covariance,slerp,isotropic"],
+        ),
+        sweep(
+            "priors_steps",
+            "priors",
+            "mixing.t=250,750",
+            "domain.references=100",
+            "mixing.record=[250,750]",
+            tiny=[QUICK, "domain.references=12", "domain.draw=0,1", "prior=sample_covariance,slerp,isotropic"],
+        ),
+    ),
+    "novelty": (
+        sweep("novelty_hubble", "novelty", "domain=hubble", tiny=[QUICK, "mixing.t=250,750", "bandwidth.eta=0,0.5"]),
+        sweep(
+            "novelty_textures", "novelty", "domain=textures", tiny=[QUICK, "mixing.t=250,750", "bandwidth.eta=0,0.5"]
+        ),
+    ),
+    "robustness": (
+        sweep("robustness", "robustness", tiny=["seed=range(0,8)", "solver.steps=3", "tolerances.k=4"]),
+    ),
+    "paths": (sweep("paths", "paths", tiny=[TWO, QUICK, "scores.paths=2"]),),
+}
+
+
+def hardware() -> str:
+    """Processor and cores."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
+
+
+def commit() -> str:
+    """The commit of the checkout, with a + where files differ from it; empty outside git."""
+    found = subprocess.run(
+        ["git", "describe", "--always", "--dirty=+", "--exclude=*"], cwd=HERE, capture_output=True, text=True
+    )
+    return found.stdout.strip()
+
+
+def folder(one: Sweep, tiny: bool) -> Path:
+    """Where a sweep's runs are."""
+    return SWEEPS / f"{'tiny' if tiny else 'study'}_{one.name}"
+
+
+def run(one: Sweep, tiny: bool) -> bool:
+    """Runs a sweep unless it has ended; True where every point is done."""
+    where = folder(one, tiny)
+    if (where / ENDED).exists():
+        return bool(read_json(where / ENDED)["complete"])
+    overrides = [*one.overrides, *((*TINY, *one.tiny) if tiny else ())]
+    command = ["unseen", "run", "-m", *overrides]
+    print(f"{datetime.now():%H:%M} {' '.join(command)}", flush=True)
+    environment = os.environ | {"UNSEEN_RUN_ID": where.name, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    begun, started = datetime.now(UTC), time.monotonic()
+    where.mkdir(parents=True, exist_ok=True)
+    with (where / "studies.log").open("a", encoding="utf-8") as log:
+        code = subprocess.run(
+            [sys.executable, "-m", "unseen_diffusion.cli", *command[1:]], env=environment, stdout=log, stderr=log
+        ).returncode
+    if code not in (0, 1):  # 1: some points failed, and the table says which
+        print(f"{one.name}: exit code {code}; see {where}/studies.log", flush=True)
+        return False
+    record = {
+        "commit": commit(),
+        "command": " ".join(command),
+        "hardware": hardware(),
+        "begun": begun.isoformat(timespec="seconds"),
+        "minutes": round((time.monotonic() - started) / 60, 1),
+        "complete": code == 0,
+    }
+    write_json(where / ENDED, record)
+    return code == 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(STUDIES)}; all by default")
+    parser.add_argument("--jobs", type=int, default=2, help="sweeps side by side, one thread each")
+    parser.add_argument("--tiny", action="store_true", help="minutes instead of hours; results go to outputs/tiny")
+    parser.add_argument("--analyse", action="store_true", help="only rebuild tables and figures from finished sweeps")
+    chosen = parser.parse_args()
+    if unknown := [name for name in chosen.names if name not in STUDIES]:
+        parser.error(f"{unknown[0]}: no such study; choose of {', '.join(STUDIES)}")
+    names = chosen.names or list(STUDIES)
+    sweeps = list(dict.fromkeys(one for name in names for one in STUDIES[name]))
+    if not chosen.analyse:
+        with ThreadPoolExecutor(chosen.jobs) as pool:
+            list(pool.map(lambda one: run(one, chosen.tiny), sweeps))
+    failed = [name for name in names if not analyse(name, chosen.tiny)]
+    from experiments.scoreboard import write_scoreboard
+
+    write_scoreboard(Path("outputs/tiny") if chosen.tiny else HERE)
+    for name in failed:
+        print(f"{name}: not analysed, its sweeps have not all ended")
+    return int(bool(failed))
+
+
+def analyse(name: str, tiny: bool) -> bool:
+    """Table, figure and verdict of a study from its sweeps' folders; False where one of them has not ended."""
+    folders = [folder(one, tiny) for one in STUDIES[name]]
+    if not all((path / ENDED).exists() for path in folders):
+        return False
+    import_module(f"experiments.{name}.analyse").analyse(folders, Path("outputs/tiny") / name if tiny else HERE / name)
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())
