@@ -37,7 +37,6 @@ class Sweep:
     tiny: tuple[str, ...] = ()
 
 
-
 def sweep(name: str, experiment: str, *overrides: str, tiny: Sequence[str] = ()) -> Sweep:
     return Sweep(name, (f"experiment={experiment}", *overrides), tuple(tiny))
 
@@ -111,9 +110,7 @@ STUDIES: dict[str, tuple[Sweep, ...]] = {
             "novelty_textures", "novelty", "domain=textures", tiny=[QUICK, "mixing.t=250,750", "bandwidth.eta=0,0.5"]
         ),
     ),
-    "robustness": (
-        sweep("robustness", "robustness", tiny=["seed=range(0,8)", "solver.steps=3", "tolerances.k=4"]),
-    ),
+    "robustness": (sweep("robustness", "robustness", tiny=["seed=range(0,8)", "solver.steps=3", "tolerances.k=4"]),),
     "paths": (sweep("paths", "paths", tiny=[TWO, QUICK, "scores.paths=2"]),),
 }
 

@@ -1,0 +1,160 @@
+"""What the analyses of the studies share: results in; table, figure, verdicts and the README's block of results out."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from safetensors.torch import load_file
+from torch import Tensor
+
+from unseen_diffusion.files import atomic_path, read_json, write_json
+from unseen_diffusion.store import TENSORS
+from unseen_diffusion.tables import RESULTS, load_results, results_files
+
+ENDED = "study.json"  # in a sweep's folder, by experiments.studies
+ANSWERS = "study.json"  # in a study's folder
+BEGIN, END = "<!-- results: written by analyse.py -->", "<!-- end of results -->"
+MODEL_COLOURS = {"photos32": "C0", "digits32": "C1", "untrained": "0.5"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a study says to one question of the scoreboard.
+
+    Attributes:
+        question: a key of ``experiments.scoreboard.QUESTIONS``, such as ``M1``, ``open 1`` or ``reviewer 5``.
+        verdict: one sentence, made from the numbers.
+        effect: the effect size with its interval, short.
+    """
+
+    question: str
+    verdict: str
+    effect: str
+
+
+def runs(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """results.json of every run below the folders, in the order of their paths."""
+    return [read_json(path) for path in results_files(folders)]
+
+
+def generated(folders: Sequence[Path]) -> pd.DataFrame:
+    """The rows of generated images of ``unseen_diffusion.tables.load_results``."""
+    table = load_results(folders)
+    return table[table["row"] == "generated"].reset_index(drop=True)
+
+
+def artefact(results: dict[str, Any], detail: str) -> dict[str, Tensor]:
+    """Tensors of the artefact that a run's results name under ``details``."""
+    return load_file(Path(results["details"][detail]) / TENSORS)
+
+
+def artefacts(results: dict[str, Any], stage: str) -> list[Path]:
+    """Folders of all artefacts of one stage that a run used, in order."""
+    return [Path(one["folder"]) for one in results["artefacts"] if one["stage"] == stage]
+
+
+def bootstrap(
+    columns: Sequence[np.ndarray], statistic: Callable[..., float], seed: int = 0, count: int = 2000
+) -> tuple[float, float]:
+    """Percentile 95% interval of a statistic of paired values, the pairs resampled (Efron 1979).
+
+    For correlations and means over independent units; not for KID or FID, which duplicates bias.
+    """
+    rng = np.random.default_rng(seed)
+    n = len(columns[0])
+    values = []
+    for _ in range(count):
+        rows = rng.integers(0, n, n)
+        value = statistic(*(column[rows] for column in columns))
+        if np.isfinite(value):
+            values.append(value)
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def provenance(folders: Sequence[Path]) -> str:
+    """Commit, hardware, time and network evaluations of the sweeps, in one line."""
+    records = [read_json(folder / ENDED) for folder in folders]
+    spent = sum(read_json(path)["evaluations"]["total"] for folder in folders for path in sorted(folder.rglob(RESULTS)))
+    minutes = sum(record["minutes"] for record in records)
+    commits = ", ".join(sorted({record["commit"] for record in records}))
+    return (
+        f"commit {commits}; {records[0]['hardware']}, one thread a sweep, other work beside it; "
+        f"{minutes:.0f} minutes, {spent:,} network evaluations (what earlier sweeps had made was reused)"
+    )
+
+
+def commands(folders: Sequence[Path]) -> list[str]:
+    """The commands of the sweeps."""
+    return [read_json(folder / ENDED)["command"] for folder in folders]
+
+
+def write_study(
+    out: Path,
+    folders: Sequence[Path],
+    full: pd.DataFrame,
+    text: pd.DataFrame,
+    figure: Figure,
+    answers: Sequence[Answer],
+    most: int = 40,
+) -> None:
+    """Writes results.csv, table.md, figure.png, study.json and the README's block of results into ``out``.
+
+    Args:
+        out: the study's folder.
+        folders: of its sweeps.
+        full: every number, for results.csv.
+        text: what people read, for table.md; its first ``most`` rows for the README.
+        figure: closed after it is written.
+        answers: verdicts for the scoreboard.
+        most: rows of ``text`` in the README.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    markdown = partial(pd.DataFrame.to_markdown, index=False, disable_numparse=True)
+    with atomic_path(out / "results.csv") as path:
+        full.to_csv(path, index=False, float_format="%.6g")
+    with atomic_path(out / "table.md") as path:
+        path.write_text(markdown(text) + "\n", encoding="utf-8")
+    with atomic_path(out / "figure.png") as path:
+        figure.savefig(path, format="png", dpi=130)
+    where = provenance(folders)
+    write_json(out / ANSWERS, {"answers": [asdict(answer) for answer in answers], "provenance": where})
+    lines = [f"*{where}.*", "", markdown(text.head(most)), ""]
+    if len(text) > most:
+        lines += [f"({most} of {len(text)} rows; all of them in [table.md](table.md).)", ""]
+    lines += ["![figure](figure.png)", "", "**Verdict.**", ""]
+    lines += [f"- *{answer.question}*: {answer.verdict} ({answer.effect})" for answer in answers]
+    fill(out / "README.md", "\n".join(lines))
+
+
+def fill(readme: Path, block: str) -> None:
+    """Replaces what stands between the marks in a README; without a README, or marks in it, nothing happens."""
+    if not readme.exists():
+        return
+    before, begin, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if begin and end:
+        with atomic_path(readme) as path:
+            path.write_text(f"{before}{BEGIN}\n{block}\n{END}{after}", encoding="utf-8")
+
+
+def read_answers(folder: Path) -> tuple[list[Answer], str]:
+    """The answers of a study, and where they come from."""
+    found = json.loads((folder / ANSWERS).read_text(encoding="utf-8"))
+    return [Answer(**answer) for answer in found["answers"]], found["provenance"]
+
+
+def pm(value: float, half: float, digits: int = 1) -> str:
+    """Value ± half an interval."""
+    return f"{value:.{digits}f} ± {half:.{digits}f}"
+
+
+def interval(value: float, low: float, high: float, digits: int = 2) -> str:
+    """Value with its interval."""
+    return f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
