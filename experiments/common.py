@@ -39,8 +39,13 @@ class Answer:
 
 
 def runs(folders: Sequence[Path]) -> list[dict[str, Any]]:
-    """results.json of every run below the folders, in the order of their paths."""
-    return [read_json(path) for path in results_files(folders)]
+    """results.json of every run below the folders, in the order of the jobs."""
+    return [read_json(path) for folder in folders for path in sorted(results_files([folder]), key=_job)]
+
+
+def _job(path: Path) -> tuple[int, str]:
+    name = path.parent.name
+    return (int(name) if name.isdigit() else -1, name)
 
 
 def generated(folders: Sequence[Path]) -> pd.DataFrame:

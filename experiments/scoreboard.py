@@ -46,8 +46,7 @@ def scoreboard(root: Path) -> str:
             found[answer.question].append(f"| {answer.verdict} | {answer.effect} | {link} |")
     lines = ["| | question | verdict | effect (95% interval) | study |", "| --- | --- | --- | --- | --- |"]
     for key, question in QUESTIONS.items():
-        for row in found[key] or [f"| {OPEN} | | |"]:
-            lines.append(f"| **{key}** | {question} {row}")
+        lines += [f"| **{key}** | {question} {row}" for row in found[key] or [f"| {OPEN} | | |"]]
     return "\n".join(lines)
 
 

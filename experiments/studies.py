@@ -2,9 +2,10 @@
 
 python -m experiments.studies [NAME ...] [--jobs 2] [--tiny] [--analyse]
 
-A study is one or more sweeps (`unseen run -m experiment=...`), then `experiments/NAME/analyse.py` on their folders. A sweep
-that ended is not run again, one that was interrupted continues: finished stages are found in the store. `--tiny` makes
-every sweep so small that all take minutes, and writes the analyses into outputs/tiny instead of the studies' folders.
+A study is one or more sweeps (`unseen run -m experiment=...`), then `experiments/NAME/analyse.py` on their folders. A
+sweep that ended is not run again, one that was interrupted continues: finished stages are found in the store. `--tiny`
+makes every sweep so small that all take minutes, and writes the analyses into outputs/tiny instead of the studies'
+folders.
 """
 
 import argparse
