@@ -71,6 +71,8 @@ class Run:
         """The same run at other settings (t, eta, samples), over the same stages."""
         if "t" in changes:
             changes |= {"prior": prior_at(self.settings.prior, self.settings.spec, changes["t"])}
+            if self.settings.record:  # one trajectory serves them all
+                changes |= {"record": tuple(sorted({self.settings.t, *self.settings.record}))}
         other = copy(self)
         other.__dict__.pop("references", None)
         other.settings = replace(self.settings, **changes)
