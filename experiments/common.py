@@ -1,9 +1,10 @@
 """What the analyses of the studies share: results in; table, figure, verdicts and the README's block of results out."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from unseen_diffusion.files import atomic_path, read_json, write_json
-from unseen_diffusion.store import TENSORS
-from unseen_diffusion.tables import RESULTS, load_results, results_files
+from unseen_diffusion.scores.intervals import t_interval
+from unseen_diffusion.scoring import METRICS
+from unseen_diffusion.store import RECORD, TENSORS
+from unseen_diffusion.tables import RESULTS, as_text, load_results, plus_minus, results_files
 
 ENDED = "study.json"  # in a sweep's folder, by experiments.studies
 ANSWERS = "study.json"  # in a study's folder
@@ -57,6 +60,20 @@ def generated(folders: Sequence[Path]) -> pd.DataFrame:
 def artefact(results: dict[str, Any], detail: str) -> dict[str, Tensor]:
     """Tensors of the artefact that a run's results name under ``details``."""
     return load_file(Path(results["details"][detail]) / TENSORS)
+
+
+def feature_tensor(results: dict[str, Any], images: str) -> Tensor:
+    """Features (n, d) that a run's scores saw of the images known by that key.
+
+    Raises:
+        KeyError: the run used none.
+    """
+    name = results["settings"]["features"]
+    for folder in artefacts(results, "features"):
+        record = read_json(folder / RECORD)
+        if record["inputs"]["images"] == images and record["facts"]["extractor"] == name:
+            return load_file(folder / TENSORS)["features"]
+    raise KeyError(f"{images}: no {name} features of them among the run's artefacts")
 
 
 def artefacts(results: dict[str, Any], stage: str) -> list[Path]:
@@ -153,6 +170,27 @@ def read_answers(folder: Path) -> tuple[list[Answer], str]:
     """The answers of a study, and where they come from."""
     found = json.loads((folder / ANSWERS).read_text(encoding="utf-8"))
     return [Answer(**answer) for answer in found["answers"]], found["provenance"]
+
+
+def score(line: Mapping[Hashable, Any], name: str) -> str:
+    """A score of ``unseen_diffusion.scoring.METRICS`` with its interval, where there is one; empty if missing."""
+    value, low, high = (line.get(key) for key in (name, f"{name}_low", f"{name}_high"))
+    if value is None or value != value:
+        return ""
+    if low is None or high is None or low != low:
+        return as_text(name, value)
+    if METRICS[name].kind == "share":
+        return f"{100 * value:.0f}% ({100 * low:.0f} to {100 * high:.0f})"
+    return plus_minus(name, value, (high - low) / 2)
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Student's 95% interval of a mean of independent values; NaN for fewer than two finite ones."""
+    finite = [value for value in values if np.isfinite(value)]
+    if len(finite) < 2:
+        return nan, nan
+    found = t_interval(finite)
+    return found.low, found.high
 
 
 def pm(value: float, half: float, digits: int = 1) -> str:
