@@ -184,6 +184,27 @@ def score(line: Mapping[Hashable, Any], name: str) -> str:
     return plus_minus(name, value, (high - low) / 2)
 
 
+def signed(value: float, low: float, high: float, scale: float = 1, digits: int = 0) -> str:
+    """A difference with its interval, times ``scale``."""
+    sign = f"+.{digits}f"
+    return f"{scale * value:{sign}} ({scale * low:{sign}} to {scale * high:{sign}})"
+
+
+def effect_of(line: Mapping[Hashable, Any], name: str, base: float) -> str:
+    """What a paired difference of a score (the lower, the better) of ``comparison.compare`` says.
+
+    ``helps`` or ``harms`` by Holm's p below .05; otherwise ``no effect beyond a tenth`` where the interval lies within
+    a tenth of ``base``, and ``not resolved`` where it does not.
+    """
+    value, p = line.get(f"{name}_difference"), line.get(f"{name}_p")
+    if value is None or value != value:
+        return "not resolved"
+    if p is not None and p < 0.05:
+        return "helps" if value < 0 else "harms"
+    most = max(abs(line[f"{name}_difference_low"]), abs(line[f"{name}_difference_high"]))
+    return "no effect beyond a tenth" if most <= 0.1 * abs(base) else "not resolved"
+
+
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     """Student's 95% interval of a mean of independent values; NaN for fewer than two finite ones."""
     finite = [value for value in values if np.isfinite(value)]

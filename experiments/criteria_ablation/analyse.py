@@ -1,0 +1,175 @@
+"""The geometric criteria alone, in pairs and together against accepting every draw (M3, open question 3, reviewer 5).
+
+`python -m experiments.studies criteria_ablation --analyse`
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from experiments.common import Answer, effect_of, generated, score, signed, write_study
+from matplotlib.figure import Figure
+
+from unseen_diffusion.comparison import compare
+from unseen_diffusion.files import read_json
+from unseen_diffusion.tables import RESULTS
+
+BASE, CONTROL, FULL = "none", "random", "calibrated"
+SINGLE = ("pair_distance", "pair_angle", "origin_angle")
+PAIRS = ("distance_pair", "distance_origin", "pair_origin")
+ORDER = (BASE, CONTROL, *SINGLE, *PAIRS, FULL, "projection")
+VERDICTS = ("helps", "harms", "no effect beyond a tenth", "not resolved")
+
+
+def points(folders: Sequence[Path]) -> pd.DataFrame:
+    """Generated rows with the seconds that selection took per accepted image."""
+    table = generated(folders)
+    seconds = [read_json(Path(run) / RESULTS)["selection"]["seconds"] for run in table["run"]]
+    return table.assign(selection_seconds=seconds / table["n"])
+
+
+def compared(table: pd.DataFrame) -> pd.DataFrame:
+    """One line per domain and way to accept; ``compare`` pairs methods, and here the tolerances are the method."""
+    frame = compare(table.assign(method=table["tolerances"], tolerances=""), BASE).rename(columns={"method": "accept"})
+    cost = table.groupby(["domain", "tolerances"])[["selection_seconds", "seconds_per_image"]].mean()
+    keys = list(zip(frame["domain"], frame["accept"], strict=True))
+    frame["selection_seconds"] = cost["selection_seconds"].loc[keys].to_numpy()
+    place = {name: index for index, name in enumerate(ORDER)}
+    return frame.sort_values(["domain", "accept"], key=lambda c: c.map(place) if c.name == "accept" else c)
+
+
+def judged(frame: pd.DataFrame) -> pd.DataFrame:
+    """With a column ``verdict`` by the rules of the README."""
+    bases = frame[frame["accept"] == BASE].set_index("domain")["kid_h"]
+    verdicts = [effect_of(line, "kid_h", bases[line["domain"]]) for line in frame.to_dict("records")]
+    frame = frame.assign(verdict=verdicts)
+    broken = frame[(frame["accept"] == CONTROL) & frame["verdict"].isin(("helps", "harms"))]["domain"]
+    frame.loc[frame["domain"].isin(broken), "verdict"] = "no verdict: the control differs"
+    frame.loc[frame["accept"] == BASE, "verdict"] = ""
+    return frame.reset_index(drop=True)
+
+
+def analyse(folders: Sequence[Path], out: Path) -> None:
+    """Writes the study's results."""
+    full = judged(compared(points(folders)))
+    kept = ["domain", "accept", "verdict", "draws", "seeds", "n", "selection_seconds"]
+    names = ("kid_h", "copy_rate", "coverage", "vendi", "target_conformal", "acceptance", "seconds_per_image")
+    kept += [name for name in full if name.startswith(names)]
+    write_study(out, folders, full[kept], table(full), draw(full), answers(full))
+
+
+def table(full: pd.DataFrame) -> pd.DataFrame:
+    """What people read."""
+    records = full.to_dict("records")
+    return pd.DataFrame(
+        {
+            "domain": full["domain"],
+            "accept": full["accept"],
+            "kept": [f"{line['acceptance']:.0%}" for line in records],
+            "KID-H x1000": [score(line, "kid_h") for line in records],
+            "less none (p)": [difference(line) for line in records],
+            "verdict": full["verdict"],
+            "copies": [f"{line['copy_rate']:.1%}" for line in records],
+            "conf": [f"{line['target_conformal']:.0%}" for line in records],
+            "selection, ms": [f"{1000 * line['selection_seconds']:.1f}" for line in records],
+        }
+    )
+
+
+def difference(line: dict[Any, Any]) -> str:
+    """Paired difference to ``none`` with its interval and Holm's p."""
+    value = line.get("kid_h_difference")
+    if value is None or value != value:
+        return ""
+    return f"{effect(line)} (p {line['kid_h_p']:.2f})"
+
+
+def effect(line: dict[Any, Any]) -> str:
+    """The same without p."""
+    return signed(line["kid_h_difference"], line["kid_h_difference_low"], line["kid_h_difference_high"], 1000)
+
+
+def answers(full: pd.DataFrame) -> list[Answer]:
+    """M3, open question 3 and reviewer 5, by the rules of the README."""
+    domains = list(full["domain"].unique())
+    tested = full[~full["accept"].isin((BASE, CONTROL))]
+    whole = full[full["accept"] == FULL].set_index("domain")
+    base = full[full["accept"] == BASE].set_index("domain")
+    effects = "; ".join(
+        f"{name} {effect(whole.loc[name])}, {whole.loc[name, 'kid_h_difference'] / base.loc[name, 'kid_h']:+.0%} of "
+        f"{1000 * base.loc[name, 'kid_h']:.0f}"
+        for name in domains
+    )
+    m3 = "; ".join(f"{name}: {whole.loc[name, 'verdict']}" for name in domains)
+    each = "; ".join(f"{name}: {kinds(tested[tested['domain'] == name])}" for name in domains)
+    best = tested.loc[tested.groupby("domain")["kid_h_difference"].idxmin().dropna()].to_dict("records")
+    gains = "; ".join(f"{line['domain']} {line['accept']} {effect(line)}" for line in best)
+    return [
+        Answer(
+            "M3", f"All three criteria together, by KID-H: {m3}.", f"KID-H x1000 less accepting every draw: {effects}"
+        ),
+        Answer("open 3", f"Each criterion, pair, all, projection: {each}.", f"the best of each domain: {gains}"),
+        cost(full),
+    ]
+
+
+def kinds(part: pd.DataFrame) -> str:
+    """Which ways of accepting got which verdict."""
+    counts = [(verdict, list(part[part["verdict"] == verdict]["accept"])) for verdict in part["verdict"].unique()]
+    words = []
+    for verdict, names in counts:
+        words.append(f"{verdict}: {'all' if len(names) == len(part) else ', '.join(names)}")
+    return " | ".join(words)
+
+
+def cost(full: pd.DataFrame) -> Answer:
+    """Acceptance and seconds of the criteria."""
+    criteria = full[full["accept"].isin((*SINGLE, *PAIRS, FULL))]
+    whole = full[full["accept"] == FULL]
+    share = (whole["selection_seconds"] / whole["seconds_per_image"]).max()
+    kept = ", ".join(
+        f"{line['acceptance']:.0%} ({line['acceptance_low']:.0%} to {line['acceptance_high']:.0%}) on {line['domain']}"
+        for line in whole.to_dict("records")
+    )
+    return Answer(
+        "reviewer 5",
+        f"Bands calibrated to 90% of the references keep {criteria['acceptance'].min():.0%} to "
+        f"{criteria['acceptance'].max():.0%} of the candidates, all three together {kept}; selecting costs at most "
+        f"{share:.1%} of the time behind an image.",
+        f"{1000 * whole['selection_seconds'].max():.1f} ms per accepted image with all criteria, "
+        f"of {whole['seconds_per_image'].max():.2f} s for everything behind it",
+    )
+
+
+def draw(full: pd.DataFrame) -> Figure:
+    """Paired differences to ``none`` with intervals, a panel a domain; the band is a tenth of none's KID-H."""
+    domains = list(full["domain"].unique())
+    figure = Figure(figsize=(6 * len(domains), 4), layout="constrained")
+    axes = figure.subplots(1, len(domains), squeeze=False, sharey=True)[0]
+    for axis, domain in zip(axes, domains, strict=True):
+        part = full[full["domain"] == domain]
+        tenth = 100 * float(part[part["accept"] == BASE]["kid_h"].iloc[0])
+        rows = part[part["accept"] != BASE].iloc[::-1].reset_index(drop=True)
+        axis.axvspan(-tenth, tenth, color="0.92", zorder=0)
+        axis.axvline(0, color="0.6", lw=0.8)
+        value = 1000 * rows["kid_h_difference"]
+        low, high = 1000 * rows["kid_h_difference_low"], 1000 * rows["kid_h_difference_high"]
+        for place, name in enumerate(rows["accept"]):
+            colour = "C1" if name == CONTROL else "C0"
+            bars = [[value[place] - low[place]], [high[place] - value[place]]]
+            axis.errorbar(value[place], place, xerr=bars, fmt="o", color=colour, capsize=3, ms=5)
+            axis.annotate(
+                f"keeps {rows['acceptance'][place]:.0%}",
+                (1.01, place),
+                xycoords=("axes fraction", "data"),
+                ha="left",
+                va="center",
+                fontsize=8,
+                color="0.4",
+            )
+        axis.set_yticks(range(len(rows)), rows["accept"])
+        axis.set_title(f"{domain} (grey: ± a tenth of KID-H without criteria)", loc="left", fontsize=10)
+        axis.set_xlabel("KID-H x1000, less accepting every draw (95%)")
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure
