@@ -207,7 +207,7 @@ def test_noise_is_a_function_of_the_index_with_independent_pixels(make: Callable
     assert abs(x.std() / (0.25 * 127.5) - 1) < 0.01
     flat = (x - x.mean()) / x.std()
     assert abs((flat[..., 1:] * flat[..., :-1]).mean()) < 0.01
-    with pytest.raises(InputError, match=r"domain.contrast=-1: needs to be at least 0"):
+    with pytest.raises(InputError, match=r"domain.contrast=-1.0: needs to be at least 0"):
         make("noise", contrast=-1.0)
 
 

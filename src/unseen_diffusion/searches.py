@@ -50,9 +50,10 @@ class BandwidthSearch:
 
     def __post_init__(self) -> None:
         limits = {f"bandwidth.{key}": getattr(self, key) for key in ("minimum_psnr", "minimum_snr", "drop")}
-        if sum(value is not None for value in limits.values()) != 1:
-            given = ", ".join(f"{key}={value}" for key, value in limits.items())
-            raise InputError(f"{given}: give one of them in dB, and null for the others")
+        given = {key: value for key, value in limits.items() if value is not None}
+        if len(given) != 1:
+            named = ", ".join(f"{key}={value}" for key, value in (given or limits).items())
+            raise InputError(f"{named}: give one of them in dB, and null for the others")
         for key, most in (("minimum_psnr", 100), ("minimum_snr", 100), ("drop", 100), ("resolution", 0.5)):
             value = getattr(self, key)
             if value is not None and not (_is_number(value) and 0 < value <= most):
