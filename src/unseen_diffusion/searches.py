@@ -75,7 +75,9 @@ class BandwidthSearch:
             return self
         variance = float(images.double().var(0).mean())
         if variance == 0:
-            raise InputError(f"bandwidth.minimum_snr={self.minimum_snr}: the references do not differ; give minimum_psnr")
+            raise InputError(
+                f"bandwidth.minimum_snr={self.minimum_snr}: the references do not differ; give minimum_psnr"
+            )
         return replace(self, minimum_snr=None, minimum_psnr=self.minimum_snr + 10 * math.log10(255**2 / variance))
 
     @property
