@@ -146,13 +146,22 @@ def write_study(
     with atomic_path(out / "figure.png") as path:
         figure.savefig(path, format="png", dpi=130)
     where = provenance(folders)
-    write_json(out / ANSWERS, {"answers": [asdict(answer) for answer in answers], "provenance": where})
     lines = [f"*{where}.*", "", markdown(text.head(most)), ""]
     if len(text) > most:
         lines += [f"({most} of {len(text)} rows; all of them in [table.md](table.md).)", ""]
     lines += ["![figure](figure.png)", "", "**Verdict.**", ""]
-    lines += [f"- *{answer.question}*: {answer.verdict} ({answer.effect})" for answer in answers]
-    fill(out / "README.md", "\n".join(lines))
+    write_answers(out, answers, where, lines)
+
+
+def write_answers(out: Path, answers: Sequence[Answer], where: str, lines: Sequence[str] = ()) -> None:
+    """Writes study.json and the README's block of results, the answers after ``lines``.
+
+    Alone for a study without sweeps of its own, whose analysis reads a committed table; ``where`` then names it.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / ANSWERS, {"answers": [asdict(answer) for answer in answers], "provenance": where})
+    said = [f"- *{answer.question}*: {answer.verdict} ({answer.effect})" for answer in answers]
+    fill(out / "README.md", "\n".join([*lines, *said]))
 
 
 def fill(readme: Path, block: str) -> None:

@@ -34,6 +34,12 @@ QUESTIONS = {
     "reviewer 16": "Robustness to the hyperparameters",
 }
 OPEN = "not measured yet"
+# What no study measures, and why.
+NOTES = {
+    "reviewer 13": "Not measured with trained weights: none are embedded. Latent diffusion, DiT, Stable Diffusion and "
+    "class labels run and are tested on small random pipelines of the same classes; with the weights on disk: "
+    "`unseen run -m experiment=table2_scores model=ldm_celebahq256`, or `dit_xl2_256`, `sd21_base`",
+}
 
 
 def scoreboard(root: Path) -> str:
@@ -46,7 +52,7 @@ def scoreboard(root: Path) -> str:
             found[answer.question].append(f"| {answer.verdict} | {answer.effect} | {link} |")
     lines = ["| | question | verdict | effect (95% interval) | study |", "| --- | --- | --- | --- | --- |"]
     for key, question in QUESTIONS.items():
-        lines += [f"| **{key}** | {question} {row}" for row in found[key] or [f"| {OPEN} | | |"]]
+        lines += [f"| **{key}** | {question} {row}" for row in found[key] or [f"| {NOTES.get(key, OPEN)} | | |"]]
     return "\n".join(lines)
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from experiments.common import Answer, effect_of, generated, score, signed, write_study
 from matplotlib.figure import Figure
 
+from experiments.common import Answer, effect_of, generated, score, signed, write_study
 from unseen_diffusion.comparison import compare
 from unseen_diffusion.files import read_json
 from unseen_diffusion.tables import RESULTS

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from experiments.common import Answer, artefact, pm, runs, write_study
 from matplotlib.figure import Figure
 
+from experiments.common import Answer, artefact, pm, runs, write_study
 from unseen_diffusion.geometry import CRITERIA
 
 COLUMNS = (*CRITERIA, "radius")

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from experiments.common import Answer, feature_tensor, interval, mean_interval, runs, score, write_study
 from matplotlib.figure import Figure
 
+from experiments.common import Answer, feature_tensor, interval, mean_interval, runs, score, write_study
 from unseen_diffusion.scores.kernel import kid_difference
 
 PAPER, DEFAULT = "isotropic", "sample_covariance"
