@@ -1,4 +1,4 @@
-# make demo, make test, make check: everything runs in .venv, made on first use with pinned versions.
+# make demo, make test, make check, make studies (hours): everything runs in .venv, made on first use with pinned versions.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 PYTHON ?= python3
@@ -7,13 +7,16 @@ BIN := $(VENV)/bin
 # uv does not read pip's settings for local wheels by itself.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
-.PHONY: demo test check clean
+.PHONY: demo test check studies clean
 
 demo: $(VENV)/.ready
 	$(BIN)/unseen run experiment=demo
 
 test: $(VENV)/.ready
 	$(BIN)/pytest -q
+
+studies: $(VENV)/.ready
+	$(BIN)/python -m experiments.studies
 
 check: $(VENV)/.ready
 	$(BIN)/ruff check .

@@ -44,75 +44,56 @@ def sweep(name: str, experiment: str, *overrides: str, tiny: Sequence[str] = ())
 
 TWO = "domain=hubble,noise"
 QUICK = "solver.steps=3"
+SEARCH = (QUICK, "bandwidth.references=4", "bandwidth.resolution=0.2")
+ONE = "model=photos32"
 BANDWIDTHS = (
-    sweep("bandwidth_psnr", "bandwidth", tiny=[TWO, QUICK, "bandwidth.references=4", "bandwidth.resolution=0.2"]),
+    sweep("bandwidth_psnr", "bandwidth", tiny=[TWO, *SEARCH]),
     sweep(
         "bandwidth_snr",
         "bandwidth",
         "bandwidth.minimum_psnr=null",
         "bandwidth.minimum_snr=10",
         "bandwidth.recorded=false",
-        tiny=[TWO, QUICK, "bandwidth.references=4", "bandwidth.resolution=0.2"],
+        tiny=[TWO, *SEARCH],
     ),
 )
 TABLE1 = sweep("table1_geometry", "table1_geometry", tiny=[TWO, QUICK, "scores.geometry=8", "scores.latents=8"])
+ABLATION = (QUICK, "domain.draw=0,1", "tolerances=none,pair_distance,calibrated,random")
+PRIORS = (QUICK, "domain.draw=0,1", "prior=sample_covariance,slerp")
+NOVELTY = (QUICK, "mixing.t=250,750", "bandwidth.eta=0,0.5", "prior=replay,sample_covariance")
 # Study -> its sweeps, in the order in which they run. Studies may share sweeps.
 STUDIES: dict[str, tuple[Sweep, ...]] = {
-    "first_three": (
-        sweep("first_three", "first_three", tiny=[QUICK, "bandwidth.references=4", "bandwidth.resolution=0.2"]),
-    ),
+    "first_three": (sweep("first_three", "first_three", tiny=SEARCH),),
     "table1_geometry": (TABLE1,),
-    "reconstruct": (sweep("reconstruct", "reconstruct", tiny=[TWO, "solver.steps=2,4"]),),
+    "reconstruct": (sweep("reconstruct", "reconstruct", tiny=["model=photos32,untrained", TWO, "solver.steps=2,4"]),),
     "bandwidth_vs_step": BANDWIDTHS[:1],
     "bandwidth_vs_gap": (*BANDWIDTHS, TABLE1),
     "separability": (
-        sweep("separability", "separability", tiny=[TWO, "solver.steps=2,4,6", "scores.latents=8"]),
+        sweep("separability", "separability", tiny=["domain=hubble", "solver.steps=2,4,6", "scores.latents=8"]),
         TABLE1,
     ),
-    "table2_scores": (
-        sweep(
-            "table2_scores",
-            "table2_scores",
-            tiny=[TWO, QUICK, "bandwidth.references=4", "bandwidth.resolution=0.2"],
-        ),
-    ),
+    "table2_scores": (sweep("table2_scores", "table2_scores", tiny=[ONE, TWO, *SEARCH]),),
     "criteria_ablation": (
-        sweep(
-            "criteria_ablation_hubble",
-            "criteria_ablation",
-            "domain=hubble",
-            tiny=[QUICK, "domain.draw=0,1", "tolerances=none,pair_distance,calibrated,random,projection"],
-        ),
-        sweep(
-            "criteria_ablation_textures",
-            "criteria_ablation",
-            "domain=textures",
-            tiny=[QUICK, "domain.draw=0,1", "tolerances=none,pair_distance,calibrated,random,projection"],
-        ),
+        sweep("criteria_ablation_hubble", "criteria_ablation", "domain=hubble", tiny=ABLATION),
+        sweep("criteria_ablation_textures", "criteria_ablation", "domain=textures", tiny=ABLATION),
     ),
     "priors": (
-        sweep(
-            "priors_references",
-            "priors",
-            tiny=[QUICK, "domain.references=12,16", "domain.draw=0,1", "prior=sample_covariance,slerp,isotropic"],
-        ),
+        sweep("priors_references", "priors", tiny=[*PRIORS, "domain.references=12,16"]),
         sweep(
             "priors_steps",
             "priors",
             "mixing.t=250,750",
             "domain.references=100",
             "mixing.record=[250,750]",
-            tiny=[QUICK, "domain.references=12", "domain.draw=0,1", "prior=sample_covariance,slerp,isotropic"],
+            tiny=[*PRIORS, "domain.references=12"],
         ),
     ),
     "novelty": (
-        sweep("novelty_hubble", "novelty", "domain=hubble", tiny=[QUICK, "mixing.t=250,750", "bandwidth.eta=0,0.5"]),
-        sweep(
-            "novelty_textures", "novelty", "domain=textures", tiny=[QUICK, "mixing.t=250,750", "bandwidth.eta=0,0.5"]
-        ),
+        sweep("novelty_hubble", "novelty", "domain=hubble", tiny=NOVELTY),
+        sweep("novelty_textures", "novelty", "domain=textures", tiny=NOVELTY),
     ),
-    "robustness": (sweep("robustness", "robustness", tiny=["seed=range(0,8)", "solver.steps=3", "tolerances.k=4"]),),
-    "paths": (sweep("paths", "paths", tiny=[TWO, QUICK, "scores.paths=2"]),),
+    "robustness": (sweep("robustness", "robustness", tiny=["seed=range(0,8)", QUICK, "tolerances.k=4"]),),
+    "paths": (sweep("paths", "paths", tiny=[ONE, TWO, QUICK, "scores.paths=2"]),),
     # Without sweeps here: their READMEs say how their tables are made, and their analyses read those.
     "solvers": (),
 }

@@ -410,8 +410,9 @@ def tested_latents(run: Run) -> list[dict[str, Any]]:
     own = run.at(samples=count).own_images().tensors["images"]
     found = []
     for t in sorted({s.t, *s.record}):
-        references = run.at(t=t).references.first(count)
-        inverted = run.stages.inversion(run.model, own, s.solver, t, s.record)[1]
+        there = run.at(t=t)
+        references = there.references.first(count)
+        inverted = run.stages.inversion(run.model, own, s.solver, t, there.settings.record)[1]
         found.append({"t": t, **latent_findings(run.stages, references, inverted, s.seed)})
     return found
 
