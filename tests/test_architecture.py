@@ -42,8 +42,11 @@ ORDER = (
     "settings",
     "runs",
     "training",
+    "statuses",
+    "sweeps",
     "composition",
     "jobs",
+    "launches",
     "cli",
 )
 

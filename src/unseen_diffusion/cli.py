@@ -3,13 +3,9 @@
 import argparse
 import logging
 import os
-import secrets
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import datetime
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from unseen_diffusion.errors import InputError
 
@@ -20,6 +16,8 @@ unseen: what can a frozen diffusion model generate that it has never seen?
 
   unseen run [GROUP=OPTION] [KEY=VALUE]...    one run: invert, fit, select, denoise, score
   unseen run -m KEY=A,B,C ...                 a sweep; every combination is a run
+  unseen status FOLDER... [--json]            done, running, failed, dead and missing runs of sweeps
+  unseen resume FOLDER... [hydra/launcher=X]  runs what is not done, in the same folder
   unseen table OUTPUTS... [--save FILE]       any number of runs as one table (.csv, .md, .tex)
   unseen compare OUTPUTS... [--save FILE]     methods over reference draws and seeds, with tests
   unseen report OUTPUTS... [-o report.html]   one HTML page that needs nothing else
@@ -31,7 +29,7 @@ unseen: what can a frozen diffusion model generate that it has never seen?
   unseen --help                               this text
 
   unseen run --cfg job                        prints the whole config
-  unseen run hydra/launcher=joblib ...        any Hydra launcher that is installed
+  unseen run -m hydra/launcher=NAME ...       in parallel: joblib, ray, submitit_slurm (docs/clusters.md)
   UNSEEN_CONF=DIR                             a folder of your own configs, searched first
 
 Groups of `unseen run`:
@@ -43,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     verbs: dict[str, Callable[[list[str]], int]] = {
         "run": _run,
+        "status": _status,
+        "resume": _resume,
         "table": _table,
         "compare": _compare,
         "report": _report,
@@ -83,44 +83,46 @@ def help_text() -> str:
     return "\n".join(lines)
 
 
-@contextmanager
-def run_id() -> Iterator[None]:
-    """Names this run or sweep in $UNSEEN_RUN_ID, from which conf/ builds its folder, unless the user has."""
-    if "UNSEEN_RUN_ID" in os.environ:
-        yield
-        return
-    os.environ["UNSEEN_RUN_ID"] = f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{secrets.token_hex(2)}"
-    try:
-        yield
-    finally:
-        del os.environ["UNSEEN_RUN_ID"]
+def _run(arguments: list[str]) -> int:
+    """One run or a sweep; --help, --cfg and their like only print."""
+    from unseen_diffusion.composition import hydra_task, is_information
+    from unseen_diffusion.jobs import run_job
+    from unseen_diffusion.launches import call_hydra, start
+
+    if is_information(arguments):
+        return call_hydra(hydra_task("run", run_job), arguments)
+    return start(arguments)
 
 
-def _run(overrides: list[str]) -> int:
-    """Checks every point before the first starts, runs them, and reads what they wrote."""
-    from unseen_diffusion.composition import expand, hydra_task, is_information
-    from unseen_diffusion.jobs import report, run_job
-    from unseen_diffusion.settings import check
+def _status(arguments: list[str]) -> int:
+    """How far runs and sweeps are."""
+    from unseen_diffusion.sweeps import status_command
 
-    task = hydra_task("run", run_job)
-    if is_information(overrides):
-        return _hydra(task, overrides)
-    with run_id():
-        sweep = expand("run", overrides)
-        for point in sweep.points:
-            check(point)
-        code = _hydra(task, overrides)
-    return max(code, report(sweep.folder, len(sweep.points), sweep.multirun))
+    parser = argparse.ArgumentParser(
+        prog="unseen status", description="How far runs and sweeps are; exit code 0 only if all runs are done."
+    )
+    parser.add_argument("paths", nargs="+", help="folders of runs or sweeps, or one that holds several")
+    parser.add_argument("--json", action="store_true", help="for programs")
+    chosen = parser.parse_args(arguments)
+    return status_command(chosen.paths, chosen.json)
+
+
+def _resume(arguments: list[str]) -> int:
+    """Runs what is not done."""
+    from unseen_diffusion.launches import resume_command
+
+    return resume_command(arguments)
 
 
 def _train(overrides: list[str]) -> int:
     """Trains one network, in this process and in those that ``accelerate launch`` started beside it."""
     from unseen_diffusion.composition import expand, hydra_task, is_information
     from unseen_diffusion.jobs import train_job
+    from unseen_diffusion.launches import call_hydra, run_id
 
     task = hydra_task("train", train_job)
     if is_information(overrides):
-        return _hydra(task, overrides)
+        return call_hydra(task, overrides)
     from unseen_diffusion.training.tasks import check_training
 
     with run_id():
@@ -128,20 +130,7 @@ def _train(overrides: list[str]) -> int:
             check_training(point)
         if int(os.environ.get("RANK", "0")) > 0:  # the first process alone keeps Hydra's folder and log
             overrides = [*overrides, "hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none"]
-        return _hydra(task, overrides)
-
-
-def _hydra(task: Callable[[], Any], overrides: list[str]) -> int:
-    """Hands over to Hydra, which reads ``sys.argv``; its exit code."""
-    before = sys.argv
-    sys.argv = ["unseen", *overrides]
-    try:
-        task()
-    except SystemExit as error:
-        return error.code if isinstance(error.code, int) else 1
-    finally:
-        sys.argv = before
-    return 0
+        return call_hydra(task, overrides)
 
 
 def _table(arguments: list[str]) -> int:
@@ -195,6 +184,7 @@ def _solvers(overrides: list[str]) -> int:
     """Prints and draws the work-precision of every solver for the model and domain of a run's settings."""
     from unseen_diffusion.composition import expand
     from unseen_diffusion.jobs import compare_solvers
+    from unseen_diffusion.launches import run_id
     from unseen_diffusion.settings import check
 
     with run_id():

@@ -1,6 +1,7 @@
 """Where conf/ is, what it offers, and every point of a sweep composed before the first one runs."""
 
 import itertools
+import json
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -26,6 +27,13 @@ from scipy.stats import qmc
 
 from unseen_diffusion.errors import InputError
 
+PLUGINS = {  # what pip installs, by option
+    "launcher/joblib": "joblib",
+    "launcher/ray": "ray",
+    "launcher/submitit_local": "slurm",
+    "launcher/submitit_slurm": "slurm",
+    "sweeper/optuna": "optuna",
+}
 SOBOL_COLUMNS = 10  # keys that one joint sweep can vary
 GROUPS = (
     "model",
@@ -125,9 +133,10 @@ def is_information(arguments: Sequence[str]) -> bool:
 
 @dataclass(frozen=True)
 class Sweep:
-    """All points of a command, composed, and the folder that gets their results."""
+    """All points of a command, composed; each one's overrides of the run itself; the folder that gets their results."""
 
     points: list[DictConfig]
+    overrides: list[list[str]]
     folder: Path
     multirun: bool
 
@@ -149,14 +158,51 @@ def expand(name: str, arguments: Sequence[str]) -> Sweep:
             raise InputError(f"{swept[0][0]},...: several values need a sweep; write unseen {name} -m ...")
         if multirun:
             swept = _configured(base, args.overrides) + swept
-        combinations = itertools.product(*swept) if multirun else [()]
-        points = [_compose(name, fixed + list(point), args.config_dir) for point in combinations]
+        combinations = [list(point) for point in itertools.product(*swept)] if multirun else [[]]
+        if multirun and any(o.key_or_group == "hydra.sweep.subdir" for o in parsed):
+            raise InputError("hydra.sweep.subdir: the folders of a sweep's runs are their numbers; leave it out")
+        points = [_compose(name, fixed + point, args.config_dir) for point in combinations]
     except InputError:
         raise
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # Hydra raises plain ones for group=null
         raise InputError(one_line(str(error), name)) from error
     where = base.hydra.sweep.dir if multirun else base.hydra.run.dir
-    return Sweep(points, Path(where), multirun)
+    of_run = [o.input_line or "" for o in parsed if not o.is_sweep_override() and not o.is_hydra_override()]
+    return Sweep(points, [of_run + point for point in combinations], Path(where), multirun)
+
+
+def own_config(config: DictConfig) -> dict[str, Any]:
+    """A composed config without Hydra's part, interpolations as they were written, as JSON values."""
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    return json.loads(json.dumps(OmegaConf.to_container(own, resolve=False)))
+
+
+def keys_of(overrides: Sequence[str]) -> list[str]:
+    """Key or group of each override.
+
+    Raises:
+        InputError: one that does not parse.
+    """
+    try:
+        return [o.key_or_group for o in OverridesParser.create().parse_overrides(list(overrides))]
+    except HydraException as error:
+        raise InputError(" ".join(str(error).split())) from error
+
+
+def replaced(arguments: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    """A command line with some overrides in place of earlier ones; another launcher drops the settings of the first."""
+    old, new = get_args_parser().parse_args(list(arguments)).overrides, keys_of(overrides)
+    dropped = {
+        word
+        for word, key in zip(old, keys_of(old), strict=True)
+        if key in new or ("hydra/launcher" in new and key.startswith("hydra.launcher."))
+    }
+    return [word for word in arguments if word not in dropped] + list(overrides)
+
+
+def quoted(value: str) -> str:
+    """A string as Hydra reads it back whole."""
+    return "'" + re.sub(r"(\\*)'", r"\1\1\\'", value) + "'"
 
 
 def _configured(base: DictConfig, overrides: Sequence[str]) -> list[list[str]]:
@@ -190,6 +236,8 @@ def one_line(message: str, name: str) -> str:
     if key := re.search(r"Could not override '([^']+)'", text):
         return f"{key[1]}: no such key{_nearest(key[1], name)}; unseen {name} --cfg job prints them all"
     if option := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
+        if extra := PLUGINS.get(f"{option[1].removeprefix('hydra/')}/{option[2]}"):
+            return f"{option[1]}={option[2]}: not installed; pip install 'unseen-diffusion[{extra}]'"
         folders = [folder / option[1] for folder in (own_folder(), config_folder()) if folder]
         known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
         return f"{option[1]}={option[2]}: no such option; choose one of {', '.join(known)}"

@@ -1,45 +1,53 @@
 """What a launcher starts: one job, which writes its own status; and the account after the last of them."""
 
 import logging
+import os
 import sys
 import traceback
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from unseen_diffusion.composition import own_config
 from unseen_diffusion.errors import InputError
-from unseen_diffusion.files import atomic_path, read_json, write_json
+from unseen_diffusion.files import atomic_path
 from unseen_diffusion.settings import RunSettings
+from unseen_diffusion.statuses import claimed
+from unseen_diffusion.sweeps import SweepState, check_unchanged, print_states, read_manifest, sweep_of
 
 log = logging.getLogger(__name__)
 
-STATUS = "status.json"
-
 
 def run_job(config: DictConfig) -> None:
-    """One point. A failure is written to status.json and logged; it never stops the other points."""
+    """One point, unless it is done or another process has it. A failure is recorded and never stops the others."""
     from unseen_diffusion.runs import execute
     from unseen_diffusion.settings import check
     from unseen_diffusion.tables import RESULTS
 
-    hydra = HydraConfig.get()
-    folder = Path(hydra.runtime.output_dir)
-    group = Path(hydra.sweep.dir if hydra.mode == RunMode.MULTIRUN else hydra.run.dir).name
-    write_json(folder / STATUS, {"state": "running"})
-    (folder / RESULTS).unlink(missing_ok=True)  # of an earlier run in the same folder
-    try:
-        execute(check(config), folder, group)
-    except InputError as error:
-        write_json(folder / STATUS, {"state": "failed", "error": str(error)})
-        log.error("%s", error)
-    except Exception as error:
-        # Launchers differ in what an exception does to the other jobs of a sweep: none may be lost.
-        write_json(folder / STATUS, {"state": "failed", "error": f"{type(error).__name__}: {error}"})
-        log.error("%s", traceback.format_exc())
-    else:
-        write_json(folder / STATUS, {"state": "done"})
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    sweep = sweep_of(folder)
+    os.chdir(read_manifest(sweep).cwd)  # a launcher may start its workers elsewhere
+    with claimed(folder) as journal:
+        if journal is None:
+            log.info("%s: done, or another process has it", folder)
+            return
+        (folder / RESULTS).unlink(missing_ok=True)  # of an earlier attempt
+        try:
+            check_unchanged(sweep, folder.relative_to(sweep).as_posix(), own_config(config))
+            execute(check(config), folder, sweep.name)
+        except InputError as error:
+            journal.end(str(error))
+            log.error("%s", error)
+        except KeyboardInterrupt:
+            journal.end("interrupted")
+            raise
+        except (Exception, SystemExit) as error:
+            # Launchers differ in what these do to the other jobs of a sweep: none may be lost.
+            journal.end(f"{type(error).__name__}: {error}")
+            log.error("%s", traceback.format_exc())
+        else:
+            journal.end()
 
 
 def train_job(config: DictConfig) -> None:
@@ -91,36 +99,30 @@ def compare_solvers(settings: RunSettings, folder: Path) -> None:
     print(f"{folder}/solvers.csv and solvers.svg")
 
 
-def report(folder: Path, expected: int, multirun: bool) -> int:
-    """Prints the table and where everything is; 1 if any run failed or never ended."""
+def report(folder: Path) -> int:
+    """Prints the table of a run or sweep and where everything is; 1 if any of its runs is not done."""
     from unseen_diffusion.comparison import is_comparison, show_comparison
     from unseen_diffusion.figures import sweep_sheet
     from unseen_diffusion.tables import load_results, print_table, write_table
 
-    # A folder that is used again may hold jobs of a longer sweep: only this one's count.
-    folders = sorted(folder.glob("*/"), key=_job_order)[:expected] if multirun else [folder]
-    statuses = {path: read_json(path / STATUS) for path in folders if (path / STATUS).is_file()}
-    failed = {path: status for path, status in statuses.items() if status["state"] != "done"}
-    done = [path for path in statuses if path not in failed]
-    if done:
+    sweep = SweepState.of(folder)
+    shown = Path(os.path.relpath(folder))
+    if done := sweep.folders("done"):
         table = load_results(done)
-        title = f"{folder} ({len(statuses) - len(failed)} of {expected} runs done)"
+        title = f"{shown} ({len(done)} of {len(sweep.jobs)} runs done)"
         for suffix in (".csv", ".md"):
             write_table(table, folder / f"table{suffix}")
         if is_comparison(table):
             show_comparison(table, title, [folder / f"comparison{suffix}" for suffix in (".csv", ".md")])
         else:
             print_table(table, title)
-        if multirun:
+        if sweep.manifest.multirun:
             sweep_sheet(done, folder / "samples.png")
-        print(f"pictures, tables and logs: {folder}/")
-    for path, status in failed.items():
-        print(f"failed: {path}: {status.get('error', status['state'])}")
-    if len(statuses) < expected:
-        print(f"{expected - len(statuses)} of {expected} runs left no status in {folder}; see the launcher's log")
-    return int(bool(failed) or len(statuses) < expected)
-
-
-def _job_order(path: Path) -> tuple[int, str]:
-    """Jobs by number."""
-    return (int(path.name) if path.name.isdigit() else 10**9, path.name)
+        print(f"pictures, tables and logs: {shown}/")
+    if not sweep.complete():
+        print_states(sweep)
+        for job in sweep.jobs:
+            if job.status and job.state == "failed":
+                print(f"failed: {shown / job.name}: {job.status.error}")
+        print(f"unseen resume {shown} runs what is not done")
+    return int(not sweep.complete())

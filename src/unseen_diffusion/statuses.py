@@ -1,0 +1,212 @@
+"""Each job's own account of itself: status.json, kept fresh by heartbeats, and what others can tell from it."""
+
+import logging
+import platform
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+from filelock import FileLock, Timeout
+
+from unseen_diffusion.errors import InputError
+from unseen_diffusion.files import read_json, write_json
+
+log = logging.getLogger(__name__)
+
+STATUS = "status.json"
+LOCK = ".job.lock"
+BEAT = 15.0  # seconds between heartbeats
+STALE = 120.0  # seconds without a heartbeat after which a job on another machine counts as dead
+STATES = ("done", "running", "failed", "dead", "missing")
+
+
+@dataclass(frozen=True)
+class Status:
+    """What status.json holds.
+
+    Attributes:
+        state: ``running``, ``done`` or ``failed``, as the job itself wrote it.
+        started, heartbeat, ended: ISO 8601, UTC.
+        host: name of the machine.
+        space: its space of process ids; containers of one machine differ in it.
+        pid: process.
+        born: when that process started, seconds since 1970: a number that was given anew tells itself apart.
+        attempt: 1, and one more for each start after a failure or a kill.
+        activity: the last line that the job logged.
+        error: why it failed.
+    """
+
+    state: str
+    started: str = ""
+    heartbeat: str = ""
+    ended: str | None = None
+    host: str = ""
+    space: str = ""
+    pid: int = 0
+    born: float = 0.0
+    attempt: int = 1
+    activity: str = ""
+    error: str | None = None
+
+    @property
+    def seconds(self) -> float | None:
+        """From its start to its end, or to its last heartbeat."""
+        last = self.ended or self.heartbeat
+        return (_time(last) - _time(self.started)).total_seconds() if last and self.started else None
+
+
+def read_status(folder: Path) -> Status | None:
+    """The status of a job's folder; None where there is none, or none that can be read."""
+    try:
+        found = read_json(folder / STATUS)
+        return Status(**{field.name: found[field.name] for field in fields(Status) if field.name in found})
+    except (InputError, TypeError):
+        return None
+
+
+def state_of(status: Status | None) -> str:
+    """One of ``STATES``: ``dead`` was running and is no more, ``missing`` never started."""
+    if status is None:
+        return "missing"
+    if status.state == "running" and not alive(status):
+        return "dead"
+    return status.state
+
+
+def alive(status: Status) -> bool:
+    """Whether the process behind a running job still runs: asked here, by heartbeat elsewhere."""
+    if not here(status):
+        return bool(status.heartbeat) and (_now() - _time(status.heartbeat)).total_seconds() < STALE
+    try:
+        process = psutil.Process(status.pid)
+        return abs(process.create_time() - status.born) < 5 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def here(status: Status) -> bool:
+    """Whether a job's process id means something to this process."""
+    return (status.host, status.space) == (platform.node(), _space())
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator["Journal | None"]:
+    """Claims a job's folder: yields its journal, or None where the job is done or another process has it.
+
+    The claim is a file lock, which ends with its process. Where locks do not reach other machines, their heartbeats do.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=1)
+    except Timeout:
+        yield None
+        return
+    try:
+        before = read_status(folder)
+        if before and (before.state == "done" or (before.state == "running" and _beats(folder, before))):
+            yield None
+        else:
+            with Journal(folder, before.attempt + 1 if before else 1) as journal:
+                yield journal
+    finally:
+        lock.release()
+
+
+def _beats(folder: Path, status: Status) -> bool:
+    """Whether a job of another machine lives: watched until its status changes or should have."""
+    if here(status):
+        return False  # its lock was free
+    while alive(status):
+        time.sleep(1)
+        if read_status(folder) not in (None, status):
+            return True
+    return False
+
+
+class Journal(logging.Handler):
+    """Writes a running job's status at once, then every ``BEAT`` seconds with the last line logged, and its end."""
+
+    def __init__(self, folder: Path, attempt: int):
+        super().__init__(logging.INFO)
+        self.folder = folder
+        now, process = _stamp(), psutil.Process()
+        self.status = Status(
+            state="running",
+            started=now,
+            heartbeat=now,
+            host=platform.node(),
+            space=_space(),
+            pid=process.pid,
+            born=process.create_time(),
+            attempt=attempt,
+        )
+        self._write = threading.Lock()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> "Journal":
+        self._save()
+        logging.getLogger("unseen_diffusion").addHandler(self)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        logging.getLogger("unseen_diffusion").removeHandler(self)
+        self._over.set()
+        self._thread.join()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Remembers the line; the next heartbeat carries it."""
+        with self._write:
+            self.status = replace(self.status, activity=record.getMessage().partition("\n")[0][:200])
+
+    def end(self, error: str | None = None) -> None:
+        """Writes that the job is done, or why it failed."""
+        now = _stamp()
+        self._over.set()
+        with self._write:
+            state = "failed" if error else "done"
+            self.status = replace(self.status, state=state, heartbeat=now, ended=now, error=error)
+        self._save()
+
+    def _beat(self) -> None:
+        while not self._over.wait(BEAT):
+            with self._write:
+                self.status = replace(self.status, heartbeat=_stamp())
+            try:
+                self._save()
+            except OSError as error:  # a full or absent disk for a moment: the next heartbeat may get through
+                log.debug("%s: %s", self.folder / STATUS, error)
+
+    def _save(self) -> None:
+        with self._write:
+            write_json(self.folder / STATUS, asdict(self.status))
+
+
+def _space() -> str:
+    """The kernel's name of this process's space of process ids, where it has one."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _stamp() -> str:
+    return _now().isoformat(timespec="milliseconds")
+
+
+def _time(stamp: str) -> datetime:
+    return datetime.fromisoformat(stamp)

@@ -1,0 +1,238 @@
+"""A run or sweep as its folder tells it: what was to run, recorded before it started, and how far each job is."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from unseen_diffusion.errors import InputError
+from unseen_diffusion.files import read_json, write_json
+from unseen_diffusion.statuses import STATES, STATUS, Status, read_status, state_of
+
+MANIFEST = "manifest.json"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run of a sweep: its overrides, and its composed config with interpolations as they were written."""
+
+    overrides: list[str]
+    config: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What manifest.json holds.
+
+    Attributes:
+        command: arguments of ``unseen run``.
+        cwd: folder that relative paths start from.
+        own_configs: $UNSEEN_CONF.
+        multirun: False for a single run, whose folder is the job's own.
+        points: all runs in order; a sweep's are numbered from 0, in folders of these names.
+        made: when, ISO 8601 in UTC.
+        schema: of this file.
+    """
+
+    command: list[str]
+    cwd: str
+    own_configs: str | None
+    multirun: bool
+    points: list[Point]
+    made: str
+    schema: int = SCHEMA
+
+    def names(self) -> list[str]:
+        """Each job's folder below that of the sweep."""
+        return [str(number) for number in range(len(self.points))] if self.multirun else ["."]
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Records a sweep before it starts, and forgets the states of one that the folder held before.
+
+    Raises:
+        InputError: a run is going on there.
+    """
+    if (folder / MANIFEST).is_file():
+        before = SweepState.of(folder)
+        if running := [job.name for job in before.jobs if job.state == "running"]:
+            raise InputError(f"{folder}: {len(running)} run(s) are going on there; choose another folder or wait")
+        for job in before.jobs:
+            (folder / job.name / STATUS).unlink(missing_ok=True)
+    write_json(folder / MANIFEST, asdict(manifest))
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Reads what was to run.
+
+    Raises:
+        InputError: not the folder of a run or sweep.
+    """
+    if not (folder / MANIFEST).is_file():
+        raise InputError(
+            f"{folder}: no {MANIFEST} there; give the folder of a run or sweep, such as outputs/sweeps/NAME"
+        )
+    found = read_json(folder / MANIFEST)
+    if not isinstance(found, dict) or found.get("schema") != SCHEMA:
+        raise InputError(f"{folder / MANIFEST}: not of this version (schema {SCHEMA})")
+    return Manifest(**{**found, "points": [Point(**point) for point in found["points"]]})
+
+
+def sweep_of(job: Path) -> Path:
+    """The sweep's folder, from a job's: its own for a single run.
+
+    Raises:
+        InputError: no manifest there or above.
+    """
+    for folder in (job, job.parent):
+        if (folder / MANIFEST).is_file():
+            return folder
+    raise InputError(
+        f"{job}: no {MANIFEST} there or above; does this machine see the folder that the sweep started in?"
+    )
+
+
+def check_unchanged(folder: Path, name: str, config: dict[str, Any]) -> None:
+    """A job's config, as composed now, is the one that its sweep recorded.
+
+    Raises:
+        InputError: conf/ or the user's configs have changed since.
+    """
+    manifest = read_manifest(folder)
+    recorded = manifest.points[manifest.names().index(name)].config
+    if difference := _difference(recorded, config):
+        raise InputError(
+            f"{folder}, run {name}: {difference} since it started; undo that, or start the sweep anew in another folder"
+        )
+
+
+def _difference(old: Any, new: Any, key: str = "") -> str:
+    """The first key in which two nested configs differ, with both values; empty where they agree."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        found = (_difference(old.get(k), new.get(k), f"{key}.{k}".lstrip(".")) for k in [*old, *(set(new) - set(old))])
+        return next(filter(None, found), "")
+    return "" if old == new else f"{key} changed from {old} to {new}"
+
+
+def sweep_folders(paths: Sequence[str]) -> list[Path]:
+    """The given folders, or all runs and sweeps one level below them.
+
+    Raises:
+        InputError: nothing there.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        below = [path] if (path / MANIFEST).is_file() else sorted(file.parent for file in path.glob(f"*/{MANIFEST}"))
+        if not below:
+            read_manifest(path)
+        found += below
+    return found
+
+
+@dataclass(frozen=True)
+class JobState:
+    """A job by its folder's name below the sweep's, how it is, and what its status says."""
+
+    name: str
+    state: str
+    status: Status | None
+
+
+@dataclass(frozen=True)
+class SweepState:
+    """How far a sweep is."""
+
+    folder: Path
+    manifest: Manifest
+    jobs: list[JobState]
+
+    @classmethod
+    def of(cls, folder: Path) -> "SweepState":
+        """As the folder tells it now."""
+        manifest = read_manifest(folder)
+        statuses = [(name, read_status(folder / name)) for name in manifest.names()]
+        return cls(folder, manifest, [JobState(name, state_of(status), status) for name, status in statuses])
+
+    def folders(self, *states: str) -> list[Path]:
+        """Folders of the jobs in one of these states."""
+        return [self.folder / job.name for job in self.jobs if job.state in states]
+
+    def pending(self) -> list[str]:
+        """Names of the jobs to start: those neither done nor running."""
+        return [job.name for job in self.jobs if job.state not in ("done", "running")]
+
+    def tally(self) -> dict[str, int]:
+        """How many jobs are in each state."""
+        return {state: sum(job.state == state for job in self.jobs) for state in STATES}
+
+    def counts(self) -> str:
+        """`3 done, 1 failed of 4`."""
+        return ", ".join(f"{n} {state}" for state, n in self.tally().items() if n) + f" of {len(self.jobs)}"
+
+    def complete(self) -> bool:
+        """Whether every job is done."""
+        return all(job.state == "done" for job in self.jobs)
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON values."""
+        jobs = [
+            {
+                "job": job.name,
+                "state": job.state,
+                "overrides": own,
+                "status": asdict(job.status) if job.status else None,
+            }
+            for job, own in zip(self.jobs, self.varied(), strict=True)
+        ]
+        return {"folder": str(self.folder), "command": self.manifest.command, "counts": self.tally(), "jobs": jobs}
+
+    def varied(self) -> list[list[str]]:
+        """Of each job, the overrides that not all of them have."""
+        every = [point.overrides for point in self.manifest.points]
+        common = set.intersection(*map(set, every)) if len(every) > 1 else set()
+        return [[override for override in overrides if override not in common] for overrides in every]
+
+
+def print_states(sweep: SweepState, console: Console | None = None) -> None:
+    """One line per job: state, time, what it varies, and what it did last or why it failed."""
+    console = console or Console()
+    view = Table(
+        title=escape(f"{sweep.folder}: {sweep.counts()}"), title_justify="left", box=None, padding=(0, 1, 0, 0)
+    )
+    for name, justify in (("job", "right"), ("state", "left"), ("time", "right")):
+        view.add_column(name, justify="right" if justify == "right" else "left", no_wrap=True)
+    view.add_column("run", no_wrap=True, overflow="ellipsis", ratio=1)
+    view.add_column("last", no_wrap=True, overflow="ellipsis", ratio=1)
+    for job, varied in zip(sweep.jobs, sweep.varied(), strict=True):
+        status = job.status
+        last = (status.error or status.activity).partition("\n")[0] if status else ""
+        shown = ("" if job.name == "." else job.name, job.state, _duration(status.seconds if status else None))
+        view.add_row(*map(escape, (*shown, " ".join(varied), last)))
+    console.print(view)
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
+
+
+def status_command(paths: Sequence[str], as_json: bool) -> int:
+    """Prints how far the sweeps are; 0 if every run of them is done, else 1."""
+    sweeps = [SweepState.of(folder) for folder in sweep_folders(paths)]
+    if as_json:
+        print(json.dumps([sweep.plain() for sweep in sweeps], indent=2))
+        return int(not all(sweep.complete() for sweep in sweeps))
+    for sweep in sweeps:
+        print_states(sweep)
+        if sweep.pending():
+            print(f"unseen resume {os.path.relpath(sweep.folder)} runs what is not done")
+    return int(not all(sweep.complete() for sweep in sweeps))

@@ -1,0 +1,283 @@
+"""Status and resume of runs and sweeps, by real failures."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+import unseen_diffusion
+from unseen_diffusion.cli import main
+from unseen_diffusion.composition import PLUGINS, quoted, replaced
+from unseen_diffusion.errors import InputError
+from unseen_diffusion.files import write_json
+from unseen_diffusion.statuses import LOCK, STATUS, Status, claimed, read_status, state_of
+from unseen_diffusion.sweeps import MANIFEST, SweepState, sweep_folders
+
+# A whole run without any network, scored on two rows.
+LEAN = (
+    "model=analytic",
+    "model.size=16",
+    "domain=digits8",
+    "domain.references=24",
+    "domain.validation=10",
+    "domain.heldout=20",
+    "features=pixels",
+    "features.side=8",
+    "solver.steps=2",
+    "samples=12",
+    "scores=lean",
+    "tracking=none",
+    "progress=false",
+)
+FAILING = (*(a for a in LEAN if a != "features.side=8"), "features._target_=failing.Failing")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder, from which this package and the failing features can be imported."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("UNSEEN_RUN_ID", raising=False)
+    monkeypatch.delenv("UNSEEN_CONF", raising=False)
+    package, tests = Path(unseen_diffusion.__file__).parents[1], Path(__file__).parent
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(package), str(tests))))
+    return tmp_path
+
+
+def unseen(*arguments: str) -> int:
+    """Exit code of one command in this process."""
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    return int(exit_.value.code or 0)
+
+
+def states(folder: str | Path) -> list[str]:
+    return [job.state for job in SweepState.of(Path(folder)).jobs]
+
+
+@pytest.fixture
+def other(here: Path) -> Iterator[subprocess.Popen]:
+    """Another living process."""
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as process:
+        yield process
+        process.kill()
+
+
+def running(process: subprocess.Popen) -> Status:
+    """A status that the process could have written."""
+    import psutil
+
+    with_this = claim_of(Path("probe"))
+    return replace(with_this, pid=process.pid, born=psutil.Process(process.pid).create_time())
+
+
+def claim_of(folder: Path) -> Status:
+    """What a running job of this process writes."""
+    with claimed(folder) as journal:
+        assert journal
+        status = read_status(folder)
+    assert status
+    return status
+
+
+def test_a_killed_sweep_tells_its_state_and_resumes(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An exception and sys.exit stop nothing, SIGKILL stops the rest; resume runs those, and no run that was done."""
+    sweep = ("run", "-m", *FAILING, "+features.how=none,raise,exit,kill,last", "hydra.sweep.dir=swept")
+    command = [sys.executable, "-m", "unseen_diffusion.cli", *sweep]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    assert states("swept") == ["done", "failed", "failed", "dead", "missing"]
+
+    assert unseen("status", "swept") == 1
+    said = capsys.readouterr().out
+    assert max(map(len, said.splitlines())) <= 80
+    assert "1 done, 2 failed, 1 dead, 1 missing of 5" in said
+    assert "RuntimeError: as asked" in said
+    assert "unseen resume swept" in said
+    assert unseen("status", ".", "--json") == 1
+    (told,) = json.loads(capsys.readouterr().out)
+    assert told["counts"] == {"done": 1, "running": 0, "failed": 2, "dead": 1, "missing": 1}
+    assert told["jobs"][3]["overrides"] == ["+features.how=kill"]
+    assert told["jobs"][2]["status"]["error"] == "SystemExit: 3"
+
+    first = {path: path.read_bytes() for path in Path("swept/0").rglob("*") if path.is_file()}
+    Path("healed").touch()
+    assert unseen("resume", "swept") == 0
+    assert {path: path.read_bytes() for path in Path("swept/0").rglob("*") if path.is_file()} == first
+    attempts = [read_status(Path("swept") / str(number)) for number in range(5)]
+    assert [status.attempt for status in attempts if status] == [1, 2, 2, 2, 1]
+    assert unseen("status", "swept") == 0
+    capsys.readouterr()
+    assert unseen("resume", "swept") == 0
+    assert "nothing to resume" in capsys.readouterr().out
+
+    assert unseen("run", "-m", *FAILING, "+features.how=none,raise,exit,kill,last", "hydra.sweep.dir=whole") == 0
+    for number in range(5):
+        resumed, whole = (json.loads(Path(f, str(number), "results.json").read_text()) for f in ("swept", "whole"))
+        assert resumed["rows"] == whole["rows"]
+        assert resumed["config"] == whole["config"]
+
+
+def test_a_single_run_resumes_in_its_folder(here: Path) -> None:
+    """Its folder is the job's own, whatever characters are in it, and from wherever it is resumed."""
+    folder = Path("it's = here, [too]")
+    assert unseen("run", *FAILING, "+features.how=raise", f"hydra.run.dir={quoted(str(folder))}") == 1
+    assert states(folder) == ["failed"]
+    Path("healed").touch()
+    Path("elsewhere").mkdir()
+    os.chdir("elsewhere")
+    assert unseen("resume", f"../{folder}") == 0
+    assert Path("../outputs/artefacts").is_dir()
+    assert states(Path("..") / folder) == ["done"]
+
+
+def test_resume_keeps_the_settings(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Other settings are refused, on the command line or in changed configs; nothing is run."""
+    own = here / "own" / "bandwidth"
+    own.mkdir(parents=True)
+    (own / "mine.yaml").write_text("# mine\neta: 0.1\n")
+    monkeypatch.setenv("UNSEEN_CONF", str(here / "own"))
+    assert unseen("run", "-m", *FAILING, "+features.how=raise", "bandwidth=mine", "hydra.sweep.dir=swept") == 1
+    before = read_status(Path("swept/0"))
+    monkeypatch.delenv("UNSEEN_CONF")
+    assert unseen("resume", "swept", "seed=3") == 2
+    assert "seed: the settings of a sweep stay" in capsys.readouterr().err
+    (own / "mine.yaml").write_text("# mine\neta: 0.2\n")
+    assert unseen("resume", "swept") == 2
+    assert "bandwidth.eta changed from 0.1 to 0.2" in capsys.readouterr().err
+    assert unseen("resume") == 2
+    assert unseen("resume", "own") == 2
+    assert unseen("status", "nowhere") == 2
+    assert MANIFEST in capsys.readouterr().err
+    assert read_status(Path("swept/0")) == before
+    (own / "mine.yaml").write_text("# mine\neta: 0.1\n")
+    Path("healed").touch()
+    assert unseen("resume", "swept") == 0
+
+
+def test_a_folder_is_used_again_only_when_nothing_runs_there(
+    here: Path, other: subprocess.Popen, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A second sweep in the same folder starts anew, unless a run of the first is going on."""
+    swept = ("run", "-m", *LEAN, "hydra.sweep.dir=swept")
+    assert unseen(*swept, "seed=0,1") == 0
+    assert unseen(*swept, "seed=5") == 0
+    assert states("swept") == ["done"]
+    assert json.loads(Path("swept/0/results.json").read_text())["settings"]["seed"] == 5
+    write_json(Path("swept/0") / STATUS, asdict(running(other)))
+    assert unseen(*swept, "seed=6") == 2
+    assert "going on there" in capsys.readouterr().err
+    assert unseen("resume", "swept") == 1
+    assert "1 running of 1; nothing to resume" in capsys.readouterr().out
+
+
+def test_states_of_other_processes(other: subprocess.Popen) -> None:
+    """A process id is believed only with its birth time, on its machine; elsewhere the heartbeat counts."""
+    status = running(other)
+    assert state_of(status) == "running"
+    assert state_of(replace(status, born=status.born - 100)) == "dead"  # the number was given anew
+    assert state_of(replace(status, host="elsewhere")) == "running"
+    old = (datetime.now(UTC) - timedelta(minutes=5)).isoformat()
+    assert state_of(replace(status, heartbeat=old)) == "running"  # suspended, say
+    assert state_of(replace(status, host="elsewhere", heartbeat=old)) == "dead"
+    other.kill()
+    os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)
+    assert state_of(status) == "dead"  # a zombie that nobody has waited for
+    other.wait()
+    assert state_of(status) == "dead"
+    assert state_of(None) == "missing"
+
+
+def test_a_folder_has_one_job_at_a_time(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Locked, beating elsewhere or done: nothing to claim. Dead or failed: the next attempt."""
+    folder = Path("job")
+    status = claim_of(folder)
+    assert (status.state, status.attempt, status.pid) == ("running", 1, os.getpid())
+    with claimed(folder) as journal:
+        assert journal
+        with claimed(folder) as second:
+            assert second is None
+        journal.end("no luck")
+    assert read_status(folder).attempt == 2
+    assert state_of(read_status(folder)) == "failed"
+    away = replace(status, host="elsewhere")
+    late = (datetime.now(UTC) - timedelta(minutes=5)).isoformat()
+    write_json(folder / STATUS, asdict(replace(away, heartbeat=late)))
+    with claimed(folder) as journal:
+        assert journal
+        journal.end()
+    with claimed(folder) as journal:
+        assert journal is None
+    # Elsewhere, and beating while this process watches.
+    write_json(folder / STATUS, asdict(away))
+    monkeypatch.setattr(
+        "time.sleep",
+        lambda _: write_json(folder / STATUS, asdict(replace(away, heartbeat=datetime.now(UTC).isoformat()))),
+    )
+    with claimed(folder) as journal:
+        assert journal is None
+    with FileLock(folder / LOCK):
+        pass  # claims leave the lock free
+
+
+def test_heartbeats_carry_the_last_line(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A running job's status tells what it does, before it ends."""
+    import logging
+    import time
+
+    monkeypatch.setattr("unseen_diffusion.statuses.BEAT", 0.01)
+    log = logging.getLogger("unseen_diffusion.stages")
+    monkeypatch.setattr(logging.getLogger("unseen_diffusion"), "level", logging.INFO)
+    with claimed(Path("job")) as journal:
+        assert journal
+        log.info("half way")
+        deadline = time.monotonic() + 30
+        while (read_status(Path("job")) or journal.status).activity != "half way" and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert read_status(Path("job")).activity == "half way"
+        assert read_status(Path("job")).state == "running"
+
+
+def test_an_absent_launcher_is_one_line(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The line says what to install."""
+    monkeypatch.setitem(PLUGINS, "launcher/absent", "absent")
+    assert unseen("run", "-m", *LEAN, "hydra/launcher=absent", "seed=0,1") == 2
+    said = capsys.readouterr().err.strip()
+    assert said == "unseen: hydra/launcher=absent: not installed; pip install 'unseen-diffusion[absent]'"
+    assert list(here.iterdir()) == []
+
+
+def test_replaced_overrides_and_quotes() -> None:
+    """Another launcher drops the settings of the first; a key is given once."""
+    old = ["-m", "seed=1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=a"]
+    assert replaced(old, ["hydra/launcher=ray", "hydra.sweep.dir=b"]) == [
+        "-m",
+        "seed=1,2",
+        "hydra/launcher=ray",
+        "hydra.sweep.dir=b",
+    ]
+    assert replaced(old, ["hydra.launcher.n_jobs=3"])[2:] == [
+        "hydra/launcher=joblib",
+        "hydra.sweep.dir=a",
+        "hydra.launcher.n_jobs=3",
+    ]
+
+
+def test_folders_of_sweeps(here: Path) -> None:
+    """A folder of sweeps stands for those in it."""
+    for name in ("a", "b"):
+        write_json(Path("outputs") / name / MANIFEST, {})
+    assert sweep_folders(["outputs"]) == [Path("outputs/a"), Path("outputs/b")]
+    with pytest.raises(InputError, match="not of this version"):
+        SweepState.of(Path("outputs/a"))
