@@ -226,7 +226,7 @@ STATISTICS = (
     "largest_eigenvalue",
     "sphericity",
 )
-PERMUTATIONS = 199  # behind each p-value of ``latent_findings``
+PERMUTATIONS = 999  # and simulations behind the p-values of ``latent_findings``: enough for Holm over 20 sets
 SIMULATIONS = 99  # draws of a null: its middle 95% is wanted, no p-value
 MINIMUM = {"gaussianity": 8, "separability": 3, "validation": 3}  # references; of validation its own images
 
@@ -363,7 +363,7 @@ def latent_findings(stages: Stages, latents: LatentSet, own: LatentSet, seed: in
 
     def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
         sets = {"gaussianity": latents.latents, "own_gaussianity": own.latents}
-        found = {name: gaussianity(one, seed) for name, one in sets.items()}
+        found = {name: gaussianity(one, seed, PERMUTATIONS) for name, one in sets.items()}
         facts: dict[str, Any] = {
             name: {one: asdict(finding) for one, finding in result.findings.items()} for name, result in found.items()
         }
