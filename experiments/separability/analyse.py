@@ -169,8 +169,8 @@ def separable(fine: pd.DataFrame) -> Answer:
         f"Separability {word}: {int(done.sum())} of {len(done)} cells (domain, t) are separated by some rule with both "
         f"solvers" + (f" (not all of {', '.join(missed)})" if missed else "") + ", and the Gaussian form is "
         f"{'refused' if refused[0] > REFUSED else 'not refused'}.",
-        f"error of the best rule {best.min():.0f} to {best.max():.0f}% (chance 50%); the sets differ in {min(differ)} of "
-        f"{len(done)} cells (energy distance, Holm); rejected as Gaussian: "
+        f"error of the best rule {best.min():.0f} to {best.max():.0f}% (chance 50%); the sets differ in {min(differ)} "
+        f"of {len(done)} cells (energy distance, Holm); rejected as Gaussian: "
         f"{refused[0]} of {refused[1]} unseen sets and {refused[2]} of {refused[3]} own",
     )
 
@@ -185,9 +185,9 @@ def open2(fine: pd.DataFrame) -> Answer:
         "open 2",
         f"A distance of the centres of (tr S²)^(1/4) is {'not ' if len(against) else ''}sufficient here and "
         f"{'not ' if len(without) else ''}necessary: radii and directions separate where centres do not have to.",
-        f"kappa above 1 in {len(above)} of {len(both)} cells, {len(against)} of them with an error of the centres' rule "
-        f"above 10%; of {len(below)} cells below 1, {len(without)} are separated; kappa {both['kappa'].min():.2f} to "
-        f"{both['kappa'].max():.2f}",
+        f"kappa above 1 in {len(above)} of {len(both)} cells, {len(against)} of them with an error of the centres' "
+        f"rule above 10%; of {len(below)} cells below 1, {len(without)} are separated; kappa "
+        f"{both['kappa'].min():.2f} to {both['kappa'].max():.2f}",
     )
 
 
@@ -286,7 +286,7 @@ def draw(full: pd.DataFrame, limit: pd.DataFrame) -> Figure:
                 if len(limit):
                     ends = limit[(limit["domain"] == domain) & (limit["t"] == t) & (limit["solver"] == solver)].iloc[0]
                     at = edge * (0.9 if solver == "ddim" else 1.1) * (1 + 0.06 * (number - 1))
-                    axis.errorbar(at, ends["kappa_limit"], ends["kappa_half"], fmt=style[0], color=f"C{number}", ms=4)
+                    axis.errorbar(at, ends["kappa_limit"], ends["kappa_half"], fmt=style[0], color=colour, ms=4)
         axis.axhline(1, color="0.7", lw=0.8, zorder=0)
         axis.set_xscale("log")
         axis.set_xticks([*steps, edge], [*(str(n) for n in steps), "limit"])
@@ -295,5 +295,5 @@ def draw(full: pd.DataFrame, limit: pd.DataFrame) -> Figure:
         axis.set_xlabel("evaluations a direction")
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("κ: centres' distance / (tr S²)^(1/4)")
-    axes[0].legend(frameon=False, fontsize=7)
+    axes[-1].legend(frameon=False, fontsize=7, loc="upper right")
     return figure
