@@ -1,0 +1,151 @@
+"""Open question 1: the bandwidth against the mixing step; reviewer 4: which differences of domains are significant.
+
+`python -m experiments.studies bandwidth_vs_step --analyse`
+"""
+
+from collections.abc import Sequence
+from itertools import combinations
+from math import nan, sqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from scipy.special import stdtr, stdtrit
+
+from experiments.common import MODEL_COLOURS, Answer, runs, write_study
+from unseen_diffusion.scores.intervals import holm, t_interval
+
+LEVEL = 0.05
+DIFFERENCE = 0.1  # that reviewer 4 asks about: 0.2 against 0.3
+
+
+def lines(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """One line per step: the bandwidth where the mean curve meets the criterion, censored ones at 0 or 1."""
+    settings, own = results["settings"], results["bandwidth"]
+    rows = []
+    for one in [{"t": settings["t"], **own}, *own["recorded"]]:
+        censored = one["censored"]
+        value = {"above": 1.0, "below": 0.0}.get(censored, one["crossing"])
+        row = {"model": settings["model"], "domain": settings["domain"], "t": one["t"], "bandwidth": value}
+        row |= {"low": one["low"], "high": one["high"], "censored": censored or "", "references": one["references"]}
+        row["standard_error"] = nan if censored else crossing_error(one["curve"], one["crossing"])
+        rows.append(row)
+    return sorted(rows, key=lambda row: row["t"])
+
+
+def crossing_error(curve: Sequence[dict[str, float]], crossing: float) -> float:
+    """Standard error of a crossing: that of the mean PSNR there over the curve's slope."""
+    right = next((i for i, point in enumerate(curve) if point["eta"] >= crossing), len(curve) - 1)
+    a, b = curve[max(0, right - 1)], curve[max(1, right)]
+    slope = (b["psnr_mean"] - a["psnr_mean"]) / (b["eta"] - a["eta"])
+    return (a["psnr_se"] + b["psnr_se"]) / 2 / abs(slope) if slope else nan
+
+
+def analyse(folders: Sequence[Path], out: Path) -> None:
+    """Writes the study's results."""
+    found = runs(folders)
+    full = pd.DataFrame([line for results in found for line in lines(results)])
+    text = full[["model", "domain"]].drop_duplicates().reset_index(drop=True)
+    keys = list(text.itertuples(index=False, name=None))
+    for t, part in full.groupby("t"):
+        cells = {(row.model, row.domain): row for row in part.itertuples()}
+        text[f"t = {t:g}"] = [shown(cells[key]) for key in keys]
+    answers = [answer for answer in (by_step(full), by_domain(full)) if answer]
+    write_study(out, folders, full, text, draw(full), answers)
+
+
+def shown(row: Any) -> str:
+    """A bandwidth with its interval, or its bound."""
+    if row.censored:
+        return "≥ 1" if row.censored == "above" else "≤ 0"
+    return f"{row.bandwidth:.2f} ({row.low:.2f} to {row.high:.2f})"
+
+
+def by_step(full: pd.DataFrame) -> Answer | None:
+    """The trend per domain, both models averaged, the domain being the unit."""
+    wide = full.pivot(index=["domain", "model"], columns="t", values="bandwidth")
+    steps = wide.columns.to_numpy(float)
+    slopes = pd.Series([float(np.polyfit(steps, row, 1)[0]) for row in wide.to_numpy()], wide.index)
+    slopes = 1000 * slopes.groupby("domain").mean()
+    if len(slopes) < 2 or len(steps) < 2:
+        return None
+    slope = t_interval(slopes.tolist())
+    fall = t_interval((wide[steps[0]] - wide[steps[-1]]).groupby("domain").mean().tolist())
+    never = int((wide.diff(axis=1).iloc[:, 1:] <= 0).all(axis=1).sum())
+    word = "falls" if slope.high < 0 else "grows" if slope.low > 0 else "has no resolved trend"
+    return Answer(
+        "open 1",
+        f"The bandwidth {word} with the diffusion step: it never rises from one step to the next in {never} of "
+        f"{len(wide)} pairs of model and domain.",
+        f"slope {slope.mean:.2f} ({slope.low:.2f} to {slope.high:.2f}) per 1000 steps; from t = {steps[0]:g} to "
+        f"{steps[-1]:g} it loses {fall.mean:.2f} ({fall.low:.2f} to {fall.high:.2f}); "
+        f"{int((full['censored'] != '').sum())} of {len(full)} searches censored at 0 or 1",
+    )
+
+
+def by_domain(full: pd.DataFrame) -> Answer | None:
+    """Welch's tests between the domains of a model at t = 500, Holm within the model."""
+    told, halves, small, total = 0, list[float](), 0, 0
+    for _, part in full[full["t"] == 500].groupby("model"):
+        pairs = list(combinations(part.to_dict("records"), 2))
+        compared = [welch(a, b) for a, b in pairs]
+        if not compared:
+            continue
+        for (a, b), p, (_, half) in zip(pairs, holm([p for p, _ in compared]), compared, strict=True):
+            told += p <= LEVEL
+            halves += [half] if half == half else []
+            small += p <= LEVEL and abs(a["bandwidth"] - b["bandwidth"]) <= DIFFERENCE
+            total += 1
+    if not total:
+        return None
+    half = float(np.median(halves)) if halves else nan
+    yes = half < DIFFERENCE
+    return Answer(
+        "reviewer 4",
+        f"A difference of 0.1 in bandwidth is {'' if yes else 'not '}resolvable with {int(full['references'].min())} "
+        f"references; {told} of {total} pairs of domains differ significantly, {small} of them by 0.1 or less.",
+        f"half-width of a difference's 95% interval {half:.3f} (median of the {len(halves)} pairs that are not "
+        "censored)",
+    )
+
+
+def welch(a: dict[str, Any], b: dict[str, Any]) -> tuple[float, float]:
+    """(p-value, half-width of the 95% interval) of a difference of crossings.
+
+    A censored crossing counts as its bound without an error; two on the same side are not told apart.
+    """
+    if a["censored"] and a["censored"] == b["censored"]:
+        return 1.0, nan
+    errors = [0.0 if one["censored"] else one["standard_error"] for one in (a, b)]
+    squares = [error**2 for error in errors]
+    if not sum(squares):
+        return 1.0, nan
+    freedom = sum(squares) ** 2 / sum(s**2 / (one["references"] - 1) for s, one in zip(squares, (a, b), strict=True))
+    error = sqrt(sum(squares))
+    p = 2 * float(stdtr(freedom, -abs(a["bandwidth"] - b["bandwidth"]) / error))
+    half = float(stdtrit(freedom, 0.975)) * error
+    return p, nan if a["censored"] or b["censored"] else half
+
+
+def draw(full: pd.DataFrame) -> Figure:
+    """Bandwidth against the step, a panel a domain; open marks are censored."""
+    domains = list(full["domain"].unique())
+    figure = Figure(figsize=(2.3 * len(domains) + 1, 3.2), layout="constrained")
+    axes = figure.subplots(1, len(domains), sharey=True, squeeze=False)[0]
+    for axis, domain in zip(axes, domains, strict=True):
+        for number, (model, rows) in enumerate(full[full["domain"] == domain].groupby("model", sort=False)):
+            colour = MODEL_COLOURS.get(model, "C2")
+            at = rows["t"] + 8 * number
+            error = [(rows["bandwidth"] - rows["low"]).clip(lower=0), (rows["high"] - rows["bandwidth"]).clip(lower=0)]
+            axis.errorbar(at, rows["bandwidth"], error, color=colour, lw=1.2, capsize=2, label=model)
+            face = ["white" if censored else colour for censored in rows["censored"]]
+            axis.scatter(at, rows["bandwidth"], s=22, color=face, edgecolor=colour, zorder=3)
+        axis.set_title(domain, fontsize=10)
+        axis.set_xlabel("mixing step t")
+        axis.set_xticks(sorted(full["t"].unique()), [f"{t:g}" for t in sorted(full["t"].unique())], fontsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("bandwidth (largest eta with 20 dB)")
+    axes[-1].legend(frameon=False, fontsize=8, title="open: censored", title_fontsize=7)
+    return figure
