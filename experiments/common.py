@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from unseen_diffusion.files import atomic_path, read_json, write_json
-from unseen_diffusion.scores.intervals import t_interval
+from unseen_diffusion.scores.intervals import holm, t_interval
 from unseen_diffusion.scoring import METRICS
 from unseen_diffusion.store import RECORD, TENSORS
 from unseen_diffusion.tables import RESULTS, as_text, load_results, plus_minus, results_files
@@ -191,6 +191,20 @@ def score(line: Mapping[Hashable, Any], name: str) -> str:
     if METRICS[name].kind == "share":
         return f"{100 * value:.0f}% ({100 * low:.0f} to {100 * high:.0f})"
     return plus_minus(name, value, (high - low) / 2)
+
+
+def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
+    """Spearman's rho; NaN where one side is constant."""
+    ranks = [pd.Series(values).rank() for values in (x, y)]
+    if min(rank.nunique() for rank in ranks) < 2:
+        return nan
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def tested(gaps: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Two-sided p-values of t tests of a mean of zero, by Holm; 1 for fewer than two values."""
+    p_values = [t_interval(values).p_value if len(values) > 1 else 1.0 for values in gaps.values()]
+    return dict(zip(gaps, holm(p_values), strict=True)) if p_values else {}
 
 
 def signed(value: float, low: float, high: float, scale: float = 1, digits: int = 0) -> str:
