@@ -58,6 +58,7 @@ BANDWIDTHS = (
     ),
 )
 TABLE1 = sweep("table1_geometry", "table1_geometry", tiny=[TWO, QUICK, "scores.geometry=8", "scores.latents=8"])
+TABLE2 = sweep("table2_scores", "table2_scores", tiny=[ONE, TWO, *SEARCH])
 ABLATION = (QUICK, "domain.draw=0,1", "tolerances=none,pair_distance,calibrated,random")
 PRIORS = (QUICK, "domain.draw=0,1", "prior=sample_covariance,slerp")
 NOVELTY = (QUICK, "mixing.t=250,750", "bandwidth.eta=0,0.5", "prior=replay,sample_covariance")
@@ -67,12 +68,12 @@ STUDIES: dict[str, tuple[Sweep, ...]] = {
     "table1_geometry": (TABLE1,),
     "reconstruct": (sweep("reconstruct", "reconstruct", tiny=["model=photos32,untrained", TWO, "solver.steps=2,4"]),),
     "bandwidth_vs_step": BANDWIDTHS[:1],
-    "bandwidth_vs_gap": (*BANDWIDTHS, TABLE1),
+    "bandwidth_vs_gap": (*BANDWIDTHS, TABLE1, TABLE2),
     "separability": (
         sweep("separability", "separability", tiny=["domain=hubble", "solver.steps=2,4,6", "scores.latents=8"]),
         TABLE1,
     ),
-    "table2_scores": (sweep("table2_scores", "table2_scores", tiny=[ONE, TWO, *SEARCH]),),
+    "table2_scores": (TABLE2,),
     "criteria_ablation": (
         sweep("criteria_ablation_hubble", "criteria_ablation", "domain=hubble", tiny=ABLATION),
         sweep("criteria_ablation_textures", "criteria_ablation", "domain=textures", tiny=ABLATION),

@@ -286,7 +286,7 @@ def draw(full: pd.DataFrame, limit: pd.DataFrame) -> Figure:
                 if len(limit):
                     ends = limit[(limit["domain"] == domain) & (limit["t"] == t) & (limit["solver"] == solver)].iloc[0]
                     at = edge * (0.9 if solver == "ddim" else 1.1) * (1 + 0.06 * (number - 1))
-                    axis.errorbar(at, ends["kappa_limit"], ends["kappa_half"], fmt=style[0], color=colour, ms=4)
+                    axis.errorbar(at, ends["kappa_limit"], ends["kappa_half"], fmt=style[0], color=f"C{number}", ms=4)
         axis.axhline(1, color="0.7", lw=0.8, zorder=0)
         axis.set_xscale("log")
         axis.set_xticks([*steps, edge], [*(str(n) for n in steps), "limit"])

@@ -1,0 +1,208 @@
+"""M4: does a larger domain gap give a larger bandwidth, and easier generalisation?
+
+`python -m experiments.studies bandwidth_vs_gap --analyse`
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from safetensors.torch import load_file
+from scipy.stats import rankdata, spearmanr
+
+from experiments.common import MODEL_COLOURS, Answer, artefact, artefacts, generated, interval, runs, write_study
+from experiments.separability.analyse import sets_of
+from unseen_diffusion.features.base import extract
+from unseen_diffusion.latents.separability import energy_distance
+from unseen_diffusion.scores.kernel import kid
+from unseen_diffusion.settings import build
+from unseen_diffusion.store import TENSORS
+
+SPACES = ("pixels", "features", "latents")
+MEASURES = (*SPACES, "kid", "kappa")
+CRITERIA = {"psnr": "20 dB of PSNR", "snr": "10 dB of SNR"}
+PAIR = ["model", "domain"]
+DRAWS = 2000  # of the bootstrap over domains
+
+
+def gaps(results: dict[str, Any]) -> dict[str, Any]:
+    """One pair: energy distances between references and the model's own samples, KID, kappa, and the contrast."""
+    settings = results["settings"]
+    extractor = build(results["config"]["features"])
+    own = load_file(artefacts(results, "denoise")[-1] / TENSORS)["images"]
+    references = artefact(results, "split")["references"][: len(own)]
+    features = [extract(extractor, images) for images in (references, own)]
+    latents = sets_of(results, settings["t"])
+    spaces = {
+        "pixels": (references.double().flatten(1) / 127.5, own.double().flatten(1) / 127.5),
+        "features": features,
+        "latents": (latents.unseen, latents.own),
+    }
+    line = {name: settings[name] for name in PAIR}
+    line |= {name: energy_distance(x, y, 0, permutations=1).value for name, (x, y) in spaces.items()}
+    line |= {"kid": kid(*features).value, "kappa": latents.measures[0]}
+    return line | {"contrast": float(references.double().var(0).mean().sqrt()) / 255}
+
+
+def bandwidths(folder: Path, name: str) -> pd.DataFrame:
+    """Bandwidth at the run's own step by one criterion; censored searches count as 0 or 1."""
+    rows = []
+    for results in runs([folder]):
+        own = results["bandwidth"]
+        value = {"above": 1.0, "below": 0.0}.get(own["censored"], own["crossing"])
+        rows.append(
+            {key: results["settings"][key] for key in PAIR} | {name: value, f"{name}_censored": own["censored"]}
+        )
+    return pd.DataFrame(rows)
+
+
+def analyse(folders: Sequence[Path], out: Path) -> None:
+    """Writes the study's results: sweeps bandwidth_psnr, bandwidth_snr, table1_geometry and table2_scores."""
+    full = pd.DataFrame([gaps(results) for results in runs([folders[2]])])
+    for folder, name in zip(folders, CRITERIA, strict=False):
+        full = full.merge(bandwidths(folder, name), on=PAIR, how="left")
+    scores = generated([folders[3]])
+    scores = scores[scores["prior"] == "sample_covariance"][[*PAIR, "kid_h"]]
+    full = full.merge(scores, on=PAIR, how="left")
+    table = correlations(full)
+    answers = [bandwidth_claim(full, table), pairs(full)]
+    write_study(out, folders, full, shown(table), draw(full), answers)
+
+
+def spearman(x: np.ndarray, y: np.ndarray) -> float:
+    """Rank correlation; NaN where one side does not vary."""
+    if len(x) < 3 or len(np.unique(x)) < 2 or len(np.unique(y)) < 2:
+        return float("nan")
+    return float(spearmanr(x, y).statistic)
+
+
+def partial(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> float:
+    """Rank correlation of x and y given z."""
+    a, b, c = spearman(x, y), spearman(x, z), spearman(y, z)
+    scale = (1 - b**2) * (1 - c**2)
+    return (a - b * c) / scale**0.5 if scale > 1e-12 else float("nan")
+
+
+def over_domains(full: pd.DataFrame, statistic: Callable[[pd.DataFrame], float]) -> tuple[float, float, float]:
+    """The statistic with a 95% percentile interval over domains, all models of a domain drawn together."""
+    groups = [part for _, part in full.groupby("domain", sort=False)]
+    rng = np.random.default_rng(0)
+    drawn = [pd.concat([groups[i] for i in rng.integers(0, len(groups), len(groups))]) for _ in range(DRAWS)]
+    values = [value for value in map(statistic, drawn) if np.isfinite(value)]
+    low, high = np.quantile(values, [0.025, 0.975]) if values else (float("nan"), float("nan"))
+    return statistic(full), float(low), float(high)
+
+
+def correlations(full: pd.DataFrame) -> pd.DataFrame:
+    """A row per outcome and gap measure."""
+    rows = []
+    for outcome in (*CRITERIA, "kid_h"):
+        for gap in (*MEASURES, "contrast"):
+            part = full.dropna(subset=[gap, outcome])
+
+            def rank(frame: pd.DataFrame, gap: str = gap, outcome: str = outcome) -> float:
+                return spearman(frame[gap].to_numpy(), frame[outcome].to_numpy())
+
+            value, low, high = over_domains(part, rank)
+            row = {"outcome": outcome, "gap": gap, "rho": value, "low": low, "high": high}
+            if gap != "contrast":
+                columns = [part[name].to_numpy() for name in (gap, outcome, "contrast")]
+                row["given_contrast"] = partial(*columns)
+            rows.append(row)
+    for gap in SPACES:
+        part = full.dropna(subset=[gap, *CRITERIA])
+
+        def change(frame: pd.DataFrame, gap: str = gap) -> float:
+            return spearman(frame[gap].to_numpy(), frame["psnr"].to_numpy()) - spearman(
+                frame[gap].to_numpy(), frame["snr"].to_numpy()
+            )
+
+        value, low, high = over_domains(part, change)
+        rows.append({"outcome": "psnr less snr", "gap": gap, "rho": value, "low": low, "high": high})
+    return pd.DataFrame(rows)
+
+
+def word(rows: pd.DataFrame) -> list[int]:
+    """+1 where an interval lies above 0, -1 below, 0 where it includes 0."""
+    return [1 if row.low > 0 else -1 if row.high < 0 else 0 for row in rows.itertuples()]
+
+
+def bandwidth_claim(full: pd.DataFrame, table: pd.DataFrame) -> Answer:
+    """M4 by the protocol's rules."""
+    spaces = table[table["gap"].isin(SPACES)]
+    found = {name: word(spaces[spaces["outcome"] == name]) for name in (*CRITERIA, "kid_h", "psnr less snr")}
+    both = [*found["psnr"], *found["snr"]]
+    rho = spaces.set_index(["outcome", "gap"])["rho"]
+    depends = any(
+        sign and rho["psnr", gap] * rho["snr", gap] < 0
+        for sign, gap in zip(found["psnr less snr"], SPACES, strict=True)
+    )
+    verdict = "true" if min(both) > 0 else "false" if max(both) < 0 else "dependent on the criterion" if depends else ""
+    first = (
+        f"That a larger gap gives a larger bandwidth is {verdict}" if verdict else "The gap's effect is not resolved"
+    )
+    easier = {1: "a larger KID-H, the reverse of the claim", -1: "a smaller KID-H"}
+    signs = set(found["kid_h"])
+    second = (
+        f"a larger gap gives {easier[signs.pop()]}"
+        if len(signs) == 1 and 0 not in signs
+        else "easier generalisation with a larger gap is not resolved"
+    )
+    numbers = table.set_index(["outcome", "gap"])
+    shown = "; ".join(
+        f"{name} {', '.join(f'{numbers.loc[(name, gap)].rho:+.2f}' for gap in SPACES)}" for name in (*CRITERIA, "kid_h")
+    )
+    contrast = "; ".join(
+        f"{name} {interval(*numbers.loc[(name, 'contrast'), ['rho', 'low', 'high']])}" for name in CRITERIA
+    )
+    agree = f"{both.count(1)} of {len(both)} intervals above 0, {both.count(-1)} below"
+    return Answer(
+        "M4",
+        f"{first} ({agree}), and {second}.",
+        f"Spearman's rho with the gap in pixels, features, latents: {shown}; of the domain's contrast with the "
+        f"bandwidth: {contrast}",
+    )
+
+
+def pairs(full: pd.DataFrame) -> Answer:
+    """Reviewer 15."""
+    ranges = ", ".join(f"{name} {full[name].min():.2f} to {full[name].max():.2f}" for name in SPACES)
+    return Answer(
+        "reviewer 15",
+        f"{len(full)} pairs of {full['model'].nunique()} models and {full['domain'].nunique()} domains.",
+        f"energy distance between domain and own samples: {ranges}",
+    )
+
+
+def shown(table: pd.DataFrame) -> pd.DataFrame:
+    """The table that people read."""
+    names = {"psnr": f"bandwidth, {CRITERIA['psnr']}", "snr": f"bandwidth, {CRITERIA['snr']}", "kid_h": "KID-H"}
+    text = pd.DataFrame({"outcome": table["outcome"].replace(names), "gap or contrast": table["gap"]})
+    text["rank correlation (95%)"] = [interval(row.rho, row.low, row.high) for row in table.itertuples()]
+    text["given the contrast"] = [f"{value:.2f}" if value == value else "" for value in table["given_contrast"]]
+    return text
+
+
+def draw(full: pd.DataFrame) -> Figure:
+    """Bandwidth by both criteria, and KID-H, against the rank of the gap in every space; a letter a domain."""
+    outcomes = {**{name: f"bandwidth, {text}" for name, text in CRITERIA.items()}, "kid_h": "KID-H"}
+    figure = Figure(figsize=(11, 8.5), layout="constrained")
+    axes = figure.subplots(len(outcomes), len(SPACES), sharey="row")
+    for row, (outcome, title) in zip(axes, outcomes.items(), strict=True):
+        for axis, gap in zip(row, SPACES, strict=True):
+            for model, part in full.groupby("model", sort=False):
+                ranks = pd.Series(rankdata(full[gap]), full.index)[part.index]
+                axis.scatter(ranks, part[outcome], s=26, color=MODEL_COLOURS.get(model, "C2"), label=model)
+                for x, y, domain in zip(ranks, part[outcome], part["domain"], strict=True):
+                    if y == y:
+                        above = 3 if int(x) % 2 else 11  # neighbours' names do not meet
+                        axis.annotate(domain, (x, y), xytext=(3, above), textcoords="offset points", fontsize=7)
+            axis.set_xlabel(f"rank of the gap in {gap}", fontsize=9)
+            axis.set_xlim(0, len(full) + 2.5)
+            axis.spines[["top", "right"]].set_visible(False)
+        row[0].set_ylabel(title)
+    axes[0][0].legend(frameon=False, fontsize=8)
+    return figure
