@@ -59,7 +59,7 @@ BANDWIDTHS = (
 )
 TABLE1 = sweep("table1_geometry", "table1_geometry", tiny=[TWO, QUICK, "scores.geometry=8", "scores.latents=8"])
 TABLE2 = sweep("table2_scores", "table2_scores", tiny=[ONE, TWO, *SEARCH])
-ABLATION = (QUICK, "domain.draw=0,1", "tolerances=none,pair_distance,calibrated,random")
+ABLATION = (QUICK, "domain.draw=0,1", "seed=0,1", "tolerances=none,pair_distance,calibrated,random")
 PRIORS = (QUICK, "domain.draw=0,1", "prior=sample_covariance,slerp")
 NOVELTY = (QUICK, "mixing.t=250,750", "bandwidth.eta=0,0.5", "prior=replay,sample_covariance")
 # Study -> its sweeps, in the order in which they run. Studies may share sweeps.
