@@ -96,6 +96,7 @@ STUDIES: dict[str, tuple[Sweep, ...]] = {
     "robustness": (sweep("robustness", "robustness", tiny=["seed=range(0,8)", QUICK, "tolerances.k=4"]),),
     "paths": (sweep("paths", "paths", tiny=[ONE, TWO, QUICK, "scores.paths=2"]),),
     # Without sweeps here: their READMEs say how their tables are made, and their analyses read those.
+    "comparison": (),
     "solvers": (),
 }
 

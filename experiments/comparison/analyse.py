@@ -1,0 +1,148 @@
+"""What comparison.csv says of the criteria and of simple densities (M3; reviewers 1, 2, 3, 10).
+
+`python -m experiments.studies comparison --analyse`
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from experiments.common import Answer, effect_of, mean_interval, signed, write_answers
+
+HERE = Path(__file__).parent
+FULL, FITTED, CHECK, REAL, SLERP = "full", "fitted", "random_rejection", "held_out", "slerp"
+DENSITIES = ("noised_reference", "standard_gaussian", "base_samples", SLERP)
+LEVEL = 0.05
+
+Lines = dict[str, dict[Any, Any]]  # by domain, in the order of the table
+
+
+def analyse(folders: Sequence[Path], out: Path) -> None:
+    """Writes the study's answers; ``folders`` are none."""
+    table = pd.read_csv(HERE / "comparison.csv")
+    methods = {name: part.set_index("domain").to_dict("index") for name, part in table.groupby("method", sort=False)}
+    draws, seeds = table[["draws", "seeds"]].iloc[0]
+    where = f"comparison.csv of this folder: photos32, {draws} draws x {seeds} seeds; command, hardware and time above"
+    answers = [criteria(methods), copies(methods), diversity(methods), inside(methods), densities(methods)]
+    write_answers(out, answers, where)
+
+
+def sorted_out(lines: Lines, verdict: Callable[[str], str]) -> str:
+    """Domains by verdict: ``helps: none; ...``."""
+    found: dict[str, list[str]] = {}
+    for domain in lines:
+        found.setdefault(verdict(domain), []).append(domain)
+    return "; ".join(f"{name} on {', '.join(domains)}" for name, domains in found.items())
+
+
+def difference(line: dict[Any, Any], name: str, scale: float, digits: int = 0) -> str:
+    """A paired difference to ``fitted`` with its interval."""
+    return signed(*(line[f"{name}_difference{end}"] for end in ("", "_low", "_high")), scale, digits)
+
+
+def share(line: dict[Any, Any], name: str) -> str:
+    """A share in per cent with its interval."""
+    value, low, high = (100 * line[f"{name}{end}"] for end in ("", "_low", "_high"))
+    return f"{value:.0f}% ({low:.0f} to {high:.0f})"
+
+
+def differs(line: dict[Any, Any], name: str) -> int:
+    """1 or -1 where a score is told apart from that of ``fitted`` by Holm's p; else 0."""
+    value = line[f"{name}_difference"]
+    return 0 if not line[f"{name}_p"] < LEVEL else 1 if value > 0 else -1
+
+
+def criteria(methods: dict[str, Lines]) -> Answer:
+    """Do the criteria improve the samples of the fitted Gaussian (M3)?"""
+    full, fitted, check = methods[FULL], methods[FITTED], methods[CHECK]
+    wrong = [domain for domain, line in check.items() if differs(line, "kid_h")]
+    kept = [100 * line["acceptance"] for line in full.values()]
+    verdict = sorted_out(full, lambda domain: effect_of(full[domain], "kid_h", fitted[domain]["kid_h"]))
+    relative = [line["kid_h_difference"] / fitted[domain]["kid_h"] for domain, line in full.items()]
+    mean = sum(relative) / len(relative)
+    each = ", ".join(f"{domain} {difference(line, 'kid_h', 1000)}" for domain, line in full.items())
+    return Answer(
+        "M3",
+        f"All three criteria, which keep {min(kept):.0f} to {max(kept):.0f}% of the candidates, by KID-H against "
+        f"accepting all: {verdict}. Rejection at random, the check on the test, differs on "
+        f"{', '.join(wrong) or 'none'}.",
+        f"KID-H x1000, full - fitted: {each}; relative, {len(relative)} domains as the unit "
+        f"{signed(mean, *mean_interval(relative), 100)}%",
+    )
+
+
+def copies(methods: dict[str, Lines]) -> Answer:
+    """Which methods copy more than real images do (reviewer 1)."""
+    real = {domain: line["copy_rate"] for domain, line in methods[REAL].items()}
+    said = []
+    for name in (FITTED, FULL, SLERP):
+        above = [domain for domain, line in methods[name].items() if line["copy_rate_low"] > real[domain]]
+        rates = [f"{domain} {share(methods[name][domain], 'copy_rate')}" for domain in above]
+        said.append((name, above, rates))
+    verdicts = "; ".join(f"{name} on {', '.join(above) or 'none'}" for name, above, _ in said)
+    caught = min(line["copy_rate"] for line in methods["replay"].values())
+    effects = "; ".join(f"{name} {', '.join(rates)}" for name, _, rates in said if rates)
+    return Answer(
+        "reviewer 1",
+        f"Copies above the rate of real images, of {len(real)} domains: {verdicts}.",
+        f"copy rates there: {effects or 'none'}; of replays {caught:.0%} or more are caught",
+    )
+
+
+def told(methods: dict[str, Lines], name: str) -> str:
+    """On how many domains the criteria change a score."""
+    signs = [differs(line, name) for line in methods[FULL].values()]
+    return f"raise it on {signs.count(1)} and lower it on {signs.count(-1)} of {len(signs)}"
+
+
+def diversity(methods: dict[str, Lines]) -> Answer:
+    """Vendi and coverage with and without the criteria, beside real images (reviewer 2)."""
+    full, real = methods[FULL], methods[REAL]
+    less = [domain for domain, line in full.items() if line["vendi_high"] < real[domain]["vendi_low"]]
+    more = [domain for domain, line in full.items() if line["vendi_low"] > real[domain]["vendi_high"]]
+    covered = [100 * line["coverage"] for line in full.values()]
+    whole = [100 * line["coverage"] for line in real.values()]
+    pairs = ((domain, line["vendi"], real[domain]["vendi"]) for domain, line in full.items())
+    each = ", ".join(f"{domain} {value:.2f} (real {of_real:.2f})" for domain, value, of_real in pairs)
+    gaps = ", ".join(f"{domain} {difference(line, 'vendi', 1, 2)}" for domain, line in full.items())
+    return Answer(
+        "reviewer 2",
+        f"With the criteria, Vendi lies below that of real images on {', '.join(less) or 'none'}, above on "
+        f"{', '.join(more) or 'none'}; {min(covered):.0f} to {max(covered):.0f}% of the held-out images are covered "
+        f"(by real images {min(whole):.0f} to {max(whole):.0f}%). By Vendi, the criteria {told(methods, 'vendi')} "
+        f"domains; by coverage, they {told(methods, 'coverage')}.",
+        f"Vendi over the held-out images': {each}; full - fitted: {gaps}",
+    )
+
+
+def inside(methods: dict[str, Lines]) -> Answer:
+    """The conformal share with and without the criteria, beside real images (reviewer 3)."""
+    full = methods[FULL]
+    shares = ", ".join(f"{domain} {share(line, 'target_conformal')}" for domain, line in full.items())
+    real = [100 * line["target_conformal"] for line in methods[REAL].values()]
+    gaps = ", ".join(f"{domain} {difference(line, 'target_conformal', 100)}" for domain, line in full.items())
+    return Answer(
+        "reviewer 3",
+        f"Samples that pass for held-out images by the conformal test: {shares}; real images "
+        f"{min(real):.0f} to {max(real):.0f}%. The criteria {told(methods, 'target_conformal')} domains.",
+        f"points, full - fitted: {gaps}",
+    )
+
+
+def densities(methods: dict[str, Lines]) -> Answer:
+    """The fitted Gaussian against simpler ways and against the criteria (reviewer 10)."""
+    fitted = methods[FITTED]
+    said, effects = [], []
+    for name in (FULL, *DENSITIES):
+        signs = [differs(methods[name][domain], "kid_h") for domain in fitted]
+        ratios = [methods[name][domain]["kid_h"] / fitted[domain]["kid_h"] for domain in fitted]
+        said.append(f"{name} (better on {signs.count(1)}, worse on {signs.count(-1)})")
+        effects.append(f"{name} {min(ratios):.2f} to {max(ratios):.2f}")
+    return Answer(
+        "reviewer 10",
+        f"The fitted Gaussian without criteria, by KID-H on {len(fitted)} domains, against {', '.join(said)}; the "
+        "rest is not told apart.",
+        f"their KID-H over the fitted Gaussian's, range over domains: {', '.join(effects)}",
+    )
