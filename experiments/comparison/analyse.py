@@ -87,7 +87,7 @@ def copies(methods: dict[str, Lines]) -> Answer:
     return Answer(
         "reviewer 1",
         f"Copies above the rate of real images, of {len(real)} domains: {verdicts}.",
-        f"copy rates there: {effects or 'none'}; of replays {caught:.0%} or more are caught",
+        f"copy rates there: {effects or 'none'}; of replays at least {caught:.0%}",
     )
 
 
