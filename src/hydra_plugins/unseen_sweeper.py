@@ -1,25 +1,54 @@
 """The sweeper behind ``unseen run -m`` and ``unseen resume``. Hydra takes sweepers from this package only."""
 
+import logging
+import time
 from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from omegaconf import OmegaConf
 
+log = logging.getLogger(__name__)
+
 
 class ManifestSweeper(BasicSweeper):
     """Starts those jobs of the sweep's manifest that are to do, each in the folder of its number."""
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Launches them, at most ``max_batch_size`` at once. The manifest gives them, not the command line."""
+        """Launches what is pending, and once more what a launcher that gave up has not come to.
+
+        Launchers stop waiting at the first worker that dies (Ray, submitit) or kill the others with it (joblib).
+        The manifest gives the jobs, not the command line.
+        """
         from unseen_diffusion.sweeps import SweepState
 
         assert self.config is not None  # Hydra has called setup
-        assert self.launcher is not None
         folder = Path(self.config.hydra.sweep.dir)
         OmegaConf.save(self.config, folder / "multirun.yaml")
-        sweep = SweepState.of(folder)
-        points = dict(zip(sweep.manifest.names(), sweep.manifest.points, strict=True))
-        jobs = [[*points[name].overrides, f"hydra.sweep.subdir='{name}'"] for name in sweep.pending()]
-        size = self.max_batch_size or max(len(jobs), 1)
-        return [self.launcher.launch(jobs[at : at + size], initial_job_idx=at) for at in range(0, len(jobs), size)]
+        names = SweepState.of(folder).pending()
+        while names:
+            if self._launch(folder, names):
+                return
+            while SweepState.of(folder).folders("running"):
+                time.sleep(1)
+            missing = [path.name for path in SweepState.of(folder).folders("missing")]
+            if missing == names:  # the launcher starts nothing at all
+                return
+            names = missing
+
+    def _launch(self, folder: Path, names: list[str]) -> bool:
+        """Starts these jobs, at most ``max_batch_size`` at once; False if the launcher gave up."""
+        from unseen_diffusion.sweeps import read_manifest
+
+        assert self.launcher is not None
+        manifest = read_manifest(folder)
+        points = dict(zip(manifest.names(), manifest.points, strict=True))
+        jobs = [[*points[name].overrides, f"hydra.sweep.subdir='{name}'"] for name in names]
+        size = self.max_batch_size or len(jobs)
+        try:
+            for at in range(0, len(jobs), size):
+                self.launcher.launch(jobs[at : at + size], initial_job_idx=at)
+        except Exception as error:  # what became of the jobs is in their folders
+            log.error("the launcher gave up: %s: %s", type(error).__name__, str(error).strip().partition("\n")[0])
+            return False
+        return True

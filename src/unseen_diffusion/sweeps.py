@@ -204,7 +204,10 @@ def print_states(sweep: SweepState, console: Console | None = None) -> None:
     """One line per job: state, time, what it varies, and what it did last or why it failed."""
     console = console or Console()
     view = Table(
-        title=escape(f"{sweep.folder}: {sweep.counts()}"), title_justify="left", box=None, padding=(0, 1, 0, 0)
+        title=escape(f"{os.path.relpath(sweep.folder)}: {sweep.counts()}"),
+        title_justify="left",
+        box=None,
+        padding=(0, 1, 0, 0),
     )
     for name, justify in (("job", "right"), ("state", "left"), ("time", "right")):
         view.add_column(name, justify="right" if justify == "right" else "left", no_wrap=True)
