@@ -37,11 +37,12 @@ def analyse(folders: Sequence[Path], out: Path) -> None:
         values = zip(full[name], full[f"{name}_sd"], strict=True)
         text[f"2: {name.replace('_', ' ')} ± sd"] = [pm(value, sd) for value, sd in values]
     text["3: bandwidth (95%)"] = [f"{row.bandwidth:.2f} ({row.low:.2f} to {row.high:.2f})" for row in full.itertuples()]
+    each = [f"{row.domain} {row.psnr:.1f} ± {one:.1f} dB" for row, one in zip(full.itertuples(), half, strict=True)]
     answer = Answer(
         "M1",
         f"{full['model'].iloc[0]} brings {' and '.join(full['domain'])} back at eta 0, and at their bandwidths "
         "by the chosen limit only.",
-        "PSNR " + ", ".join(f"{d} {p:.1f} ± {h:.1f} dB" for d, p, h in zip(full["domain"], full["psnr"], half, strict=True)),
+        f"PSNR {', '.join(each)}",
     )
     write_study(out, folders, full, text, draw(found), [answer])
 
