@@ -1,4 +1,4 @@
-# make demo, make test, make check, make studies (hours): everything runs in .venv, made on first use with pinned versions.
+# make demo, make test, make check, make engines (real Ray and Slurm), make studies (hours): everything runs in .venv, made on first use with pinned versions.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 PYTHON ?= python3
@@ -7,7 +7,16 @@ BIN := $(VENV)/bin
 # uv does not read pip's settings for local wheels by itself.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
-.PHONY: demo test check studies clean
+ENGINES := joblib,ray,slurm,optuna
+define install
+	@if command -v uv >/dev/null; then \
+	  uv pip install --python $(BIN)/python -q -c constraints.txt -e '.[$(1)]'; \
+	else \
+	  $(BIN)/python -m pip install -q -c constraints.txt -e '.[$(1)]'; \
+	fi
+endef
+
+.PHONY: demo test engines check studies clean
 
 demo: $(VENV)/.ready
 	$(BIN)/unseen run experiment=demo
@@ -18,6 +27,10 @@ test: $(VENV)/.ready
 studies: $(VENV)/.ready
 	$(BIN)/python -m experiments.studies
 
+# Launchers for real: Ray, joblib, submitit and, where it runs, Slurm. Their packages are in no other target.
+engines: $(VENV)/.engines
+	$(BIN)/pytest -q -m engine
+
 check: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -26,11 +39,11 @@ check: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "unseen-diffusion needs Python 3.11 or newer; set PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	@if command -v uv >/dev/null; then \
-	  uv pip install --python $(BIN)/python -q -c constraints.txt -e '.[dev]'; \
-	else \
-	  $(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'; \
-	fi
+	$(call install,dev)
+	@touch $@
+
+$(VENV)/.engines: $(VENV)/.ready
+	$(call install,$(ENGINES))
 	@touch $@
 
 clean:

@@ -1,0 +1,165 @@
+"""Sweeps on real engines with a worker killed on each: `make engines`. Plain pytest leaves these out."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from test_sweeps import FAILING, here, states, unseen
+from unseen_diffusion.statuses import read_status
+
+__all__ = ["here"]
+pytestmark = pytest.mark.engine
+
+PATIENCE = 400  # seconds that no wait may take
+SLURM = ("hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.timeout_min=10")
+
+
+def needs(plugin: str) -> None:
+    """Skips where a launcher is not installed."""
+    if find_spec("hydra_plugins") is None or find_spec(f"hydra_plugins.{plugin}") is None:
+        pytest.skip(f"{plugin} is not installed")
+
+
+@pytest.fixture(scope="session")
+def slurm() -> None:
+    """A Slurm that answers."""
+    needs("hydra_submitit_launcher")
+    if shutil.which("sbatch") is None:
+        pytest.skip("no sbatch on this machine")
+    if subprocess.run(["sinfo"], capture_output=True, check=False, timeout=60).returncode:
+        pytest.skip("sinfo finds no Slurm that runs")
+
+
+@pytest.fixture
+def started(here: Path) -> Iterator[Callable[..., subprocess.Popen]]:
+    """Starts `unseen` beside the test, in an own group of processes that ends with the test."""
+    processes: list[subprocess.Popen] = []
+
+    def start(*arguments: str) -> subprocess.Popen:
+        with open(f"log{len(processes)}", "wb") as log:
+            command = [sys.executable, "-m", "unseen_diffusion.cli", *arguments]
+            processes.append(subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(timeout=PATIENCE)
+
+
+def until(wanted: Sequence[str], process: subprocess.Popen) -> None:
+    """Waits for these states of the sweep, while its launcher lives."""
+    deadline = time.monotonic() + PATIENCE
+    while not Path("swept/manifest.json").is_file() or states("swept") != list(wanted):
+        found = states("swept") if Path("swept/manifest.json").is_file() else []
+        assert process.poll() is None, f"{found}\n{Path('log0').read_text()[-3000:]}"
+        assert time.monotonic() < deadline, f"{found}\n{Path('log0').read_text()[-3000:]}"
+        time.sleep(0.2)
+
+
+def kill(job: int) -> None:
+    """Kills the process that has written the job's status."""
+    status = read_status(Path("swept") / str(job))
+    assert status
+    os.kill(status.pid, signal.SIGKILL)
+
+
+def attempts() -> list[int]:
+    found = (read_status(path.parent) for path in sorted(Path("swept").glob("*/status.json")))
+    return [status.attempt for status in found if status]
+
+
+def scores(folder: str) -> list[list[dict[str, Any]]]:
+    """All rows of a sweep without what the clock gave."""
+    runs = [json.loads(path.read_text())["rows"] for path in sorted(Path(folder).glob("*/results.json"))]
+    return [[{k: v for k, v in row.items() if "seconds" not in k} for row in rows] for rows in runs]
+
+
+def same_as_alone(hows: str) -> None:
+    """The sweep's scores and images are those of plain runs in this process, from an empty store."""
+    alone = ("run", "-m", *FAILING, f"+features.how={hows}", "hydra.sweep.dir=alone", "paths.outputs=other")
+    assert unseen(*alone) == 0
+    assert scores("swept") == scores("alone")
+    assert len(scores("swept")) == len(hows.split(","))
+
+
+def sweep(hows: str, *launcher: str) -> tuple[str, ...]:
+    return ("run", "-m", *FAILING, f"+features.how={hows}", "hydra.sweep.dir=swept", *launcher)
+
+
+def test_ray_starts_a_killed_job_again(here: Path, started: Callable[..., subprocess.Popen]) -> None:
+    """Two workers, one killed: Ray starts its job again, which runs from its beginning in the same folder."""
+    needs("hydra_ray_launcher")
+    ray = (
+        "hydra/launcher=ray",
+        "+hydra.launcher.ray.init.num_cpus=2",
+        "+hydra.launcher.ray.init.include_dashboard=false",
+    )
+    process = started(*sweep("none,wait,last", *ray))
+    until(["done", "running", "done"], process)
+    kill(1)
+    until(["done", "dead", "done"], process)
+    Path("healed").touch()
+    assert process.wait(timeout=PATIENCE) == 0, Path("log0").read_text()[-3000:]
+    assert states("swept") == ["done"] * 3
+    assert attempts() == [1, 2, 1]
+    same_as_alone("none,wait,last")
+
+
+def test_slurm_goes_on_without_its_login_session(
+    here: Path, slurm: None, started: Callable[..., subprocess.Popen]
+) -> None:
+    """A worker and then the process that submitted the array are killed: the rest is done, and resume runs the one."""
+    process = started(*sweep("none,wait,raise,last", *SLURM))
+    until(["done", "running", "failed", "done"], process)
+    kill(1)
+    until(["done", "dead", "failed", "done"], process)
+    process.kill()
+    process.wait(timeout=PATIENCE)
+    Path("healed").touch()
+    again = started("resume", "swept")
+    assert again.wait(timeout=PATIENCE) == 0, Path("log1").read_text()[-3000:]
+    assert attempts() == [1, 2, 2, 1]
+    same_as_alone("none,wait,raise,last")
+
+
+def test_submitit_local_loses_only_the_killed(here: Path, started: Callable[..., subprocess.Popen]) -> None:
+    """A killed, a raised and an exited job: the fourth is done, and `unseen run` says so at once and exits with 1."""
+    needs("hydra_submitit_launcher")
+    process = started(*sweep("kill,raise,exit,last", "hydra/launcher=submitit_local", "hydra.launcher.timeout_min=10"))
+    assert process.wait(timeout=PATIENCE) == 1
+    assert states("swept") == ["dead", "failed", "failed", "done"]
+    said = Path("log0").read_text()
+    assert "the launcher gave up: UncompletedJobError" in said
+    assert "unseen resume swept" in said
+    Path("healed").touch()
+    assert unseen("resume", "swept", "hydra/launcher=basic") == 0
+    assert attempts() == [2, 2, 2, 1]
+    same_as_alone("kill,raise,exit,last")
+
+
+def test_joblib_loses_its_pool_with_a_killed_worker(here: Path, started: Callable[..., subprocess.Popen]) -> None:
+    """joblib ends all workers when one is killed; what was done stays, and resume runs the rest in a new pool."""
+    needs("hydra_joblib_launcher")
+    process = started(*sweep("none,exit,wait,raise", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"))
+    until(["done", "failed", "running", "failed"], process)
+    kill(2)
+    assert process.wait(timeout=PATIENCE) == 1
+    assert states("swept") == ["done", "failed", "dead", "failed"]
+    assert "the launcher gave up: TerminatedWorkerError" in Path("log0").read_text()
+    Path("healed").touch()
+    assert unseen("resume", "swept") == 0
+    assert attempts() == [1, 2, 2, 2]
+    same_as_alone("none,exit,wait,raise")
