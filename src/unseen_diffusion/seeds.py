@@ -1,6 +1,7 @@
 """One random generator per (seed, purpose, index), so that batching never changes a number."""
 
 import hashlib
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -12,12 +13,31 @@ def generator(seed: int, *stream: str | int) -> torch.Generator:
     The state is the first 8 bytes of SHA-256 over the stream's name: streams with different names are
     independent, and CPU generators give the same numbers whatever the device of the computation.
     """
+    return torch.Generator("cpu").manual_seed(_state(seed, *stream))
+
+
+def generators(seed: int, purpose: str, indices: Iterable[int]) -> Iterator[torch.Generator]:
+    """``generator(seed, purpose, index)`` for one index after the other, each valid until the next is asked for.
+
+    One object seeded anew costs half of a new one.
+    """
+    rng = torch.Generator("cpu")
+    for index in indices:
+        yield rng.manual_seed(_state(seed, purpose, index))
+
+
+def _state(seed: int, *stream: str | int) -> int:
     name = "/".join(str(part) for part in (seed, *stream))
-    state = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
-    return torch.Generator("cpu").manual_seed(state)
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
 
 
 def normal_rows(shape: tuple[int, ...], seed: int, purpose: str, indices: range | list[int]) -> Tensor:
     """Standard normal noise, one stream per row: float32 of shape (len(indices), *shape)."""
-    rows = [torch.randn(shape, generator=generator(seed, purpose, index)) for index in indices]
-    return torch.stack(rows) if rows else torch.empty((0, *shape))
+    return fill_normal(torch.empty((len(indices), *shape)), generators(seed, purpose, indices))
+
+
+def fill_normal(rows: Tensor, streams: Iterable[torch.Generator]) -> Tensor:
+    """Fills each row of ``rows`` from its own stream, in place: the numbers that torch.randn draws from it."""
+    for row, rng in zip(rows, streams, strict=True):
+        row.normal_(generator=rng)
+    return rows
