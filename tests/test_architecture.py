@@ -11,6 +11,7 @@ ORDER = (
     "errors",
     "seeds",
     "precision",
+    "batching",
     "files",
     "images",
     "domains",

@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from unseen_diffusion.batching import start_size
 from unseen_diffusion.domains.base import Domain, check_sizes, split_pool
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.grids import WHOLE as WHOLE_STEPS
@@ -219,11 +220,11 @@ def _check(config: DictConfig) -> RunSettings:
     bandwidth_search: BandwidthSearch | None = build(config.bandwidth) if "_target_" in plain["bandwidth"] else None
     eta = 0.0 if bandwidth_search else number(plain, "bandwidth.eta", 0, 1)
     seed = int(number(plain, "seed", 0, 2**62, whole=True))
-    batch_size = int(number(plain, "batch_size", 1, math.inf, whole=True))
     number(plain, "features.batch_size", 1, math.inf, whole=True)
     check_writable("paths.outputs", Path(plain["paths"]["outputs"]))
     max_proposals = int(number(plain, "rejection.max_proposals", 1, math.inf, whole=True))
     device = choose_device(plain["device"])
+    batch_size = start_size(plain["batch_size"], device)
     domain: Domain = build(config.domain)
     method: Method = build(config.method)
     prior: Prior = method.prior or build(config.prior)

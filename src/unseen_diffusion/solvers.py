@@ -10,6 +10,7 @@ import logging
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -19,12 +20,13 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from unseen_diffusion.batching import in_batches, to_device
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.grids import GRIDS, Grid, make_grid
 from unseen_diffusion.implicit import ACCELERATIONS, FixedPoint, ImplicitDdim
 from unseen_diffusion.models.base import DiffusionModel
 from unseen_diffusion.schedules import CLEAN, Node, Schedule
-from unseen_diffusion.seeds import generator
+from unseen_diffusion.seeds import fill_normal, generator
 from unseen_diffusion.steppers import (
     Ddim,
     DpmSolver2M,
@@ -197,8 +199,8 @@ def walk(
         target, tau = split_noise(here, there, eta)
         x = stepper(model, x, here, target)
         if tau > 0:
-            z = torch.stack([torch.randn(x.shape[1:], generator=rng) for rng in generators])
-            x = x + tau * z.to(x.device, x.dtype)
+            z = fill_normal(torch.empty(x.shape), generators)
+            x = x + tau * to_device(z, x.device).to(x.dtype)
         yield there, x
 
 
@@ -220,7 +222,8 @@ def invert(
         grid: nodes; each recorded step must be one of them (see ``make_grid``'s ``through``).
         record: mixing steps.
         solver: a key of ``SOLVERS``, or settings (whose ``grid`` and ``steps`` went into ``grid``).
-        batch_size: images per network call; the result does not depend on it, up to float rounding.
+        batch_size: images per network call, halved where memory runs out; the result does not depend on it, up to
+            float rounding.
         progress: show a progress bar with the time left.
         residuals: gets the largest relative residual of each batch, where the solver is implicit; what did not
             converge is also logged as a warning.
@@ -231,20 +234,22 @@ def invert(
     times = {node.t for node in grid.up}
     if missing := [t for t in record if t not in times]:
         raise InputError(f"mixing.record={missing}: not among the nodes of the inversion's grid")
-    latents: dict[float, list[Tensor]] = {t: [] for t in record}
-    worst: list[ImplicitDdim] = []
-    with _bar("invert", len(images), len(grid.up) - 1, progress) as bar:
-        for batch in images.split(batch_size):
-            stepper = make_stepper(solver)
-            for node, state in walk(model, batch.to(model.device), grid.up, stepper):
-                bar.update(len(batch))
-                if node.t in latents:
-                    latents[node.t].append(state.float().cpu())
-            if isinstance(stepper, ImplicitDdim):
-                worst.append(stepper)
-    _report(worst, residuals)
+    wanted, steps = set(record), len(grid.up) - 1
+    with _bar("invert", len(images), steps, progress) as bar:
+
+        def job(rows: slice) -> tuple[Stepper, dict[float, Tensor]]:
+            stepper, found = make_stepper(solver), {}
+            with _attempt(model, bar, rows.start * steps):
+                for node, state in walk(model, to_device(images[rows], model.device), grid.up, stepper):
+                    bar.update(len(state))
+                    if node.t in wanted:
+                        found[node.t] = state.float().cpu()
+            return stepper, found
+
+        done = list(in_batches(job, len(images), batch_size))
+    _report([stepper for stepper, _ in done if isinstance(stepper, ImplicitDdim)], residuals)
     empty = images.new_empty((0, *model.shape))
-    return {t: torch.cat(parts) if parts else empty for t, parts in latents.items()}
+    return {t: torch.cat([found[t] for _, found in done]) if done else empty for t in record}
 
 
 def denoise(
@@ -270,7 +275,7 @@ def denoise(
         indices: one per latent; image i's noise comes from the stream (seed, "denoise", indices[i]) alone.
             By default 0, 1, 2, ...
         solver: a key of ``SOLVERS``, or settings (whose ``grid`` and ``steps`` went into ``grid``).
-        batch_size: images per network call.
+        batch_size: images per network call, halved where memory runs out.
         stop: the node at which to stop; by default the clean image.
         progress: show a progress bar with the time left.
 
@@ -285,16 +290,31 @@ def denoise(
     nodes = [node for node in grid.down if node.t >= stop]
     if nodes[-1:] != [node for node in grid.down if node.t == stop]:
         raise InputError(f"stop={stop:g}: not among the nodes of the denoising's grid")
-    done: list[Tensor] = []
-    with _bar("denoise", len(latents), len(nodes) - 1, progress) as bar:
-        for start in range(0, len(latents), batch_size):
-            x = latents[start : start + batch_size].to(model.device)
-            streams = [generator(seed, "denoise", index) for index in indices[start : start + batch_size]]
-            for _, state in walk(model, x, nodes, solver, eta, streams):
-                x = state
-                bar.update(len(x))
-            done.append(x.float().cpu())
+    steps = len(nodes) - 1
+    with _bar("denoise", len(latents), steps, progress) as bar:
+
+        def job(rows: slice) -> Tensor:
+            x = to_device(latents[rows], model.device)
+            streams = [generator(seed, "denoise", index) for index in indices[rows]]
+            with _attempt(model, bar, rows.start * steps):
+                for _, state in walk(model, x, nodes, solver, eta, streams):
+                    x = state
+                    bar.update(len(x))
+            return x.float().cpu()
+
+        done = list(in_batches(job, len(latents), batch_size))
     return torch.cat(done) if done else latents.new_empty(latents.shape)
+
+
+@contextmanager
+def _attempt(model: DiffusionModel, bar: "tqdm[None]", position: int) -> Iterator[None]:
+    """One batch; if it fails, neither its evaluations nor its progress count."""
+    before = model.evaluations
+    try:
+        yield
+    except BaseException:
+        model.evaluations, bar.n = before, position
+        raise
 
 
 def _report(steppers: Sequence[ImplicitDdim], residuals: list[float] | None) -> None:

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
+from unseen_diffusion.batching import in_batches
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.precision import full_float32
 
@@ -44,7 +45,7 @@ def extract(
     Args:
         extractor: the feature network.
         images: as they are saved, grey (C = 1) or RGB (C = 3).
-        batch_size: images at a time; None takes the extractor's own.
+        batch_size: images at a time, halved where memory runs out; None takes the extractor's own.
         device: where the network runs.
 
     Raises:
@@ -55,8 +56,12 @@ def extract(
     if size < 1:
         raise InputError(f"batch_size={size}: give 1 or more images at a time")
     extractor.to(device)
+
+    def job(rows: slice) -> Tensor:
+        return extractor(images[rows]).to("cpu", torch.float32)
+
     with full_float32():
-        return torch.cat([extractor(batch).to("cpu", torch.float32) for batch in images.split(size)])
+        return torch.cat(list(in_batches(job, len(images), size)))
 
 
 def check_images(images: Tensor) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unseen_diffusion.batching import in_batches, to_device
 from unseen_diffusion.precision import full_float32
 
 
@@ -59,7 +60,11 @@ class QuantisedCodec(Codec):
 
 
 @torch.inference_mode()
-def in_batches(convert: Callable[[Tensor], Tensor], rows: Tensor, batch_size: int, device: torch.device) -> Tensor:
-    """``convert`` on float32 batches on ``device``; the result on the CPU."""
+def convert_all(convert: Callable[[Tensor], Tensor], rows: Tensor, batch_size: int, device: torch.device) -> Tensor:
+    """``convert`` on float32 batches on ``device``, halved where memory runs out; the result on the CPU."""
+
+    def job(part: slice) -> Tensor:
+        return convert(to_device(rows[part].float(), device)).cpu()
+
     with full_float32():
-        return torch.cat([convert(batch.to(device, torch.float32)).cpu() for batch in rows.split(batch_size)])
+        return torch.cat(list(in_batches(job, len(rows), batch_size)) or [job(slice(0))])

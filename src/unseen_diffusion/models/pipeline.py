@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.files import sha256
 from unseen_diffusion.models.anatomy import Anatomy, examine
-from unseen_diffusion.models.autoencoders import Codec, QuantisedCodec, UnitRange, VariationalCodec, in_batches
+from unseen_diffusion.models.autoencoders import Codec, QuantisedCodec, UnitRange, VariationalCodec, convert_all
 from unseen_diffusion.models.base import DiffusionModel, ModelSpec, Prediction
 from unseen_diffusion.models.folders import part_file, resolve, weight_files, weighted_parts
 from unseen_diffusion.models.loading import initialise, load_checked, weights_digest
@@ -209,11 +209,11 @@ class DiffusersModel(DiffusionModel):
 
     def encode(self, images: Float[Tensor, "n c h w"], batch_size: int = 64) -> Float[Tensor, "n c2 h2 w2"]:
         """Images in [-1, 1] -> clean states, float32 on the CPU: images in [0, 1], latents, or the images."""
-        return images if self.codec is None else in_batches(self.codec.encode, images, batch_size, self.device)
+        return images if self.codec is None else convert_all(self.codec.encode, images, batch_size, self.device)
 
     def decode(self, states: Float[Tensor, "n c2 h2 w2"], batch_size: int = 64) -> Float[Tensor, "n c h w"]:
         """Clean states -> images around [-1, 1], unclamped float32 on the CPU."""
-        return states if self.codec is None else in_batches(self.codec.decode, states, batch_size, self.device)
+        return states if self.codec is None else convert_all(self.codec.decode, states, batch_size, self.device)
 
     @cached_property
     def _guided(self) -> "DiffusersModel":
