@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from test_sweeps import FAILING, here, states, unseen
 from unseen_diffusion.statuses import read_status
@@ -163,3 +164,24 @@ def test_joblib_loses_its_pool_with_a_killed_worker(here: Path, started: Callabl
     assert unseen("resume", "swept") == 0
     assert attempts() == [1, 2, 2, 2]
     same_as_alone("none,exit,wait,raise")
+
+
+def test_optuna_searches_two_objectives(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The trials of the experiment, each with its scores as objectives; ranges are checked at their ends beforehand."""
+    needs("hydra_optuna_sweeper")
+    fixed = [a for a in FAILING if not a.startswith(("scores", "domain.references"))]
+    search = ("run", "experiment=optuna", *fixed, "+features.how=none", "domain.references=40", "hydra.sweep.dir=swept")
+    assert unseen(*search, "bandwidth.eta=interval(0.2,1.5)") == 2
+    assert "bandwidth.eta=1.5" in capsys.readouterr().err
+    assert not Path("swept").exists()
+    assert unseen(*search, "hydra.sweeper.n_trials=4") == 0
+    assert states("swept") == ["done"] * 4
+    found = [rows[0] for rows in scores("swept")]
+    front = yaml.safe_load(Path("swept/optimization_results.yaml").read_text())["solutions"]
+    assert front
+    pairs = [[row["kid_h"], row["copy_rate"]] for row in found]
+    better = [a for a in pairs if not any(b != a and b[0] <= a[0] and b[1] <= a[1] for b in pairs)]
+    assert sorted(solution["values"] for solution in front) == sorted(better)
+    assert unseen("status", "swept") == 0
+    assert unseen("resume", "swept") == 2
+    assert "a search" in capsys.readouterr().err

@@ -258,6 +258,12 @@ def test_an_absent_launcher_is_one_line(
     assert list(here.iterdir()) == []
 
 
+def test_a_range_needs_a_search(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A plain sweep cannot run through an interval."""
+    assert unseen("run", "-m", *LEAN, "bandwidth.eta=interval(0,1)") == 2
+    assert "a range needs a search" in capsys.readouterr().err
+
+
 def test_replaced_overrides_and_quotes() -> None:
     """Another launcher drops the settings of the first; a key is given once."""
     old = ["-m", "seed=1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=a"]

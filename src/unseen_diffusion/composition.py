@@ -16,7 +16,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
@@ -133,12 +133,16 @@ def is_information(arguments: Sequence[str]) -> bool:
 
 @dataclass(frozen=True)
 class Sweep:
-    """All points of a command, composed; each one's overrides of the run itself; the folder that gets their results."""
+    """All points of a command, composed; each one's overrides of the run itself; the folder that gets their results.
+
+    A search (``trials`` above 0) chooses its points as it goes: these are then one for each value or end of a range.
+    """
 
     points: list[DictConfig]
     overrides: list[list[str]]
     folder: Path
     multirun: bool
+    trials: int
 
 
 def expand(name: str, arguments: Sequence[str]) -> Sweep:
@@ -158,7 +162,13 @@ def expand(name: str, arguments: Sequence[str]) -> Sweep:
             raise InputError(f"{swept[0][0]},...: several values need a sweep; write unseen {name} -m ...")
         if multirun:
             swept = _configured(base, args.overrides) + swept
-        combinations = [list(point) for point in itertools.product(*swept)] if multirun else [[]]
+        trials = int(base.hydra.sweeper.get("n_trials", 0)) if multirun else 0
+        if ranges := [o for o in parsed if o.is_interval_sweep() and not trials]:
+            raise InputError(
+                f"{ranges[0].input_line}: a range needs a search; write unseen {name} -m hydra/sweeper=optuna"
+            )
+        combine = _each_once if trials else itertools.product
+        combinations = [list(point) for point in combine(*swept)] if multirun else [[]]
         if multirun and any(o.key_or_group == "hydra.sweep.subdir" for o in parsed):
             raise InputError("hydra.sweep.subdir: the folders of a sweep's runs are their numbers; leave it out")
         points = [_compose(name, fixed + point, args.config_dir) for point in combinations]
@@ -168,7 +178,7 @@ def expand(name: str, arguments: Sequence[str]) -> Sweep:
         raise InputError(one_line(str(error), name)) from error
     where = base.hydra.sweep.dir if multirun else base.hydra.run.dir
     of_run = [o.input_line or "" for o in parsed if not o.is_sweep_override() and not o.is_hydra_override()]
-    return Sweep(points, [of_run + point for point in combinations], Path(where), multirun)
+    return Sweep(points, [of_run + point for point in combinations], Path(where), multirun, trials)
 
 
 def own_config(config: DictConfig) -> dict[str, Any]:
@@ -219,7 +229,16 @@ def _configured(base: DictConfig, overrides: Sequence[str]) -> list[list[str]]:
 def _choices(override: Override) -> list[str]:
     """The single-valued overrides that a sweep override stands for."""
     key = override.get_key_element()
+    value = override.value()
+    if isinstance(value, IntervalSweep):
+        return [f"{key}={value.start}", f"{key}={value.end}"]
     return [f"{key}={value}" for value in override.sweep_string_iterator()]
+
+
+def _each_once(*swept: list[str]) -> list[list[str]]:
+    """Every value of every key at least once, the others at their first."""
+    first = [values[0] for values in swept]
+    return [first] + [[*first[:at], v, *first[at + 1 :]] for at, values in enumerate(swept) for v in values[1:]]
 
 
 def _compose(name: str, overrides: list[str], config_dir: str | None) -> DictConfig:

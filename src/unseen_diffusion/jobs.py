@@ -19,8 +19,15 @@ from unseen_diffusion.sweeps import SweepState, check_unchanged, print_states, r
 log = logging.getLogger(__name__)
 
 
-def run_job(config: DictConfig) -> None:
-    """One point, unless it is done or another process has it. A failure is recorded and never stops the others."""
+OBJECTIVES = ("kid_h", "copy_rate")  # of the generated images; what a search minimises
+
+
+def run_job(config: DictConfig) -> list[float] | None:
+    """One point, unless it is done or another process has it. A failure is recorded and never stops the others.
+
+    Returns:
+        Its objectives, for a search; None after a failure.
+    """
     from unseen_diffusion.runs import execute
     from unseen_diffusion.settings import check
     from unseen_diffusion.tables import RESULTS
@@ -31,11 +38,11 @@ def run_job(config: DictConfig) -> None:
     with claimed(folder) as journal:
         if journal is None:
             log.info("%s: done, or another process has it", folder)
-            return
+            return None
         (folder / RESULTS).unlink(missing_ok=True)  # of an earlier attempt
         try:
             check_unchanged(sweep, folder.relative_to(sweep).as_posix(), own_config(config))
-            execute(check(config), folder, sweep.name)
+            results = execute(check(config), folder, sweep.name)
         except InputError as error:
             journal.end(str(error))
             log.error("%s", error)
@@ -48,6 +55,8 @@ def run_job(config: DictConfig) -> None:
             log.error("%s", traceback.format_exc())
         else:
             journal.end()
+            return [float(results["rows"][0][name]) for name in OBJECTIVES]
+    return None
 
 
 def train_job(config: DictConfig) -> None:
@@ -99,6 +108,9 @@ def compare_solvers(settings: RunSettings, folder: Path) -> None:
     print(f"{folder}/solvers.csv and solvers.svg")
 
 
+FOUND = "optimization_results.yaml"  # what Optuna's sweeper leaves
+
+
 def report(folder: Path) -> int:
     """Prints the table of a run or sweep and where everything is; 1 if any of its runs is not done."""
     from unseen_diffusion.comparison import is_comparison, show_comparison
@@ -119,10 +131,13 @@ def report(folder: Path) -> int:
         if sweep.manifest.multirun:
             sweep_sheet(done, folder / "samples.png")
         print(f"pictures, tables and logs: {shown}/")
+    if sweep.manifest.trials and (folder / FOUND).is_file():
+        print(f"best in {' and '.join(OBJECTIVES)}: {shown / FOUND}")
     if not sweep.complete():
         print_states(sweep)
         for job in sweep.jobs:
             if job.status and job.state == "failed":
                 print(f"failed: {shown / job.name}: {job.status.error}")
-        print(f"unseen resume {shown} runs what is not done")
+        if not sweep.manifest.trials:
+            print(f"unseen resume {shown} runs what is not done")
     return int(not sweep.complete())

@@ -34,7 +34,7 @@ def start(arguments: list[str]) -> int:
             check(point)
         folder = sweep.folder.resolve()
         write_manifest(folder, _manifest(arguments, sweep))
-        return _launch(folder, sweep.multirun, arguments)
+        return _launch(folder, sweep.multirun and not sweep.trials, arguments)
 
 
 def resume_command(arguments: list[str]) -> int:
@@ -54,6 +54,8 @@ def resume_command(arguments: list[str]) -> int:
 def resume(folder: Path, overrides: Sequence[str]) -> int:
     """Runs exactly what is neither done nor running, in the same folder with the same numbers and settings."""
     manifest = read_manifest(folder)
+    if manifest.trials:
+        raise InputError(f"{folder}: a search, whose runs build on each other; start it anew")
     pending = SweepState.of(folder).pending()
     if not pending:
         print(f"{folder}: {SweepState.of(folder).counts()}; nothing to resume")
@@ -77,16 +79,22 @@ def resume(folder: Path, overrides: Sequence[str]) -> int:
 
 
 def _manifest(arguments: Sequence[str], sweep: Sweep) -> Manifest:
-    points = [Point(given, own_config(point)) for given, point in zip(sweep.overrides, sweep.points, strict=True)]
-    now = datetime.now(UTC).isoformat(timespec="seconds")
+    given = [] if sweep.trials else zip(sweep.overrides, sweep.points, strict=True)
     own = os.environ.get("UNSEEN_CONF")
-    return Manifest(list(arguments), str(Path.cwd()), own and str(Path(own).resolve()), sweep.multirun, points, now)
+    return Manifest(
+        command=list(arguments),
+        cwd=str(Path.cwd()),
+        own_configs=own and str(Path(own).resolve()),
+        multirun=sweep.multirun,
+        points=[Point(overrides, own_config(config)) for overrides, config in given],
+        trials=sweep.trials,
+        made=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
 
 
-def _launch(folder: Path, multirun: bool, arguments: Sequence[str]) -> int:
+def _launch(folder: Path, ours: bool, arguments: Sequence[str]) -> int:
     """Hands over to Hydra, then reports; what counts is what the jobs wrote, not what the launcher said."""
-    extra = [SWEEPER] if multirun else []
-    call_hydra(hydra_task("run", run_job), replaced(arguments, extra))
+    call_hydra(hydra_task("run", run_job), replaced(arguments, [SWEEPER] if ours else []))
     return report(folder)
 
 

@@ -36,7 +36,8 @@ class Manifest:
         cwd: folder that relative paths start from.
         own_configs: $UNSEEN_CONF.
         multirun: False for a single run, whose folder is the job's own.
-        points: all runs in order; a sweep's are numbered from 0, in folders of these names.
+        points: all runs in order; a sweep's are numbered from 0, in folders of these names; empty for a search.
+        trials: runs of a search, which chooses its points as it goes; 0 for a sweep.
         made: when, ISO 8601 in UTC.
         schema: of this file.
     """
@@ -46,12 +47,13 @@ class Manifest:
     own_configs: str | None
     multirun: bool
     points: list[Point]
+    trials: int
     made: str
     schema: int = SCHEMA
 
     def names(self) -> list[str]:
         """Each job's folder below that of the sweep."""
-        return [str(number) for number in range(len(self.points))] if self.multirun else ["."]
+        return [str(number) for number in range(self.trials or len(self.points))] if self.multirun else ["."]
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -100,12 +102,14 @@ def sweep_of(job: Path) -> Path:
 
 
 def check_unchanged(folder: Path, name: str, config: dict[str, Any]) -> None:
-    """A job's config, as composed now, is the one that its sweep recorded.
+    """A job's config, as composed now, is the one that its sweep recorded; a search records none.
 
     Raises:
         InputError: conf/ or the user's configs have changed since.
     """
     manifest = read_manifest(folder)
+    if manifest.trials:
+        return
     recorded = manifest.points[manifest.names().index(name)].config
     if difference := _difference(recorded, config):
         raise InputError(
@@ -194,7 +198,9 @@ class SweepState:
         return {"folder": str(self.folder), "command": self.manifest.command, "counts": self.tally(), "jobs": jobs}
 
     def varied(self) -> list[list[str]]:
-        """Of each job, the overrides that not all of them have."""
+        """Of each job, the overrides that not all of them have; unknown for a search."""
+        if self.manifest.trials:
+            return [[] for _ in self.jobs]
         every = [point.overrides for point in self.manifest.points]
         common = set.intersection(*map(set, every)) if len(every) > 1 else set()
         return [[override for override in overrides if override not in common] for overrides in every]
@@ -236,6 +242,6 @@ def status_command(paths: Sequence[str], as_json: bool) -> int:
         return int(not all(sweep.complete() for sweep in sweeps))
     for sweep in sweeps:
         print_states(sweep)
-        if sweep.pending():
+        if sweep.pending() and not sweep.manifest.trials:
             print(f"unseen resume {os.path.relpath(sweep.folder)} runs what is not done")
     return int(not all(sweep.complete() for sweep in sweeps))
