@@ -152,18 +152,18 @@ def test_submitit_local_loses_only_the_killed(here: Path, started: Callable[...,
 
 
 def test_joblib_loses_its_pool_with_a_killed_worker(here: Path, started: Callable[..., subprocess.Popen]) -> None:
-    """joblib ends all workers when one is killed; what was done stays, and resume runs the rest in a new pool."""
+    """joblib ends both workers when one is killed; a new pool runs what had not started, and resume the rest."""
     needs("hydra_joblib_launcher")
-    process = started(*sweep("none,exit,wait,raise", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"))
-    until(["done", "failed", "running", "failed"], process)
-    kill(2)
+    process = started(*sweep("wait,wait,none,raise", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"))
+    until(["running", "running", "missing", "missing"], process)
+    kill(0)
     assert process.wait(timeout=PATIENCE) == 1
-    assert states("swept") == ["done", "failed", "dead", "failed"]
+    assert states("swept") == ["dead", "dead", "done", "failed"]
     assert "the launcher gave up: TerminatedWorkerError" in Path("log0").read_text()
     Path("healed").touch()
-    assert unseen("resume", "swept") == 0
-    assert attempts() == [1, 2, 2, 2]
-    same_as_alone("none,exit,wait,raise")
+    assert unseen("resume", "swept", "hydra/launcher=basic") == 0
+    assert attempts() == [2, 2, 1, 2]
+    same_as_alone("wait,wait,none,raise")
 
 
 def test_optuna_searches_two_objectives(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
