@@ -23,13 +23,13 @@ from unseen_diffusion.domains.parquet import Parquet
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.files import read_json, write_json
 from unseen_diffusion.images import decode, stack
+from unseen_diffusion.models.losses import DiffusionLoss, validation_loss
 from unseen_diffusion.models.unet import unet_forward
 from unseen_diffusion.seeds import generator
 from unseen_diffusion.settings import build
 from unseen_diffusion.tracking import NoTracker, RunRecord, WandbTracker
 from unseen_diffusion.training import diffusion_recipe, loop
 from unseen_diffusion.training.data import OwnImages, decode_once, hold_out, open_images
-from unseen_diffusion.training.diffusion import EpsLoss, validation_loss
 from unseen_diffusion.training.diffusion_recipe import train_diffusion
 from unseen_diffusion.training.journal import Journal, journal
 from unseen_diffusion.training.loop import LoopSettings, check_resumable, memory_errors, new_state, save_checkpoint
@@ -342,14 +342,14 @@ class Scale(nn.Module):
         return (self.a * x,)
 
 
-def eps_loss(kept: Tensor | None = None) -> EpsLoss:
+def loss_of(kept: Tensor | None = None) -> DiffusionLoss:
     images = torch.randint(0, 256, (20, 1, 8, 8), generator=generator(0, "images"), dtype=torch.uint8)
-    return EpsLoss(images, DDPMScheduler(), 1, True, torch.device("cpu"), kept)
+    return DiffusionLoss(images, DDPMScheduler().alphas_cumprod, 1, True, torch.device("cpu"), kept)
 
 
 def test_parts_of_a_batch_add_up_to_it() -> None:
     """Loss and gradient of a batch are the means over its parts, whichever process computes them."""
-    loss, network = eps_loss(), Scale()
+    loss, network = loss_of(), Scale()
     batch = loss.batch(torch.arange(8), generator(0, "step"))
     whole = loss(network, *batch)
     whole.backward()
@@ -369,7 +369,7 @@ def trained(accumulate: int, folder: Path, journal: Journal, **changes: Any) -> 
     chosen = settings(accumulate=accumulate, **changes)
     state = new_state(Scale(), chosen, torch.device("cpu"))
     processes = Processes(torch.device("cpu"), "no")
-    return loop.train(chosen, state, 20, eps_loss(), folder, processes, lambda _: None, journal)
+    return loop.train(chosen, state, 20, loss_of(), folder, processes, lambda _: None, journal)
 
 
 def test_accumulation_changes_rounding_only(tmp_path: Path) -> None:
@@ -387,10 +387,10 @@ def test_a_loss_that_is_not_finite_ends_the_training(tmp_path: Path) -> None:
 def test_validation_uses_the_same_noise_every_time() -> None:
     """So that its differences are those of the network; its rows are the held-out ones."""
     network, held = Scale(), torch.tensor([3, 7, 11])
-    value = validation_loss(network, eps_loss(held), seed=0)
-    assert value == validation_loss(network, eps_loss(held), seed=0)
-    assert value != validation_loss(network, eps_loss(held), seed=1)
-    assert value != validation_loss(network, eps_loss(torch.tensor([3, 7, 12])), seed=0)
+    value = validation_loss(network, loss_of(held), seed=0)
+    assert value == validation_loss(network, loss_of(held), seed=0)
+    assert value != validation_loss(network, loss_of(held), seed=1)
+    assert value != validation_loss(network, loss_of(torch.tensor([3, 7, 12])), seed=0)
 
 
 # ---------------------------------------------------------------- memory and tracking

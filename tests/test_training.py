@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from unseen_diffusion.composition import expand
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.models import DiffusersModel
+from unseen_diffusion.optimisation import epoch_rows, update_ema
 from unseen_diffusion.training.diffusion_recipe import train_diffusion
-from unseen_diffusion.training.loop import LoopSettings, epoch_rows, learning_rate, update_ema
+from unseen_diffusion.training.loop import LoopSettings, learning_rate
 
 SMALL = [
     "training.data.size=16",

@@ -1,7 +1,8 @@
 """Arithmetic that results may depend on."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 
@@ -16,3 +17,8 @@ def full_float32() -> Iterator[None]:
         yield
     finally:
         matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+def mixed_precision(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
+    """Autocast to ``dtype`` on ``device``; nothing for float32. One pass each: it remembers weights as they were."""
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype)

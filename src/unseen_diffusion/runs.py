@@ -16,7 +16,9 @@ from unseen_diffusion.features.base import FeatureExtractor
 from unseen_diffusion.features.pixels import Pixels
 from unseen_diffusion.figures import SampleSheet, reconstructions_sheet, rows_sheet, samples_sheet
 from unseen_diffusion.files import atomic_path, write_json
+from unseen_diffusion.forgetting import forgetting
 from unseen_diffusion.models.base import DiffusionModel
+from unseen_diffusion.models.pipeline import DiffusersModel
 from unseen_diffusion.priors import restore
 from unseen_diffusion.scores.kernel import kid
 from unseen_diffusion.scoring import DomainViews, Views, held_out_row, score_row
@@ -74,7 +76,8 @@ class Run:
             if self.settings.record:  # one trajectory serves them all
                 changes |= {"record": tuple(sorted({self.settings.t, *self.settings.record}))}
         other = copy(self)
-        other.__dict__.pop("references", None)
+        for name in ("references", "tuned"):
+            other.__dict__.pop(name, None)
         other.settings = replace(self.settings, **changes)
         return other
 
@@ -97,6 +100,15 @@ class Run:
         """The inverted references."""
         s = self.settings
         return self.stages.inversion(self.model, self.split.tensors["references"], s.solver, s.t, s.record)[1]
+
+    @cached_property
+    def tuned(self) -> tuple[Artefact, DiffusersModel]:
+        """The model tuned on the references, stopped by the validation images; the base model stays as it is."""
+        tuning = self.settings.method.tuning
+        if tuning is None or not isinstance(self.model, DiffusersModel):
+            raise ValueError("tuning: this run's method tunes nothing")
+        references, validation = (self.split.tensors[part] for part in ("references", "validation"))
+        return self.stages.tuned(self.model, references, validation, tuning, self.settings.seed)
 
     def own_latents(self, count: int) -> LatentSet:
         """The base model's own domain at the mixing step."""
@@ -135,6 +147,7 @@ def generate(run: Run) -> Generated:
     before = len(stages.used)
     fitted = selection = None
     latents: LatentSet | None
+    model = run.model
     if s.method.source == "real":
         latents = None
         images = stages.real(run.split.tensors["references"][: s.samples])
@@ -143,6 +156,9 @@ def generate(run: Run) -> Generated:
             latents = run.own_latents(s.samples)
         elif s.method.source == "noised":
             latents = stages.noised(run.model, run.split.tensors["references"], s.t, s.samples, s.seed)
+        elif s.method.source == "tuned":
+            model = run.tuned[1]
+            latents = stages.base_latents(model, s.solver, s.t, s.samples, s.seed)
         else:
             own = run.own_latents(s.prior.id_latents) if s.prior.id_latents else None
             fitted = stages.prior(s.prior, s.prior_config, run.references, own)
@@ -157,7 +173,7 @@ def generate(run: Run) -> Generated:
                 s.allow_fewer,
                 s.route,
             )
-        images = run.denoised(latents, s.eta)
+        images = stages.denoising(model, latents, s.solver, s.eta, s.seed)
     made = [artefact for _, artefact in stages.used[before:]]
     evaluations = sum(artefact.facts.get("evaluations", 0) for artefact in made)
     return Generated(images, latents, fitted, selection, evaluations, sum(artefact.seconds for artefact in made))
@@ -256,7 +272,7 @@ def execute(settings: RunSettings, folder: Path, group: str) -> dict[str, Any]:
     if chosen:
         rows[0] |= {"acceptance": chosen["acceptance"]["share"]}
     reconstruction = reconstruct(run, folder)
-    if reconstruction:
+    if reconstruction and not settings.method.tuning:  # which are the base model's
         rows[0] |= {"psnr": reconstruction[f"eta{eta:g}"]["psnr"]}
     shown = details(run, generated, folder)
     if settings.scores.latents:
@@ -267,6 +283,7 @@ def execute(settings: RunSettings, folder: Path, group: str) -> dict[str, Any]:
         **found,
         "rows": rows,
         "selection": chosen,
+        **tuning_of(run),
         "geometry": geometry_of(stages, settings.t),
         "reconstruction": reconstruction,
         "details": shown,
@@ -320,6 +337,17 @@ def score_rows(run: Run, generated: Generated) -> list[dict[str, Any]]:
         else:
             rows.append(of(row, run.own_images()))
     return rows
+
+
+def tuning_of(run: Run) -> dict[str, Any]:
+    """Facts of the tuning and what the tuned model has forgotten, under ``tuning``; empty for a frozen model."""
+    s, base = run.settings, run.model
+    if s.method.tuning is None or not isinstance(base, DiffusersModel):
+        return {}
+    artefact, tuned = run.tuned
+    own = run.own_images().tensors["images"]
+    lost = forgetting(run.stages, base, tuned, own, s.solver, s.t, s.seed, s.scores.reconstructions)
+    return {"tuning": {**artefact.facts, "seconds": artefact.seconds, "forgetting": lost}}
 
 
 def reconstruct(run: Run, folder: Path) -> dict[str, Any]:

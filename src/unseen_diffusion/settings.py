@@ -252,7 +252,9 @@ def _check(config: DictConfig) -> RunSettings:
         )
     if mixing_search:
         check_mixing(mixing_search, method, max_proposals)
-    check_references(domain, prior, tolerances, scores, spec, mixing_search)
+    validation = check_references(domain, prior, tolerances, scores, spec, mixing_search)
+    if method.tuning:
+        method.tuning.check(plain["model"], validation)
     return RunSettings(
         plain=plain,
         spec=spec,
@@ -326,8 +328,8 @@ def check_references(
     scores: ScoreSettings,
     spec: ModelSpec,
     mixing: MixingSearch | None,
-) -> None:
-    """Enough images for the split, the prior and the criteria.
+) -> int:
+    """Enough images for the split, the prior and the criteria; returns how many are validation images.
 
     Raises:
         InputError: too few.
@@ -361,3 +363,4 @@ def check_references(
         raise InputError(
             f"tolerances.k={tolerances.k}: with domain.references={references} give {references - 1} or less"
         )
+    return counts["validation"]

@@ -21,6 +21,8 @@ from unseen_diffusion.features.base import FeatureExtractor, extract
 from unseen_diffusion.geometry import CRITERIA, References, draw_references, leave_one_out, statistics, summarise
 from unseen_diffusion.images import dequantise, quantise
 from unseen_diffusion.models.base import DiffusionModel, ModelSpec
+from unseen_diffusion.models.losses import image_losses
+from unseen_diffusion.models.pipeline import DiffusersModel
 from unseen_diffusion.priors import Prior, restore, slerp
 from unseen_diffusion.rejection import Tolerances, select, within
 from unseen_diffusion.scores.intervals import wilson
@@ -29,10 +31,13 @@ from unseen_diffusion.scores.reconstruction import psnr, ssim
 from unseen_diffusion.seeds import normal_rows
 from unseen_diffusion.solvers import SolverSettings, denoise, invert
 from unseen_diffusion.store import Artefact, Store
+from unseen_diffusion.tuning import Tuning, describe, tune
 
 log = logging.getLogger(__name__)
 
 Made = tuple[dict[str, Tensor], dict[str, Any]]
+
+LOSS_DRAWS = 8  # noise levels at which an image's loss is measured
 
 
 @dataclass(frozen=True)
@@ -168,6 +173,34 @@ class Stages:
 
         artefact = self._get("base_latents", 1, inputs, make)
         return LatentSet(float(t), artefact.tensors["latents"], list(range(count)))
+
+    def tuned(
+        self, model: DiffusersModel, references: Tensor, validation: Tensor, settings: Tuning, seed: int
+    ) -> tuple[Artefact, DiffusersModel]:
+        """Images (n, C, H, W) uint8 -> weights and facts of ``tune``, and the model that they make."""
+        inputs = {
+            "model": model.fingerprint,
+            "references": digest(references),
+            "validation": digest(validation),
+            "tuning": describe(settings),
+            "seed": seed,
+        }
+
+        def make() -> Made:
+            return tune(model, references, validation, settings, seed, self.progress)
+
+        artefact = self._get("tune", 1, inputs, make)
+        return artefact, model.with_network(settings.tuned(model.network, artefact.tensors), artefact.key)
+
+    def image_losses(self, model: DiffusersModel, images: Tensor, seed: int) -> Tensor:
+        """The training loss of every image (n, C, H, W) uint8, (n,) float64, at the same noise for all models."""
+        inputs = {"model": model.fingerprint, "images": digest(images), "seed": seed}
+
+        def make() -> Made:
+            losses = image_losses(model.network, model.loss(images), seed, LOSS_DRAWS)
+            return {"losses": losses}, {"evaluations": LOSS_DRAWS * len(images)}
+
+        return self._get("image_losses", 1, inputs, make).tensors["losses"]
 
     def prior(self, prior: Prior, settings: dict[str, Any], references: LatentSet, own: LatentSet | None) -> Artefact:
         """Reference latents -> the fitted prior's parameters."""

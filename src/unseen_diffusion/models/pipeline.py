@@ -4,7 +4,6 @@ import copy
 import hashlib
 import json
 import math
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,9 +20,11 @@ from unseen_diffusion.models.autoencoders import Codec, QuantisedCodec, UnitRang
 from unseen_diffusion.models.base import DiffusionModel, ModelSpec, Prediction
 from unseen_diffusion.models.folders import part_file, resolve, weight_files, weighted_parts
 from unseen_diffusion.models.loading import initialise, load_checked, weights_digest
-from unseen_diffusion.models.parameterisations import Score
+from unseen_diffusion.models.losses import DiffusionLoss
+from unseen_diffusion.models.parameterisations import Score, VariancePreserving
 from unseen_diffusion.models.text import check_text, stable_diffusion_3_embedding, stable_diffusion_embedding
 from unseen_diffusion.models.unet import unet_forward
+from unseen_diffusion.precision import mixed_precision
 from unseen_diffusion.schedules import Node
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -88,6 +89,21 @@ def inspect_model(
     if Path(path).expanduser().is_dir():
         _needed_weights(anatomy, trained=initial_seed is None)
     return anatomy.spec()
+
+
+def check_tunable(path: str, revision: str | None = None) -> None:
+    """Refuses models whose network ``tuning`` does not know how to train.
+
+    Raises:
+        InputError: another network, family or condition.
+    """
+    anatomy = examine(resolve(path, revision, weights=False))
+    plain = anatomy.kind == "UNet2DModel" and not anatomy.codec_part and not anatomy.classes
+    if not plain or not isinstance(anatomy.family, VariancePreserving):
+        raise InputError(
+            f"model.path={path}: fine-tuning trains unconditional UNet2DModels on pixels that predict eps, x0 or v; "
+            "choose such a model, or another method"
+        )
 
 
 def _check_options(anatomy: Anatomy, options: Options) -> None:
@@ -201,9 +217,7 @@ class DiffusersModel(DiffusionModel):
     def _output(self, state: Tensor, t: Tensor, condition: dict[str, Tensor]) -> Tensor:
         """The network's output without a learned variance, float32."""
         rows = {name: value.expand(len(state), *value.shape[1:]) for name, value in condition.items()}
-        dtype = DTYPES[self.options.dtype]
-        mixed = nullcontext() if dtype == torch.float32 else torch.autocast(self.device.type, dtype=dtype)
-        with mixed:
+        with mixed_precision(self.device, DTYPES[self.options.dtype]):
             output = unet_forward(self.network, state, t, self.factor, **rows)
         return output[:, : self.shape[0]].float()
 
@@ -214,6 +228,32 @@ class DiffusersModel(DiffusionModel):
     def decode(self, states: Float[Tensor, "n c2 h2 w2"], batch_size: int = 64) -> Float[Tensor, "n c h w"]:
         """Clean states -> images around [-1, 1], unclamped float32 on the CPU."""
         return states if self.codec is None else convert_all(self.codec.decode, states, batch_size, self.device)
+
+    def loss(self, images: Tensor, flip: bool = False, kept: Tensor | None = None) -> DiffusionLoss:
+        """The training loss of this network's own parameterisation on uint8 ``images``, on its device.
+
+        Raises:
+            InputError: see ``check_tunable``.
+        """
+        if not isinstance(self.family, VariancePreserving) or self.codec is not None or self.condition:
+            raise InputError(f"model={self.name}: no training loss is known for it; see model families in the README")
+        return DiffusionLoss(
+            images,
+            self.schedule.table,
+            self.factor,
+            flip,
+            self.device,
+            kept,
+            self.family.prediction_type,
+            DTYPES[self.options.dtype],
+        )
+
+    def with_network(self, network: nn.Module, fingerprint: str) -> "DiffusersModel":
+        """This model with another network of the same architecture, frozen; ``fingerprint`` says which."""
+        other = copy.copy(self)
+        other.network = network.to(self.device).requires_grad_(False).eval()
+        other.fingerprint, other.evaluations = fingerprint, 0
+        return other
 
     @cached_property
     def _guided(self) -> "DiffusersModel":

@@ -20,6 +20,7 @@ from unseen_diffusion.grids import make_grid
 from unseen_diffusion.images import grid, quantise, save_png
 from unseen_diffusion.models import DiffusersModel
 from unseen_diffusion.models.folders import WEIGHTS
+from unseen_diffusion.models.losses import DiffusionLoss, validation_loss
 from unseen_diffusion.scores.kernel import KernelDistance, kid
 from unseen_diffusion.seeds import generator, normal_rows
 from unseen_diffusion.settings import build
@@ -27,7 +28,6 @@ from unseen_diffusion.solvers import SolverSettings, denoise
 from unseen_diffusion.tracking import NoTracker, Tracker
 from unseen_diffusion.training.cards import fact_table, own_images, plain_config, save_loss_curve, training_command
 from unseen_diffusion.training.data import OwnImages, decode_once, hold_out, open_images
-from unseen_diffusion.training.diffusion import EpsLoss, validation_loss
 from unseen_diffusion.training.journal import journal
 from unseen_diffusion.training.loop import LoopSettings, TrainState, check_resumable, new_state, seeded, train
 from unseen_diffusion.training.processes import Processes
@@ -73,8 +73,8 @@ def train_diffusion(config: DictConfig, device: torch.device, tracker: Tracker |
     log.info("%d training images from %s", len(data.rows), data.origin)
     factor = config.network.pixel_unshuffle
     images = data.images.to(device) if data.images.nbytes <= ON_DEVICE else data.images
-    loss = EpsLoss(images, scheduler, factor, config.flip, device, data.rows)
-    held = EpsLoss(images, scheduler, factor, False, device, data.held)
+    loss = DiffusionLoss(images, scheduler.alphas_cumprod, factor, config.flip, device, data.rows)
+    held = DiffusionLoss(images, scheduler.alphas_cumprod, factor, False, device, data.held)
     plain = plain_config(config)
 
     with journal(tracker if tracker and processes.first else NoTracker(), config.name, plain) as book:
@@ -109,7 +109,7 @@ def document(config: DictConfig, data: TrainingImages, state: TrainState, weight
         temporary.write_text(model_card(config, data, state, quality, processes.count), encoding="utf-8")
 
 
-def validate(state: TrainState, held: EpsLoss, seed: int) -> dict[str, float]:
+def validate(state: TrainState, held: DiffusionLoss, seed: int) -> dict[str, float]:
     """Adds the validation loss of the averaged weights to the state, if images are held out for it."""
     if not len(held.kept):
         return {}

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.files import atomic_path, read_json, write_json
+from unseen_diffusion.optimisation import epoch_rows, update_ema
 from unseen_diffusion.seeds import generator
 from unseen_diffusion.settings import build
 from unseen_diffusion.training.journal import Journal
@@ -111,36 +112,12 @@ def seeded(config: Any, seed: int) -> nn.Module:
         return build(config)
 
 
-def epoch_rows(count: int, batch_size: int, step: int, seed: int) -> Tensor:
-    """Image indices of one step: epochs are seeded permutations laid end to end. Returns (batch_size,) int64."""
-    rows: list[Tensor] = []
-    position, needed = step * batch_size, batch_size
-    while needed:
-        epoch, start = divmod(position, count)
-        order = torch.randperm(count, generator=generator(seed, "epoch", epoch))
-        rows.append(order[start : start + needed])
-        position += len(rows[-1])
-        needed -= len(rows[-1])
-    return torch.cat(rows)
-
-
 def learning_rate(settings: LoopSettings, step: int) -> float:
     """Linear warm-up, then a cosine to zero at the last step."""
     if step < settings.warmup_steps:
         return settings.learning_rate * (step + 1) / settings.warmup_steps
     done = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
     return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
-
-
-def update_ema(ema: nn.Module, network: nn.Module, decay: float, step: int) -> None:
-    """Exponential moving average of the weights, shorter in the first steps: min(decay, (1+s)/(10+s))."""
-    decay = min(decay, (1 + step) / (10 + step))
-    with torch.no_grad():
-        averaged: list[Tensor] = list(ema.parameters())
-        current: list[Tensor] = list(network.parameters())
-        torch._foreach_lerp_(averaged, current, 1 - decay)
-        for kept, buffer in zip(ema.buffers(), network.buffers(), strict=True):
-            kept.copy_(buffer)
 
 
 def save_checkpoint(path: Path, state: TrainState) -> None:

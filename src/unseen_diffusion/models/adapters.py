@@ -1,0 +1,64 @@
+"""Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) on attention and convolution layers, by peft."""
+
+import copy
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unseen_diffusion.errors import InputError
+from unseen_diffusion.seeds import generator
+
+
+def check_peft() -> None:
+    """Says what to install where peft is absent.
+
+    Raises:
+        InputError: it is.
+    """
+    if find_spec("peft") is None:
+        raise InputError("method=finetune_lora: needs the package peft; pip install 'unseen-diffusion[tuning]'")
+
+
+def with_adapters(network: nn.Module, rank: int, seed: int) -> Any:
+    """A copy of ``network`` that computes the same, exactly: B A is added to every layer, and B is zero.
+
+    Only A and B are trainable; A depends on ``seed`` alone.
+
+    Raises:
+        InputError: peft is not installed.
+    """
+    check_peft()
+    peft = import_module("peft")
+    layers = target_layers(network)
+    config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=layers, lora_dropout=0.0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator(seed, "adapters").initial_seed())
+        return peft.get_peft_model(copy.deepcopy(network).cpu(), config).to(next(network.parameters()).device).eval()
+
+
+def target_layers(network: nn.Module) -> list[str]:
+    """Names of all convolutions, and of the linear layers of attention."""
+    return [
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Conv2d) or (isinstance(module, nn.Linear) and "attentions." in name)
+    ]
+
+
+def adapter_weights(network: nn.Module) -> dict[str, Tensor]:
+    """A and B of every adapted layer, by name."""
+    return import_module("peft").get_peft_model_state_dict(network)
+
+
+def merged(network: nn.Module, rank: int, weights: dict[str, Tensor]) -> nn.Module:
+    """A copy of ``network`` with B A of ``weights`` added to its own: no adapters remain, and it costs what it did.
+
+    Raises:
+        InputError: peft is not installed.
+    """
+    adapted = with_adapters(network, rank, seed=0)
+    import_module("peft").set_peft_model_state_dict(adapted, weights)
+    return adapted.merge_and_unload()

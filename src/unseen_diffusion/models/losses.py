@@ -1,0 +1,104 @@
+"""The simple loss of Ho et al. 2020 (arXiv 2006.11239, equation 14) in a network's own parameterisation."""
+
+import torch
+from torch import Tensor, nn
+
+from unseen_diffusion.images import dequantise
+from unseen_diffusion.models.unet import unet_forward
+from unseen_diffusion.precision import mixed_precision
+from unseen_diffusion.seeds import generator
+
+VALIDATION_BATCH = 32  # images whose timesteps are stratified together
+
+
+class DiffusionLoss:
+    """Mean squared error of what the network predicts on uint8 ``images`` (N, C, H, W), flipped at random.
+
+    With x = alpha x0 + sigma eps the target is eps (``epsilon``), x0 (``sample``) or alpha eps - sigma x0
+    (``v_prediction``; Salimans and Ho 2022, arXiv 2202.00512). Timesteps are stratified over the batch (one in each
+    of B equal parts of the schedule, jointly shifted): each is uniform, and the loss varies less from step to step.
+
+    Attributes:
+        images: all of them, on any device.
+        alphas_cumprod: (T,) alpha^2 by timestep.
+        factor: pixel-unshuffling before the network.
+        kept: the rows of ``images`` that this loss counts as 0, 1, 2, ... (None: all).
+        flip: mirrors every second image.
+        device: of the network.
+        prediction_type: as diffusers calls it.
+        dtype: of the network's arithmetic; the loss is float32.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        alphas_cumprod: Tensor,
+        factor: int,
+        flip: bool,
+        device: torch.device,
+        kept: Tensor | None = None,
+        prediction_type: str = "epsilon",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.images = images
+        self.alphas_cumprod = alphas_cumprod.to(device, torch.float32)
+        self.factor = factor
+        self.flip = flip
+        self.device = device
+        self.kept = torch.arange(len(images)) if kept is None else kept
+        self.prediction_type = prediction_type
+        self.dtype = dtype
+
+    def batch(self, rows: Tensor, rng: torch.Generator) -> tuple[Tensor, ...]:
+        """Images (B, C, H, W) uint8, which are mirrored (B,), timesteps (B,) and noise, drawn on the CPU."""
+        count = len(rows)
+        images = self.images[self.kept[rows].to(self.images.device)]
+        mirrored = torch.rand(count, generator=rng) < 0.5 if self.flip else torch.zeros(count, dtype=torch.bool)
+        steps = len(self.alphas_cumprod)
+        shifted = (torch.arange(count) + torch.rand((), generator=rng)) / count
+        t = (shifted * steps).long().clamp(max=steps - 1)
+        return images, mirrored, t, torch.randn(images.shape, generator=rng)
+
+    def __call__(self, network: nn.Module, *batch: Tensor) -> Tensor:
+        """The loss of (a part of) a batch."""
+        return self.squares(network, *batch).mean()
+
+    def squares(self, network: nn.Module, *batch: Tensor) -> Tensor:
+        """Squared errors of a batch, (B, C, H, W)."""
+        images, mirrored, t, eps = (tensor.to(self.device) for tensor in batch)
+        x0 = dequantise(images)
+        x0 = torch.where(mirrored[:, None, None, None], x0.flip(-1), x0)
+        ac = self.alphas_cumprod[t][:, None, None, None]
+        alpha, sigma = ac.sqrt(), (1 - ac).sqrt()
+        target = {"epsilon": lambda: eps, "sample": lambda: x0, "v_prediction": lambda: alpha * eps - sigma * x0}
+        with mixed_precision(self.device, self.dtype):
+            predicted = unet_forward(network, alpha * x0 + sigma * eps, t, self.factor)
+        # A learned variance, which some networks put behind the prediction, is not trained.
+        return (predicted[:, : x0.shape[1]].float() - target[self.prediction_type]()).square()
+
+
+@torch.no_grad()
+def validation_loss(network: nn.Module, loss: DiffusionLoss, seed: int) -> float:
+    """Mean loss of all rows of ``loss``, in float32, with timesteps and noise that are the same at every call."""
+    total, count = 0.0, len(loss.kept)
+    for rows in torch.arange(count).split(VALIDATION_BATCH):
+        batch = loss.batch(rows, generator(seed, "validation", int(rows[0])))
+        total += len(rows) * float(loss(network, *batch))
+    return total / count
+
+
+@torch.no_grad()
+def image_losses(network: nn.Module, loss: DiffusionLoss, seed: int, draws: int) -> Tensor:
+    """The loss of every image of ``loss``, (N,) float64: the mean over ``draws`` equal parts of the schedule.
+
+    Timesteps and noise depend on the image's row and ``seed`` alone: networks are compared on the same ones.
+    """
+    steps, values = len(loss.alphas_cumprod), []
+    for row in range(len(loss.kept)):
+        rng = generator(seed, "image loss", row)
+        images = loss.images[loss.kept[[row] * draws]]
+        t = ((torch.arange(draws) + torch.rand(draws, generator=rng)) / draws * steps).long().clamp(max=steps - 1)
+        noise = torch.randn(images.shape, generator=rng)
+        squares = loss.squares(network, images, torch.zeros(draws, dtype=torch.bool), t, noise)
+        values.append(squares.double().mean().cpu())
+    return torch.stack(values)
