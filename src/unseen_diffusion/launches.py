@@ -34,7 +34,8 @@ def start(arguments: list[str]) -> int:
             check(point)
         folder = sweep.folder.resolve()
         write_manifest(folder, _manifest(arguments, sweep))
-        return _launch(folder, sweep.multirun and not sweep.trials, arguments)
+        _launch(sweep.multirun and not sweep.trials, arguments)
+    return report(folder)
 
 
 def resume_command(arguments: list[str]) -> int:
@@ -75,7 +76,8 @@ def resume(folder: Path, overrides: Sequence[str]) -> int:
             if name in pending:
                 check_unchanged(folder, name, own_config(point))
                 check(point)
-        return _launch(folder, manifest.multirun, arguments)
+        _launch(manifest.multirun, arguments)
+    return report(folder)
 
 
 def _manifest(arguments: Sequence[str], sweep: Sweep) -> Manifest:
@@ -92,10 +94,9 @@ def _manifest(arguments: Sequence[str], sweep: Sweep) -> Manifest:
     )
 
 
-def _launch(folder: Path, ours: bool, arguments: Sequence[str]) -> int:
-    """Hands over to Hydra, then reports; what counts is what the jobs wrote, not what the launcher said."""
+def _launch(ours: bool, arguments: Sequence[str]) -> None:
+    """Hands over to Hydra. What counts is what the jobs write, not what the launcher says."""
     call_hydra(hydra_task("run", run_job), replaced(arguments, [SWEEPER] if ours else []))
-    return report(folder)
 
 
 def call_hydra(task: Callable[[], Any], overrides: Sequence[str]) -> int:
