@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy.special import stdtr, stdtrit
 
-from experiments.common import MODEL_COLOURS, Answer, runs, write_study
+from experiments.common import MODEL_COLOURS, Answer, interval, mean_interval, runs, write_study
 from unseen_diffusion.scores.intervals import holm, t_interval
 
 LEVEL = 0.05
@@ -30,7 +30,7 @@ def lines(results: dict[str, Any]) -> list[dict[str, Any]]:
         value = {"above": 1.0, "below": 0.0}.get(censored, one["crossing"])
         row = {"model": settings["model"], "domain": settings["domain"], "t": one["t"], "bandwidth": value}
         row |= {"low": one["low"], "high": one["high"], "censored": censored or "", "references": one["references"]}
-        row["standard_error"] = nan if censored else crossing_error(one["curve"], one["crossing"])
+        row["standard_error"] = bound_error(row) if censored else crossing_error(one["curve"], one["crossing"])
         rows.append(row)
     return sorted(rows, key=lambda row: row["t"])
 
@@ -41,6 +41,11 @@ def crossing_error(curve: Sequence[dict[str, float]], crossing: float) -> float:
     a, b = curve[max(0, right - 1)], curve[max(1, right)]
     slope = (b["psnr_mean"] - a["psnr_mean"]) / (b["eta"] - a["eta"])
     return (a["psnr_se"] + b["psnr_se"]) / 2 / abs(slope) if slope else nan
+
+
+def bound_error(row: dict[str, Any]) -> float:
+    """Standard error of a censored bandwidth: what the search's interval leaves between 0 and 1, over its quantile."""
+    return (row["high"] - row["low"]) / float(stdtrit(row["references"] - 1, 0.975))
 
 
 def analyse(folders: Sequence[Path], out: Path) -> None:
@@ -67,10 +72,15 @@ def by_step(full: pd.DataFrame) -> Answer | None:
     """The trend per domain, both models averaged, the domain being the unit."""
     wide = full.pivot(index=["domain", "model"], columns="t", values="bandwidth")
     steps = wide.columns.to_numpy(float)
-    slopes = pd.Series([float(np.polyfit(steps, row, 1)[0]) for row in wide.to_numpy()], wide.index)
-    slopes = 1000 * slopes.groupby("domain").mean()
-    if len(slopes) < 2 or len(steps) < 2:
+    if wide.index.get_level_values("domain").nunique() < 2 or len(steps) < 2:
         return None
+    slopes = pd.Series([float(np.polyfit(steps, row, 1)[0]) for row in wide.to_numpy()], wide.index)
+    slopes *= 1000
+    alone = ", ".join(
+        f"{model} alone {interval(own.mean(), *mean_interval(own.tolist()))}"
+        for model, own in slopes.groupby("model", sort=False)
+    )
+    slopes = slopes.groupby("domain").mean()
     slope = t_interval(slopes.tolist())
     fall = t_interval((wide[steps[0]] - wide[steps[-1]]).groupby("domain").mean().tolist())
     never = int((wide.diff(axis=1).iloc[:, 1:] <= 0).all(axis=1).sum())
@@ -79,8 +89,8 @@ def by_step(full: pd.DataFrame) -> Answer | None:
         "open 1",
         f"The bandwidth {word} with the diffusion step: it never rises from one step to the next in {never} of "
         f"{len(wide)} pairs of model and domain.",
-        f"slope {slope.mean:.2f} ({slope.low:.2f} to {slope.high:.2f}) per 1000 steps; from t = {steps[0]:g} to "
-        f"{steps[-1]:g} it loses {fall.mean:.2f} ({fall.low:.2f} to {fall.high:.2f}); "
+        f"slope {slope.mean:.2f} ({slope.low:.2f} to {slope.high:.2f}) per 1000 steps, {alone}; from "
+        f"t = {steps[0]:g} to {steps[-1]:g} it loses {fall.mean:.2f} ({fall.low:.2f} to {fall.high:.2f}); "
         f"{int((full['censored'] != '').sum())} of {len(full)} searches censored at 0 or 1",
     )
 
@@ -114,12 +124,11 @@ def by_domain(full: pd.DataFrame) -> Answer | None:
 def welch(a: dict[str, Any], b: dict[str, Any]) -> tuple[float, float]:
     """(p-value, half-width of the 95% interval) of a difference of crossings.
 
-    A censored crossing counts as its bound without an error; two on the same side are not told apart.
+    A censored crossing counts as its bound; two on the same side are not told apart.
     """
     if a["censored"] and a["censored"] == b["censored"]:
         return 1.0, nan
-    errors = [0.0 if one["censored"] else one["standard_error"] for one in (a, b)]
-    squares = [error**2 for error in errors]
+    squares = [one["standard_error"] ** 2 for one in (a, b)]
     if not sum(squares):
         return 1.0, nan
     freedom = sum(squares) ** 2 / sum(s**2 / (one["references"] - 1) for s, one in zip(squares, (a, b), strict=True))
