@@ -111,6 +111,7 @@ def correlations(full: pd.DataFrame) -> pd.DataFrame:
             if gap != "contrast":
                 columns = [part[name].to_numpy() for name in (gap, outcome, "contrast")]
                 row["given_contrast"] = partial(*columns)
+            row |= {model: rank(rows) for model, rows in part.groupby("model")}
             rows.append(row)
     for gap in SPACES:
         part = full.dropna(subset=[gap, *CRITERIA])
@@ -182,7 +183,9 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
     names = {"psnr": f"bandwidth, {CRITERIA['psnr']}", "snr": f"bandwidth, {CRITERIA['snr']}", "kid_h": "KID-H"}
     text = pd.DataFrame({"outcome": table["outcome"].replace(names), "gap or contrast": table["gap"]})
     text["rank correlation (95%)"] = [interval(row.rho, row.low, row.high) for row in table.itertuples()]
-    text["given the contrast"] = [f"{value:.2f}" if value == value else "" for value in table["given_contrast"]]
+    beside = {"given the contrast": "given_contrast"} | {f"{one} alone": one for one in MODEL_COLOURS if one in table}
+    for title, name in beside.items():
+        text[title] = [f"{value:.2f}" if value == value else "" for value in table[name]]
     return text
 
 

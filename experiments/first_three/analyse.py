@@ -38,10 +38,12 @@ def analyse(folders: Sequence[Path], out: Path) -> None:
         text[f"2: {name.replace('_', ' ')} ± sd"] = [pm(value, sd) for value, sd in values]
     text["3: bandwidth (95%)"] = [f"{row.bandwidth:.2f} ({row.low:.2f} to {row.high:.2f})" for row in full.itertuples()]
     each = [f"{row.domain} {row.psnr:.1f} ± {one:.1f} dB" for row, one in zip(full.itertuples(), half, strict=True)]
+    least = found[0]["config"]["bandwidth"]["minimum_psnr"]
+    back = [row.domain for row, one in zip(full.itertuples(), half, strict=True) if row.psnr - one >= least]
     answer = Answer(
         "M1",
-        f"{full['model'].iloc[0]} brings {' and '.join(full['domain'])} back at eta 0, and at their bandwidths "
-        "by the chosen limit only.",
+        f"{full['model'].iloc[0]} brings {' and '.join(back) or 'no domain'} of {len(full)} domains back at eta 0 "
+        f"({least:g} dB or more).",
         f"PSNR {', '.join(each)}",
     )
     write_study(out, folders, full, text, draw(found), [answer])

@@ -118,7 +118,9 @@ def answers(middle: pd.DataFrame) -> list[Answer]:
         if ratio.low <= 1
         else "leaves the domain, but less than a blend of the two images"
         if blend.high < 0
-        else "leaves the domain, and is no nearer to it than a blend of the two images"
+        else "leaves the domain, farther than a blend of the two images"
+        if blend.low > 0
+        else "leaves the domain, and is not told from a blend of the two images in how far"
     )
     word = "sharper than" if sharper.low > 0 else "less sharp than" if sharper.high < 0 else "not told from"
     return [
@@ -128,9 +130,17 @@ def answers(middle: pd.DataFrame) -> list[Answer]:
             f"feature distance to the domain over that of the ends {interval(ratio.mean, ratio.low, ratio.high)}, less "
             f"the data blend's {interval(blend.mean, blend.low, blend.high)}; sharpness, slerp less straight line "
             f"{interval(sharper.mean, sharper.low, sharper.high)}, less data blend "
-            f"{interval(against.mean, against.low, against.high)}",
+            f"{interval(against.mean, against.low, against.high)}; slerp less straight line by model: "
+            f"{', '.join(by_model(wide))}",
         )
     ]
+
+
+def by_model(wide: pd.DataFrame) -> list[str]:
+    """Sharpness, slerp less straight line, of each model alone, over domains."""
+    gap = wide["sharpness"]["slerp"] - wide["sharpness"]["linear"]
+    found = {model: over_domains(part) for model, part in gap.groupby("model")}
+    return [f"{model} {interval(one.mean, one.low, one.high)}" for model, one in found.items() if one]
 
 
 def draw(every: pd.DataFrame) -> Figure:
