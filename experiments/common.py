@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from safetensors.torch import load_file
 from torch import Tensor
 
 from unseen_diffusion.files import atomic_path, read_json, write_json
 from unseen_diffusion.scores.intervals import holm, t_interval
 from unseen_diffusion.scoring import METRICS
-from unseen_diffusion.store import RECORD, TENSORS
+from unseen_diffusion.store import RECORD, load_tensor, tensor_names
 from unseen_diffusion.tables import RESULTS, as_text, load_results, plus_minus, results_files
 
 ENDED = "study.json"  # in a sweep's folder, by experiments.studies
@@ -59,7 +58,8 @@ def generated(folders: Sequence[Path]) -> pd.DataFrame:
 
 def artefact(results: dict[str, Any], detail: str) -> dict[str, Tensor]:
     """Tensors of the artefact that a run's results name under ``details``."""
-    return load_file(Path(results["details"][detail]) / TENSORS)
+    folder = Path(results["details"][detail])
+    return {name: load_tensor(folder, name) for name in tensor_names(folder)}
 
 
 def feature_tensor(results: dict[str, Any], images: str) -> Tensor:
@@ -72,7 +72,7 @@ def feature_tensor(results: dict[str, Any], images: str) -> Tensor:
     for folder in artefacts(results, "features"):
         record = read_json(folder / RECORD)
         if record["inputs"]["images"] == images and record["facts"]["extractor"] == name:
-            return load_file(folder / TENSORS)["features"]
+            return load_tensor(folder, "features")
     raise KeyError(f"{images}: no {name} features of them among the run's artefacts")
 
 

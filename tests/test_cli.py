@@ -14,6 +14,7 @@ from unseen_diffusion.cli import help_text, main
 from unseen_diffusion.composition import GROUPS, expand, options
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.settings import check
+from unseen_diffusion.store import load_tensor
 from unseen_diffusion.tables import load_results
 
 # A whole run without any network: exact eps of Gaussian data at 3x16x16.
@@ -132,13 +133,11 @@ def test_mixing_steps_share_one_trajectory(here: Path) -> None:
 
 def test_batch_size_changes_nothing(here: Path) -> None:
     """Samples depend on (seed, index), not on how they were batched."""
-    from safetensors.torch import load_file
-
     images = []
     for size in (5, 64):
         assert run("run", *TINY, f"batch_size={size}", f"paths.outputs=out{size}", "bandwidth.eta=0.3") == 0
         (found,) = results(here / f"out{size}" / "runs")
-        images.append(load_file(Path(found["details"]["generated"]) / "tensors.safetensors")["images"].int())
+        images.append(load_tensor(found["details"]["generated"], "images").int())
     difference = (images[0] - images[1]).abs()
     assert int(difference.max()) <= 1  # a rounding of the last float bit may tip the quantiser
     assert float((difference > 0).float().mean()) < 1e-3

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from test_cli import TINY, here, run  # noqa: F401  (a fixture)
 from unseen_diffusion.errors import InputError
@@ -14,7 +13,7 @@ from unseen_diffusion.methods import Method
 from unseen_diffusion.models.analytic import natural_gaussian
 from unseen_diffusion.priors import Standard
 from unseen_diffusion.stages import Stages
-from unseen_diffusion.store import Store
+from unseen_diffusion.store import Store, load_tensor
 
 METHODS = (
     "held_out",
@@ -42,17 +41,17 @@ def found(here: Path) -> dict[tuple[str, int], dict]:  # noqa: F811
 
 
 def images(result: dict) -> torch.Tensor:
-    return load_file(Path(result["details"]["generated"]) / "tensors.safetensors")["images"]
+    return load_tensor(result["details"]["generated"], "images")
 
 
 def test_every_method_is_what_its_name_says(found: dict) -> None:
     """One sweep, then the facts of each method."""
     assert set(found) == {(name, draw) for name in METHODS for draw in (0, 1)}
     assert all(len(images(result)) == 12 for result in found.values())
-    split = load_file(Path(found["held_out", 0]["details"]["split"]) / "tensors.safetensors")
-    assert torch.equal(images(found["held_out", 0]), split["references"][:12])
+    references = load_tensor(found["held_out", 0]["details"]["split"], "references", 12)
+    assert torch.equal(images(found["held_out", 0]), references)
     # Replayed references are the references, a few grey levels apart; and all of them are copies.
-    error = (images(found["replay", 0]).int() - split["references"][:12].int()).abs().float().mean()
+    error = (images(found["replay", 0]).int() - references.int()).abs().float().mean()
     assert float(error) < 8
     assert found["replay", 0]["rows"][0]["copy_rate"] == 1
     # What never sees the references is the same for every draw of them.

@@ -275,7 +275,7 @@ def test_bad_arguments_are_one_clear_line(tmp_path: Path) -> None:
         report_command([str(file), "-o", str(tmp_path / "report.pdf")])
     tensors = next((tmp_path / "artefacts" / "split").glob("*/tensors.safetensors"))
     tensors.write_bytes(b"cut off")
-    with pytest.raises(InputError, match="not readable"):
+    with pytest.raises(InputError, match="missing or damaged; run again"):
         report_command([str(file), "-o", str(tmp_path / "report.html")])
     assert not (tmp_path / "report.html").exists()
 

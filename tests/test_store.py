@@ -121,9 +121,9 @@ def test_views_are_stored_by_value(tmp_path: Path) -> None:
     assert all(torch.equal(stored[name], tensor) for name, tensor in tensors.items())
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "swap record", "break record"])
-def test_a_damaged_artefact_is_refused(tmp_path: Path, damage: str) -> None:
-    """Never read silently, never remade silently: the one line names the folder."""
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "swap record", "break record", "change fact"])
+def test_a_damaged_artefact_is_made_again(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Never read; one line of the log names the file."""
     folder = put(tmp_path).folder
     path = folder / TENSORS
     content = bytearray(path.read_bytes())
@@ -136,19 +136,31 @@ def test_a_damaged_artefact_is_refused(tmp_path: Path, damage: str) -> None:
         path.unlink()
     elif damage == "swap record":
         write_json(folder / RECORD, read_json(folder / RECORD) | {"key": "0" * 64})
+    elif damage == "change fact":
+        (folder / RECORD).write_text((folder / RECORD).read_text().replace("1.5", "1.6"))
     else:
         (folder / RECORD).write_text("{")
-    with pytest.raises(InputError) as caught:
-        get(tmp_path)
-    assert str(folder) in str(caught.value)
-    assert "\n" not in str(caught.value)
+    again = put(tmp_path)
+    assert (again.reused, again.facts["fid"]) == (False, 1.5)
+    named = folder / (RECORD if "record" in damage or "fact" in damage else TENSORS)
+    assert [r.getMessage().split(":")[0] for r in caplog.records if r.levelname == "WARNING"] == [str(named)]
+    assert get(tmp_path).reused
+
+
+def test_artefacts_without_a_seal_are_read(tmp_path: Path) -> None:
+    """Those of version 0.2."""
+    folder = put(tmp_path).folder
+    record = read_json(folder / RECORD)
+    del record["checksum"]
+    write_json(folder / RECORD, record)
+    assert get(tmp_path).facts == record["facts"]
 
 
 def test_an_error_while_making_leaves_nothing(tmp_path: Path) -> None:
     """No half artefact, and the next call makes it."""
     with pytest.raises(AssertionError):
         get(tmp_path)
-    assert [path for path in (tmp_path / "stage").iterdir() if path.is_dir()] == []
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
     assert not put(tmp_path).reused
 
 
@@ -156,16 +168,16 @@ def test_an_error_while_writing_leaves_nothing(tmp_path: Path) -> None:
     """Facts that JSON cannot carry fail after the tensors were written."""
     with pytest.raises(ValueError, match="JSON"):
         Store(tmp_path).get_or_make("stage", 1, INPUTS, lambda: (make()[0], {"fid": float("nan")}))
-    assert [path for path in (tmp_path / "stage").iterdir() if path.is_dir()] == []
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_what_a_crash_left_behind_is_harmless(tmp_path: Path) -> None:
-    """A temporary folder and a lock file of a process that died: neither read nor waited for."""
-    folder = put(tmp_path / "elsewhere").folder
-    leftover = tmp_path / "stage" / f".{folder.name}-abc123"
-    leftover.mkdir(parents=True)
-    (leftover / TENSORS).write_bytes(b"half")
-    (tmp_path / "stage" / f".{folder.name}.lock").touch()
+    """A temporary file, tensors without their record, and a lock of version 0.2: neither read nor waited for."""
+    folder = tmp_path / "stage" / put(tmp_path / "elsewhere").folder.name
+    folder.mkdir(parents=True)
+    (folder / ".tensors-abc123.safetensors").write_bytes(b"half")
+    (folder / TENSORS).write_bytes(b"half")
+    (folder.parent / f".{folder.name}.lock").touch()
     assert not put(tmp_path).reused
     assert get(tmp_path).reused
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from safetensors.torch import load_file
 from scipy.stats import rankdata, spearmanr
 
 from experiments.common import MODEL_COLOURS, Answer, artefact, artefacts, generated, interval, runs, write_study
@@ -19,7 +18,7 @@ from unseen_diffusion.features.base import extract
 from unseen_diffusion.latents.separability import energy_distance
 from unseen_diffusion.scores.kernel import kid
 from unseen_diffusion.settings import build
-from unseen_diffusion.store import TENSORS
+from unseen_diffusion.store import load_tensor
 
 SPACES = ("pixels", "features", "latents")
 MEASURES = (*SPACES, "kid", "kappa")
@@ -32,7 +31,7 @@ def gaps(results: dict[str, Any]) -> dict[str, Any]:
     """One pair: energy distances between references and the model's own samples, KID, kappa, and the contrast."""
     settings = results["settings"]
     extractor = build(results["config"]["features"])
-    own = load_file(artefacts(results, "denoise")[-1] / TENSORS)["images"]
+    own = load_tensor(artefacts(results, "denoise")[-1], "images")
     references = artefact(results, "split")["references"][: len(own)]
     features = [extract(extractor, images) for images in (references, own)]
     latents = sets_of(results, settings["t"])

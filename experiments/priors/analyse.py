@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from safetensors.torch import load_file
 
 from experiments.common import (
     Answer,
@@ -29,7 +28,7 @@ from experiments.common import (
 )
 from experiments.priors.measures import MEASURES, residuals
 from unseen_diffusion.scores.intervals import wilson
-from unseen_diffusion.store import TENSORS
+from unseen_diffusion.store import load_tensor
 
 DEFAULT, PAPER = "sample_covariance", "isotropic"
 NOMINAL = 0.01  # share of held-out images that count as copies
@@ -45,8 +44,8 @@ AXES = {
 def point(results: dict[str, Any]) -> dict[str, Any]:
     """A run's scores, and the measures of its candidates against its references."""
     settings, row = results["settings"], results["rows"][0]
-    latents = load_file(artefacts(results, "invert")[-1] / TENSORS)[f"t{settings['t']:g}"]
-    candidates = load_file(artefacts(results, "select")[-1] / TENSORS)["latents"]
+    latents = load_tensor(artefacts(results, "invert")[-1], f"t{settings['t']:g}")
+    candidates = load_tensor(artefacts(results, "select")[-1], "latents")
     own, moves = residuals(latents), candidates.double().numpy() - latents.double().mean(0).numpy()
     line = {"references": len(latents), "t": settings["t"], "draw": settings["draw"], "prior": settings["prior"]}
     line |= {name: row[name] for name in ("n", "kid_h", "fid_h", "copy_rate", "coverage", "vendi", "target_conformal")}

@@ -10,11 +10,10 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
-from safetensors.torch import load_file
 
 from experiments.common import MODEL_COLOURS, Answer, artefact, artefacts, pm, runs, write_study
 from unseen_diffusion.scores.intervals import MeanInterval, t_interval
-from unseen_diffusion.store import TENSORS
+from unseen_diffusion.store import load_tensor
 
 SCHEDULE = ["solver", "steps"]
 PSNR, SNR = 30.0, 20.0  # dB that the lower ends of the intervals must reach
@@ -24,13 +23,13 @@ CONTROL = "untrained"
 def line(results: dict[str, Any]) -> dict[str, Any]:
     """One run: means over its images with Student's intervals."""
     settings, originals = results["settings"], artefact(results, "split")["references"]
-    fidelity = load_file(artefacts(results, "fidelity")[0] / TENSORS)
-    psnr = fidelity["psnr"].double()
+    fidelity = artefacts(results, "fidelity")[0]
+    psnr = load_tensor(fidelity, "psnr").double()
     contrast = 10 * log10(255**2 / float(originals.double().var(0).mean()))
     found = {"psnr": t_interval(psnr.tolist()), "snr": t_interval((psnr - contrast).tolist())}
     solver, _, steps = settings["solver"].split("/")[:3]
     row = {"model": settings["model"], "domain": settings["domain"], "solver": solver, "steps": int(steps)}
-    row |= {"images": len(psnr), "ssim": float(fidelity["ssim"].mean())}
+    row |= {"images": len(psnr), "ssim": float(load_tensor(fidelity, "ssim").mean())}
     for name, value in found.items():
         row |= {name: value.mean, f"{name}_low": value.low, f"{name}_high": value.high}
     return row

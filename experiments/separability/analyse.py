@@ -12,7 +12,6 @@ from typing import Any
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from safetensors.torch import load_file
 from torch import Tensor
 
 from experiments.common import Answer, artefact, artefacts, pm, runs, write_study
@@ -20,7 +19,7 @@ from unseen_diffusion.files import read_json
 from unseen_diffusion.latents.separability import RULES, distance_separation
 from unseen_diffusion.scores.intervals import holm
 from unseen_diffusion.stages import digest
-from unseen_diffusion.store import RECORD, TENSORS
+from unseen_diffusion.store import RECORD, load_tensor
 
 ORDER = {"ddim": 1, "dpmpp_2m": 2}  # nominal order of each solver
 CERTAIN = 0.10  # upper end of an error's interval that counts as separated
@@ -65,7 +64,7 @@ def sets_of(results: dict[str, Any], t: float) -> Sets:
     found = {}
     for folder in artefacts(results, "invert"):
         kind = "unseen" if read_json(folder / RECORD)["inputs"]["images"] == references else "own"
-        found[kind] = load_file(folder / TENSORS)[f"t{t:g}"]
+        found[kind] = load_tensor(folder, f"t{t:g}")
     count = results["config"]["scores"]["latents"]
     return Sets(found["unseen"][:count], found["own"][:count])
 

@@ -6,14 +6,13 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
-from safetensors.torch import load_file
 from torch import Tensor
 
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.files import atomic_path, read_json
 from unseen_diffusion.images import grid, save_png
 from unseen_diffusion.scoring import METRICS
-from unseen_diffusion.store import TENSORS
+from unseen_diffusion.store import load_tensor
 from unseen_diffusion.tables import RESULTS
 
 INK, PAPER = (30, 30, 30), (255, 255, 255)
@@ -73,12 +72,11 @@ def sweep_sheet(runs: Sequence[Path], path: Path, columns: int = 12, most: int =
     for folder in runs[:most]:
         results = read_json(folder / RESULTS)
         line, score = results["settings"], results["rows"][0]
-        images = load_file(Path(results["details"]["generated"]) / TENSORS)["images"]
+        images = load_tensor(results["details"]["generated"], "images", columns)
         if line["domain"] != domain:
             domain = line["domain"]
-            split = load_file(Path(results["details"]["split"]) / TENSORS)
             part, words = ("heldout", "held-out") if line["target"] == "heldout" else ("validation", "validation")
-            rows.append((f"real: {words} images of {line['domain']}", split[part]))
+            rows.append((f"real: {words} images of {line['domain']}", load_tensor(results["details"]["split"], part)))
         drawn = f"{line['prior']}, {line['tolerances']}"
         what = drawn if line["method"] == "full" else line["method"]
         what = f"{what}, t {line['t']:g}, eta {line['eta']:g}"

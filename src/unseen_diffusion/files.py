@@ -1,5 +1,6 @@
 """Files that are either whole or absent: write under a temporary name, then rename."""
 
+import errno
 import hashlib
 import json
 import os
@@ -12,21 +13,47 @@ from typing import Any
 
 from unseen_diffusion.errors import InputError
 
+FULL = "no space left (or quota used up); free some and run again, what was finished is kept"
+CLOSED = "cannot write here; make it writable or choose another folder (paths.outputs, paths.store)"
+DISK_ERRORS = {
+    errno.ENOSPC: FULL,
+    errno.EDQUOT: FULL,
+    errno.EROFS: CLOSED,
+    errno.EACCES: CLOSED,
+    errno.EPERM: CLOSED,
+}
+
+
+@contextmanager
+def disk_errors(path: Path | str) -> Iterator[None]:
+    """A full disk or a folder closed to writing, met in the block, as one line that names ``path``.
+
+    Raises:
+        InputError: in place of the OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        raise InputError(f"{path}: {DISK_ERRORS[error.errno]}") from error
+
 
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
     """Yields a temporary sibling of ``path``, renamed onto it when the block ends without an error."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            temporary.chmod(0o666 & ~_umask())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -67,6 +94,28 @@ def read_json(path: Path | str) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not a readable JSON file ({error})") from error
+
+
+def seal(value: dict[str, Any]) -> bytes:
+    """JSON that carries its own checksum, so that damage is seen; NaN is refused."""
+    text = json.dumps(value | {"checksum": _checksum(value)}, indent=2, allow_nan=False)
+    return f"{text}\n".encode()
+
+
+def unseal(data: bytes, required: bool = True) -> dict[str, Any] | None:
+    """The value of ``seal``; None where it is damaged, or carries no checksum though ``required``."""
+    try:
+        value = json.loads(data)
+        found = value.pop("checksum", None)
+        intact = not required if found is None else found == _checksum(value)
+    except (ValueError, AttributeError, TypeError):
+        return None
+    return value if intact else None
+
+
+def _checksum(value: dict[str, Any]) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def sha256(path: Path | str) -> str:

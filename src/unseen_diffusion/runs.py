@@ -481,20 +481,20 @@ def geometry_of(stages: Stages, t: float) -> dict[str, Any]:
 
 
 def evaluations(stages: Stages) -> dict[str, int]:
-    """Network evaluations that this run itself spent, per stage: reused artefacts cost none."""
+    """Network evaluations that this process itself spent, per stage: what is reused cost none."""
     counts: dict[str, int] = {}
     for stage, artefact in stages.used:
         if "evaluations" in artefact.facts and not artefact.reused:
-            counts[stage] = counts.get(stage, 0) + artefact.facts["evaluations"]
+            counts[stage] = counts.get(stage, 0) + artefact.spent.evaluations
     return {**counts, "total": sum(counts.values())}
 
 
 def seconds(stages: Stages) -> dict[str, float]:
-    """Wall time that this run itself spent, per stage."""
+    """Wall time that this process itself spent, per stage."""
     spent: dict[str, float] = {}
     for stage, artefact in stages.used:
         if not artefact.reused:
-            spent[stage] = round(spent.get(stage, 0.0) + artefact.seconds, 3)
+            spent[stage] = round(spent.get(stage, 0.0) + artefact.spent.seconds, 3)
     return spent
 
 

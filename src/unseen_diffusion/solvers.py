@@ -10,7 +10,7 @@ import logging
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -211,7 +211,7 @@ def invert(
     record: Sequence[float],
     solver: str | SolverSettings = "ddim",
     batch_size: int = 64,
-    progress: bool = False,
+    progress: "bool | tqdm[None]" = False,
     residuals: list[float] | None = None,
 ) -> dict[float, Float[Tensor, "n c h w"]]:
     """Deterministic inversion: the latents of every recorded mixing step, from one trajectory.
@@ -224,7 +224,7 @@ def invert(
         solver: a key of ``SOLVERS``, or settings (whose ``grid`` and ``steps`` went into ``grid``).
         batch_size: images per network call, halved where memory runs out; the result does not depend on it, up to
             float rounding.
-        progress: show a progress bar with the time left.
+        progress: show a progress bar with the time left, or move one on.
         residuals: gets the largest relative residual of each batch, where the solver is implicit; what did not
             converge is also logged as a warning.
 
@@ -235,11 +235,11 @@ def invert(
     if missing := [t for t in record if t not in times]:
         raise InputError(f"mixing.record={missing}: not among the nodes of the inversion's grid")
     wanted, steps = set(record), len(grid.up) - 1
-    with _bar("invert", len(images), steps, progress) as bar:
+    with steps_bar("invert", len(images), steps, progress) as bar:
 
         def job(rows: slice) -> tuple[Stepper, dict[float, Tensor]]:
             stepper, found = make_stepper(solver), {}
-            with _attempt(model, bar, rows.start * steps):
+            with _attempt(model, bar):
                 for node, state in walk(model, to_device(images[rows], model.device), grid.up, stepper):
                     bar.update(len(state))
                     if node.t in wanted:
@@ -262,7 +262,7 @@ def denoise(
     solver: str | SolverSettings = "ddim",
     batch_size: int = 64,
     stop: float = CLEAN,
-    progress: bool = False,
+    progress: "bool | tqdm[None]" = False,
 ) -> Float[Tensor, "n c h w"]:
     """Denoises latents from the top of ``grid`` with bandwidth ``eta``.
 
@@ -277,7 +277,7 @@ def denoise(
         solver: a key of ``SOLVERS``, or settings (whose ``grid`` and ``steps`` went into ``grid``).
         batch_size: images per network call, halved where memory runs out.
         stop: the node at which to stop; by default the clean image.
-        progress: show a progress bar with the time left.
+        progress: show a progress bar with the time left, or move one on.
 
     Returns:
         Images (or states at ``stop``), unclamped float32 on the CPU.
@@ -291,12 +291,12 @@ def denoise(
     if nodes[-1:] != [node for node in grid.down if node.t == stop]:
         raise InputError(f"stop={stop:g}: not among the nodes of the denoising's grid")
     steps = len(nodes) - 1
-    with _bar("denoise", len(latents), steps, progress) as bar:
+    with steps_bar("denoise", len(latents), steps, progress) as bar:
 
         def job(rows: slice) -> Tensor:
             x = to_device(latents[rows], model.device)
             streams = [generator(seed, "denoise", index) for index in indices[rows]]
-            with _attempt(model, bar, rows.start * steps):
+            with _attempt(model, bar):
                 for _, state in walk(model, x, nodes, solver, eta, streams):
                     x = state
                     bar.update(len(x))
@@ -307,9 +307,9 @@ def denoise(
 
 
 @contextmanager
-def _attempt(model: DiffusionModel, bar: "tqdm[None]", position: int) -> Iterator[None]:
+def _attempt(model: DiffusionModel, bar: "tqdm[None]") -> Iterator[None]:
     """One batch; if it fails, neither its evaluations nor its progress count."""
-    before = model.evaluations
+    before, position = model.evaluations, bar.n
     try:
         yield
     except BaseException:
@@ -330,10 +330,35 @@ def _report(steppers: Sequence[ImplicitDdim], residuals: list[float] | None) -> 
         )
 
 
-def _bar(label: str, images: int, steps: int, shown: bool) -> "tqdm[None]":
-    """Progress in steps of images, with the time left; a line every 20 s where it goes to a file."""
+def steps_bar(
+    label: str, images: int, steps: int, shown: "bool | tqdm[None]", delay: float = 0.0
+) -> "AbstractContextManager[tqdm[None]]":
+    """Progress in steps of images, with the time left; a line every 20 s where it goes to a file.
+
+    Args:
+        label: what is done.
+        images: how many.
+        steps: of each.
+        shown: whether to show it; a bar that exists already is used on.
+        delay: seconds before which nothing is shown.
+    """
+    if isinstance(shown, tqdm):
+        return nullcontext(shown)
     every = 0.2 if sys.stderr.isatty() else 20
-    steps = images * steps
     return tqdm(
-        total=steps, desc=label, unit="step", disable=not shown, dynamic_ncols=True, leave=False, mininterval=every
+        total=images * steps,
+        desc=label,
+        unit="step",
+        disable=not shown,
+        dynamic_ncols=True,
+        leave=False,
+        mininterval=every,
+        delay=delay,
     )
+
+
+def skip(bar: "tqdm[None]", steps: int) -> None:
+    """Steps that were done elsewhere: they count as progress, but not for the speed."""
+    if not bar.disable:
+        bar.n += steps
+        bar.initial += steps

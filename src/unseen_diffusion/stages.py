@@ -1,7 +1,8 @@
 """One function per arrow of the pipeline: artefact in, artefact out, each made once.
 
 images -> latents -> prior -> selected latents -> images -> features. Keys name what determines a result and
-nothing else: neither batch size nor device.
+nothing else: neither batch size nor device. Stages whose rows are independent (inversion, denoising, base latents,
+features) are made in shards of one batch, which several workers share; the others whole, by one of them.
 """
 
 import hashlib
@@ -9,12 +10,14 @@ import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from unseen_diffusion.domains.base import Domain, load_split
 from unseen_diffusion.features.base import FeatureExtractor, extract
@@ -29,13 +32,12 @@ from unseen_diffusion.scores.intervals import wilson
 from unseen_diffusion.scores.memorisation import nearest
 from unseen_diffusion.scores.reconstruction import psnr, ssim
 from unseen_diffusion.seeds import normal_rows
-from unseen_diffusion.solvers import SolverSettings, denoise, invert
+from unseen_diffusion.shards import Made, RowWise
+from unseen_diffusion.solvers import SolverSettings, denoise, invert, skip, steps_bar
 from unseen_diffusion.store import Artefact, Store
 from unseen_diffusion.tuning import Tuning, describe, tune
 
 log = logging.getLogger(__name__)
-
-Made = tuple[dict[str, Tensor], dict[str, Any]]
 
 LOSS_DRAWS = 8  # noise levels at which an image's loss is measured
 
@@ -85,11 +87,20 @@ class Stages:
         self.used: list[tuple[str, Artefact]] = []
 
     def _get(self, stage: str, version: int, inputs: dict[str, Any], make: Callable[[], Made]) -> Artefact:
-        artefact = self.store.get_or_make(stage, version, inputs, make)
+        return self._use(stage, self.store.get_or_make(stage, version, inputs, make))
+
+    def _get_rows(self, stage: str, version: int, inputs: dict[str, Any], how: RowWise) -> Artefact:
+        return self._use(stage, self.store.get_or_make_rows(stage, version, inputs, how))
+
+    def _bar(self, label: str, images: int, steps: int) -> "AbstractContextManager[tqdm[None]]":
+        """Progress over all shards; a stage that is found shows none."""
+        return steps_bar(label, images, steps, self.progress, delay=0.5)
+
+    def _use(self, stage: str, artefact: Artefact) -> Artefact:
         if artefact.reused:
             log.debug("%s reused from %s", stage, artefact.folder)
         else:
-            log.info("%s made in %.1f s", stage, artefact.seconds)
+            log.info("%s made in %.1f s", stage, artefact.spent.seconds)
         self.used.append((stage, artefact))
         return artefact
 
@@ -117,23 +128,28 @@ class Stages:
         """Images (n, C, H, W) uint8 -> latents at ``t``; one trajectory serves every step of ``record``."""
         times = sorted({float(t), *(float(r) for r in record)})
         inputs = {"model": model.fingerprint, "images": digest(images), "solver": asdict(solver), "record": times}
+        grid = solver.make_grid(model.schedule, times[-1], times)
+        steps = len(grid.up) - 1
+        with self._bar("invert", len(images), steps) as bar:
 
-        def make() -> Made:
-            before = model.evaluations
-            grid = solver.make_grid(model.schedule, times[-1], times)
-            states, residuals = self._states(model, images), list[float]()
-            latents = invert(model, states, grid, times, solver, self.batch_size, self.progress, residuals)
-            facts: dict[str, Any] = {
-                "evaluations": model.evaluations - before,
-                "nodes": [node.t for node in grid.up],
-                "geometry": {f"{s:g}": _geometry(latents[s]) for s in times},
-            }
-            if residuals:
-                largest = max(residuals)
-                facts["largest_residual"] = largest if math.isfinite(largest) else None
-            return {f"t{s:g}": latents[s] for s in times}, facts
+            def make(rows: range) -> Made:
+                before = model.evaluations
+                states, residuals = self._states(model, images[rows.start : rows.stop]), list[float]()
+                latents = invert(model, states, grid, times, solver, self.batch_size, bar, residuals)
+                facts: dict[str, Any] = {"evaluations": model.evaluations - before}
+                if residuals:
+                    facts["largest_residual"] = max(residuals) if all(map(math.isfinite, residuals)) else None
+                return {f"t{s:g}": latents[s] for s in times}, facts
 
-        artefact = self._get("invert", 2, inputs, make)
+            def finish(latents: dict[str, Tensor], parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+                geometry = {f"{s:g}": _geometry(latents[f"t{s:g}"]) for s in times}
+                facts = {**_evaluations(latents, parts), "nodes": [node.t for node in grid.up], "geometry": geometry}
+                if residuals := [part["largest_residual"] for part in parts if "largest_residual" in part]:
+                    facts["largest_residual"] = None if None in residuals else max(residuals)
+                return facts
+
+            how = RowWise(len(images), self.batch_size, make, finish, lambda rows: skip(bar, rows * steps))
+            artefact = self._get_rows("invert", 2, inputs, how)
         latents = artefact.tensors[f"t{float(t):g}"]
         return artefact, LatentSet(float(t), latents, list(range(len(latents))))
 
@@ -162,16 +178,19 @@ class Stages:
             "count": count,
             "seed": seed,
         }
+        top = model.schedule.timesteps - 1
+        grid = solver.make_grid(model.schedule, top, [float(t)])
+        steps = sum(node.t >= t for node in grid.down) - 1
+        with self._bar("denoise", count, steps) as bar:
 
-        def make() -> Made:
-            before = model.evaluations
-            grid = solver.make_grid(model.schedule, model.schedule.timesteps - 1, [float(t)])
-            noise = normal_rows(model.shape, seed, "base", range(count))
-            noise = noise * model.schedule.state_std(model.schedule.timesteps - 1)
-            states = denoise(model, noise, grid, 0.0, seed, None, solver, self.batch_size, float(t), self.progress)
-            return {"latents": states}, {"evaluations": model.evaluations - before}
+            def make(rows: range) -> Made:
+                before = model.evaluations
+                noise = normal_rows(model.shape, seed, "base", rows) * model.schedule.state_std(top)
+                states = denoise(model, noise, grid, 0.0, seed, None, solver, self.batch_size, float(t), bar)
+                return {"latents": states}, {"evaluations": model.evaluations - before}
 
-        artefact = self._get("base_latents", 1, inputs, make)
+            how = RowWise(count, self.batch_size, make, _evaluations, lambda rows: skip(bar, rows * steps))
+            artefact = self._get_rows("base_latents", 1, inputs, how)
         return LatentSet(float(t), artefact.tensors["latents"], list(range(count)))
 
     def tuned(
@@ -279,34 +298,39 @@ class Stages:
             "eta": float(eta),
             "seed": seed if eta else None,  # without noise the seed decides nothing
         }
+        grid = solver.make_grid(model.schedule, latents.t)
+        count, steps = len(latents.indices), len(grid.down) - 1
+        with self._bar("denoise", count, steps) as bar:
 
-        def make() -> Made:
-            before = model.evaluations
-            grid = solver.make_grid(model.schedule, latents.t)
-            states = denoise(
-                model,
-                latents.latents,
-                grid,
-                eta,
-                seed,
-                latents.indices,
-                solver,
-                self.batch_size,
-                progress=self.progress,
-            )
-            images = quantise(model.decode(states, self.batch_size))
-            return {"images": images}, {"evaluations": model.evaluations - before}
+            def make(rows: range) -> Made:
+                before, part = model.evaluations, slice(rows.start, rows.stop)
+                states = denoise(
+                    model,
+                    latents.latents[part],
+                    grid,
+                    eta,
+                    seed,
+                    latents.indices[part],
+                    solver,
+                    self.batch_size,
+                    progress=bar,
+                )
+                images = quantise(model.decode(states, self.batch_size))
+                return {"images": images}, {"evaluations": model.evaluations - before}
 
-        return self._get("denoise", 1, inputs, make)
+            how = RowWise(count, self.batch_size, make, _evaluations, lambda rows: skip(bar, rows * steps))
+            return self._get_rows("denoise", 1, inputs, how)
 
     def features(self, extractor: FeatureExtractor, key: str, images: Tensor, device: torch.device) -> Tensor:
         """Images -> float32 features (n, dimension); ``key`` identifies the images."""
         inputs = {"images": key, "extractor": extractor.fingerprint}
+        facts = {"extractor": extractor.name}
 
-        def make() -> Made:
-            return {"features": extract(extractor, images, device=device)}, {"extractor": extractor.name}
+        def make(rows: range) -> Made:
+            return {"features": extract(extractor, images[rows.start : rows.stop], device=device)}, {}
 
-        return self._get("features", 1, inputs, make).tensors["features"]
+        how = RowWise(len(images), extractor.batch_size, make, lambda features, parts: facts)
+        return self._get_rows("features", 1, inputs, how).tensors["features"]
 
     def fidelity(self, originals: Tensor, made: Artefact) -> Artefact:
         """Originals (n, C, H, W) uint8 against the first n images of ``made``: tensors psnr (dB) and ssim, (n,)."""
@@ -408,6 +432,11 @@ def digest(images: Tensor) -> str:
     """SHA-256, hexadecimal, of a tensor's type, shape and values."""
     head = f"{images.dtype}{tuple(images.shape)}".encode()
     return hashlib.sha256(head + images.contiguous().numpy().tobytes()).hexdigest()
+
+
+def _evaluations(tensors: Mapping[str, Tensor], parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Facts of a row-wise artefact: what all of its shards cost, whoever made them."""
+    return {"evaluations": sum(part["evaluations"] for part in parts)}
 
 
 def _radius(latents: Tensor) -> Tensor:

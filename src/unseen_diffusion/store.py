@@ -1,22 +1,31 @@
-"""Content-addressed artefacts: made once, written atomically, found again by what determines them."""
+"""Content-addressed artefacts: made once, checked whenever they are read, found again by what determines them.
+
+An artefact is the folder ``root``/<stage>/<key>: its tensors, in one safetensors file or in shards of rows, and
+``artefact.json``, which is written last and makes it complete. See docs/store.md.
+"""
 
 import hashlib
 import json
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property, lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-from safetensors.torch import load_file, save_file
+import safetensors.torch
+import torch
 from torch import Tensor
 
+from unseen_diffusion import shards
+from unseen_diffusion.claims import Claims
 from unseen_diffusion.errors import InputError
-from unseen_diffusion.files import atomic_folder, atomic_path, read_json, sha256, write_json
+from unseen_diffusion.files import seal, unseal
+from unseen_diffusion.objects import LocalObjects, Objects
+from unseen_diffusion.shards import Facts, Made, RowWise, Spent, Tensors, Whole
 
 TENSORS = "tensors.safetensors"
 RECORD = "artefact.json"
@@ -31,16 +40,18 @@ class Artefact:
         key: SHA-256 over stage, stage version and inputs, hexadecimal.
         tensors: its arrays, on the CPU.
         facts: its numbers and names, as JSON values.
-        seconds: what making it took.
-        reused: True if it was found instead of made.
+        seconds: what making it took, by all who took part.
+        reused: True if all of it was found instead of made.
+        spent: what this process spent on it.
         folder: where it lies.
     """
 
     key: str
-    tensors: dict[str, Tensor]
-    facts: dict[str, Any]
+    tensors: Tensors
+    facts: Facts
     seconds: float
     reused: bool
+    spent: Spent
     folder: Path
 
 
@@ -50,24 +61,58 @@ def key_of(stage: str, stage_version: int, inputs: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """What determines an artefact: stage, its version, and inputs as JSON values."""
+
+    stage: str
+    version: int
+    inputs: dict[str, Any]
+
+    @cached_property
+    def key(self) -> str:
+        """See ``key_of``."""
+        return key_of(self.stage, self.version, self.inputs)
+
+    @property
+    def folder(self) -> str:
+        """Where it lies below the store's root."""
+        return f"{self.stage}/{self.key[:24]}"
+
+    def record(self, facts: Facts, seconds: float, contents: dict[str, Any]) -> bytes:
+        """Content of ``artefact.json``."""
+        record = {
+            "key": self.key,
+            "stage": self.stage,
+            "stage_version": self.version,
+            "inputs": self.inputs,
+            "facts": facts,
+            "seconds": seconds,
+            "made": datetime.now(UTC).isoformat(timespec="seconds"),
+            "environment": environment(),
+        }
+        return seal(record | contents)
+
+
+@lru_cache(maxsize=1)
 def environment() -> dict[str, str]:
     """Versions for provenance."""
     return {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
 
 
 class Store:
-    """Artefacts below ``root``/<stage>/<key>. Parallel processes share it: each key is made once."""
+    """Artefacts below ``root``: a folder, or s3://bucket/prefix with the folder ``cache`` in front of it.
 
-    def __init__(self, root: Path | str):
-        self.root = Path(root)
+    Any number of processes, on any number of machines, share it: each artefact is made once, and the shards of a
+    row-wise one are split among those who want it.
+    """
 
-    def get_or_make(
-        self,
-        stage: str,
-        stage_version: int,
-        inputs: dict[str, Any],
-        make: Callable[[], tuple[dict[str, Tensor], dict[str, Any]]],
-    ) -> Artefact:
+    def __init__(self, root: Path | str, cache: Path | str | None = None):
+        self.objects = open_objects(root, cache)
+        self.root = self.objects.folder
+        self.claims = Claims(self.objects)
+
+    def get_or_make(self, stage: str, stage_version: int, inputs: dict[str, Any], make: Callable[[], Made]) -> Artefact:
         """The artefact of these inputs: read where it exists, else made by ``make`` and written.
 
         Args:
@@ -77,53 +122,153 @@ class Store:
             make: returns (tensors, facts).
 
         Raises:
-            InputError: a stored artefact does not match its checksum.
+            InputError: the store cannot be written to, or is full.
         """
-        key = key_of(stage, stage_version, inputs)
-        folder = self.root / stage / key[:24]
-        if folder.is_dir():
-            return self._read(folder, key)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.parent / f".{folder.name}.lock"):
-            if folder.is_dir():
-                return self._read(folder, key)
+        recipe = Recipe(stage, stage_version, inputs)
+
+        def made() -> Artefact:
             started = time.monotonic()
             tensors, facts = make()
             seconds = time.monotonic() - started
-            self._write(folder, key, stage, stage_version, inputs, tensors, facts, seconds)
-        tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
-        return Artefact(key, tensors, facts, seconds, False, folder)
+            data = shards.pack(tensors)
+            record = recipe.record(facts, seconds, {"sha256": hashlib.sha256(data).hexdigest()})
+            self.objects.put(f"{recipe.folder}/{TENSORS}", data)
+            self.objects.put(f"{recipe.folder}/{RECORD}", record)
+            self.objects.tidy(f"{recipe.folder}/")
+            tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+            spent = Spent(seconds, facts.get("evaluations", 0))
+            return Artefact(recipe.key, tensors, facts, seconds, False, spent, self.root / recipe.folder)
 
-    def _write(
-        self,
-        folder: Path,
-        key: str,
-        stage: str,
-        stage_version: int,
-        inputs: dict[str, Any],
-        tensors: dict[str, Tensor],
-        facts: dict[str, Any],
-        seconds: float,
-    ) -> None:
-        with atomic_folder(folder) as temporary:
-            with atomic_path(temporary / TENSORS) as path:  # safetensors leaves files that only their owner can read
-                save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path)
-            record = {
-                "key": key,
-                "stage": stage,
-                "stage_version": stage_version,
-                "inputs": inputs,
-                "facts": facts,
-                "seconds": seconds,
-                "made": datetime.now(UTC).isoformat(timespec="seconds"),
-                "environment": environment(),
-                "sha256": sha256(temporary / TENSORS),
-            }
-            write_json(temporary / RECORD, record)
+        return self.claims.once(f"{recipe.folder}/artefact.claim", lambda: self._find(recipe), made)
 
-    def _read(self, folder: Path, key: str) -> Artefact:
-        record = read_json(folder / RECORD)
-        tensors = folder / TENSORS
-        if record["key"] != key or not tensors.is_file() or sha256(tensors) != record["sha256"]:
-            raise InputError(f"{folder}: the artefact does not match its checksum; delete this folder and run again")
-        return Artefact(key, load_file(tensors), record["facts"], record["seconds"], True, folder)
+    def get_or_make_rows(self, stage: str, stage_version: int, inputs: dict[str, Any], how: RowWise) -> Artefact:
+        """The same for an artefact of independent rows, made shard by shard as ``how`` says.
+
+        Whoever asks for it takes part: claims a free shard, computes and writes it, then the next, until all are there.
+        A process that is killed loses the shard it was at; the others, or the next start, go on with what is missing.
+
+        Raises:
+            InputError: the store cannot be written to, or is full.
+        """
+        recipe = Recipe(stage, stage_version, inputs)
+        folder, spent = recipe.folder, Spent()
+        while True:
+            if (found := self._find(recipe)) is not None:
+                return replace(found, spent=spent, reused=spent == Spent())
+            names, spent = shards.make_missing(self.objects, self.claims, folder, recipe.key, how, spent)
+            whole = shards.read_all(self.objects, recipe.key, names, how.rows)
+            if whole is not None:
+                facts = self._complete(recipe, how, names, whole)
+                reused = spent == Spent()
+                return Artefact(recipe.key, whole.tensors, facts, whole.seconds, reused, spent, self.root / folder)
+
+    def _complete(self, recipe: Recipe, how: RowWise, names: list[str], whole: Whole) -> Facts:
+        """Writes the record, or finds that of another worker; returns its facts."""
+        folder = recipe.folder
+
+        def find() -> Facts | None:
+            record = self._record(recipe)
+            return record["facts"] if record else None
+
+        def make() -> Facts:
+            facts = how.finish(whole.tensors, whole.facts)
+            files = [name.rsplit("/", 1)[1] for name in names]
+            contents = {"rows": how.rows, "size": shards.size(names), "shards": files}
+            self.objects.put(f"{folder}/{RECORD}", recipe.record(facts, whole.seconds, contents))
+            shards.tidy(self.objects, folder, [*names, f"{folder}/{RECORD}"])
+            return facts
+
+        return self.claims.once(f"{folder}/artefact.claim", find, make)
+
+    def _record(self, recipe: Recipe) -> dict[str, Any] | None:
+        """What makes an artefact complete; None where it is not, or the record was damaged."""
+
+        def record(data: bytes) -> dict[str, Any] | None:
+            found = unseal(data, required=False) or {}  # those of version 0.2 have no seal
+            return found if found.get("key") == recipe.key and {"sha256", "shards"} & found.keys() else None
+
+        data = self.objects.get(f"{recipe.folder}/{RECORD}", lambda data: record(data) is not None)
+        return record(data) if data else None
+
+    def _find(self, recipe: Recipe) -> Artefact | None:
+        """A complete artefact; None where there is none. What is damaged or missing is named in the log."""
+        record = self._record(recipe)
+        if record is None:
+            return None
+        folder = recipe.folder
+        tensors = self._tensors(recipe, record)
+        if tensors is None:
+            if "shards" in record:  # those that are intact stay in use
+                self.objects.create(f"{folder}/{shards.PLAN}", shards.plan_of(record["rows"], record["size"]))
+            self.objects.delete(f"{folder}/{RECORD}")
+            return None
+        return Artefact(recipe.key, tensors, record["facts"], record["seconds"], True, Spent(), self.root / folder)
+
+    def _tensors(self, recipe: Recipe, record: dict[str, Any]) -> Tensors | None:
+        if "shards" in record:
+            names = [f"{recipe.folder}/{name}" for name in record["shards"]]
+            whole = shards.read_all(self.objects, recipe.key, names, record["rows"])
+            return whole.tensors if whole else None
+        name, sha256 = f"{recipe.folder}/{TENSORS}", record["sha256"]
+        data = self.objects.get(name, lambda data: hashlib.sha256(data).hexdigest() == sha256, expected=True)
+        return None if data is None else safetensors.torch.load(data)
+
+
+def tensor_names(folder: Path | str) -> list[str]:
+    """Names of a complete artefact's tensors.
+
+    Raises:
+        InputError: it is not there, or damaged.
+    """
+    return list(_load(*_files(Path(folder))[0]))
+
+
+def load_tensor(folder: Path | str, name: str, most: int | None = None) -> Tensor:
+    """A tensor of a complete artefact, or its first ``most`` rows: no shard beyond them is read.
+
+    Raises:
+        InputError: it is not there, or damaged.
+    """
+    parts: list[Tensor] = []
+    for path, digest in _files(Path(folder)):
+        tensors = _load(path, digest)
+        if name not in tensors:
+            raise InputError(f"{folder}: the artefact has no tensor {name}; delete this folder and run again")
+        parts.append(tensors[name])
+        if most is not None and sum(map(len, parts)) >= most:
+            break
+    whole = parts[0] if len(parts) == 1 else torch.cat(parts)
+    return whole if most is None else whole[:most]
+
+
+def _files(folder: Path) -> list[tuple[Path, str]]:
+    """Files of a complete artefact, in order, each with the start of its SHA-256."""
+    record = unseal((folder / RECORD).read_bytes(), required=False) if (folder / RECORD).is_file() else None
+    if record is None:
+        raise InputError(f"{folder / RECORD}: missing or damaged; run again to make it")
+    return [(folder / name, name.split(".")[1]) for name in record.get("shards", ())] or [
+        (folder / TENSORS, record["sha256"])
+    ]
+
+
+def _load(path: Path, digest: str) -> Tensors:
+    data = path.read_bytes() if path.is_file() else b""
+    if not hashlib.sha256(data).hexdigest().startswith(digest):
+        raise InputError(f"{path}: missing or damaged; run again to make it")
+    return safetensors.torch.load(data)
+
+
+def open_objects(location: Path | str, cache: Path | str | None = None) -> Objects:
+    """The objects of a folder, or of s3://bucket/prefix with the folder ``cache`` in front of it.
+
+    Raises:
+        InputError: another kind of address, or one that cannot be used here.
+    """
+    text = str(location)
+    if "://" not in text:
+        return LocalObjects(location)
+    from unseen_diffusion.bucket import BucketObjects
+
+    if cache is None:
+        raise InputError(f"paths.store={text}: a bucket needs a local folder in front of it")
+    return BucketObjects(text, LocalObjects(cache))

@@ -7,12 +7,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.files import read_json
-from unseen_diffusion.store import RECORD, TENSORS
+from unseen_diffusion.store import RECORD, load_tensor, tensor_names
 from unseen_diffusion.tables import RESULTS, SCHEMA, flatten, results_files
 
 REPLICATES = ("seed", "domain.draw")  # configuration keys of repetitions of one setting
@@ -42,28 +41,15 @@ class Folder:
 
     def names(self) -> list[str]:
         """Names of its tensors."""
-        with self._open() as file:
-            return list(file.keys())
+        return tensor_names(self.path)
 
     def tensor(self, name: str, most: int | None = None) -> Tensor:
-        """The first ``most`` rows of a tensor (None: all of it), without reading the rest."""
-        with self._open() as file:
-            if name not in file.keys():  # noqa: SIM118 - no mapping
-                raise InputError(f"{self.path}: the artefact has no tensor {name}; delete this folder and run again")
-            return file.get_tensor(name) if most is None else file.get_slice(name)[:most]
+        """The first ``most`` rows of a tensor (None: all of it), without reading shards beyond."""
+        return load_tensor(self.path, name, most)
 
     def facts(self) -> dict[str, Any]:
         """Its numbers and names."""
         return dict(read_json(self.path / RECORD)["facts"])
-
-    def _open(self) -> Any:
-        try:
-            return safe_open(self.path / TENSORS, framework="pt")
-        except (OSError, SafetensorError) as error:
-            raise InputError(
-                f"{self.path / TENSORS}: not readable ({error}); start the report where the run was started, "
-                "or run again to make it"
-            ) from error
 
 
 @dataclass(frozen=True)
@@ -160,7 +146,7 @@ class Run:
             InputError: it is in neither place.
         """
         for base in (Path(), *self.folder.resolve().parents):
-            if (base / folder / TENSORS).is_file():
+            if (base / folder / RECORD).is_file():
                 return Folder(base / folder)
         raise InputError(
             f"{folder}: the artefact of {self.folder} is not there; start the report where the run was started, "
