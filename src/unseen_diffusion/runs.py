@@ -33,7 +33,7 @@ from unseen_diffusion.searches import (
     separation,
 )
 from unseen_diffusion.seeds import normal_rows
-from unseen_diffusion.settings import RunSettings, build, prior_at
+from unseen_diffusion.settings import RunSettings, build, local_artefacts, prior_at
 from unseen_diffusion.stages import LatentSet, Stages
 from unseen_diffusion.store import Artefact, Store, environment
 from unseen_diffusion.tables import RESULTS, SCHEMA
@@ -62,7 +62,7 @@ class Run:
         self.settings = settings
         plain = settings.plain
         self.stages = Stages(
-            Store(Path(plain["paths"]["outputs"]) / "artefacts"), settings.batch_size, settings.progress
+            Store(plain["paths"]["store"], local_artefacts(plain)), settings.batch_size, settings.progress
         )
         self.split = self.stages.split(settings.domain, settings.spec)
         # The features come first: a missing file should stop a run before its inversion.

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from unseen_diffusion.batching import start_size
+from unseen_diffusion.bucket import check_address
 from unseen_diffusion.domains.base import Domain, check_sizes, split_pool
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.grids import WHOLE as WHOLE_STEPS
@@ -133,6 +134,24 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def local_artefacts(plain: dict[str, Any]) -> Path:
+    """Where artefacts lie on this machine if the store is a bucket."""
+    return Path(plain["paths"]["outputs"]) / "artefacts"
+
+
+def check_store(plain: dict[str, Any]) -> None:
+    """What can be known of ``paths.store`` without a connection.
+
+    Raises:
+        InputError: a folder that cannot be written to, or an address that cannot be used.
+    """
+    store = str(plain["paths"]["store"])
+    if "://" in store:
+        check_address(store)
+    else:
+        check_writable("paths.store", Path(store))
+
+
 def spec_of(model: dict[str, Any]) -> ModelSpec:
     """Image shape and schedule of a model config, without its weights."""
     if "path" in model:
@@ -222,6 +241,7 @@ def _check(config: DictConfig) -> RunSettings:
     seed = int(number(plain, "seed", 0, 2**62, whole=True))
     number(plain, "features.batch_size", 1, math.inf, whole=True)
     check_writable("paths.outputs", Path(plain["paths"]["outputs"]))
+    check_store(plain)
     max_proposals = int(number(plain, "rejection.max_proposals", 1, math.inf, whole=True))
     device = choose_device(plain["device"])
     batch_size = start_size(plain["batch_size"], device)

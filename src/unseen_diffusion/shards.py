@@ -12,6 +12,7 @@ import logging
 import random
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -145,7 +146,8 @@ def agree(objects: Objects, folder: str, how: RowWise) -> list[range]:
     while True:
         if data := objects.get(name, lambda data: size_of(data) > 0):
             return cut(how.rows, size_of(data))
-        size = max((len(rows) for rows in present(objects.names(f"{folder}/"))), default=how.batch)
+        lengths = Counter(len(rows) for rows in present(objects.names(f"{folder}/")))
+        size = lengths.most_common(1)[0][0] if lengths else how.batch
         objects.create(name, plan_of(how.rows, size))
 
 

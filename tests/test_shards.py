@@ -1,0 +1,361 @@
+"""Row-wise artefacts: killed, damaged, shared, on a full disk, in a bucket; never a byte different."""
+
+import errno
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from store_workers import BATCH, ROWS, get, rows_of
+from store_workers import shards as shard_names
+from unseen_diffusion import bucket
+from unseen_diffusion.claims import Claims
+from unseen_diffusion.errors import InputError
+from unseen_diffusion.files import read_json
+from unseen_diffusion.models.analytic import natural_gaussian
+from unseen_diffusion.objects import LocalObjects
+from unseen_diffusion.shards import cut
+from unseen_diffusion.solvers import SolverSettings
+from unseen_diffusion.stages import LatentSet, Stages
+from unseen_diffusion.store import RECORD, Store, load_tensor, tensor_names
+
+COUNT = len(cut(ROWS, BATCH))
+
+
+def workers(mode: str, root: Path, number: int) -> dict[str, Any]:
+    command = [sys.executable, str(Path(__file__).with_name("store_workers.py")), mode, str(root), str(number)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    """Every shard by its rows, without the seconds in its header."""
+    folder = next(root.glob("slow/*"))
+    return {name: load_tensor(folder, name).numpy().tobytes() for name in tensor_names(folder)}
+
+
+def test_twenty_kills_lose_one_shard_each_and_change_no_byte(tmp_path: Path) -> None:
+    found = workers("kills", tmp_path / "killed", 20)
+    assert found["counts"] == sorted(found["counts"])
+    assert found["last"] == COUNT - found["counts"][-1]
+    whole = get(tmp_path / "whole")
+    assert found["facts"] == whole.facts
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    left = {path.name for path in (tmp_path / "killed").rglob("*") if path.is_file() and path.name[0] != "."}
+    assert left == {*shard_names(tmp_path / "killed"), RECORD}
+
+
+def test_three_workers_make_every_shard_once(tmp_path: Path) -> None:
+    reports = workers("together", tmp_path / "shared", 3)["reports"]
+    made = sorted(start for report in reports for start in report["made"])
+    assert made == [rows.start for rows in cut(ROWS, BATCH)]
+    assert sum(report["evaluations"] for report in reports) == ROWS
+    assert min(len(report["made"]) for report in reports) > 0
+    get(tmp_path / "whole")
+    assert contents(tmp_path / "shared") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "swap", "extra"])
+def test_damaged_shards_are_named_and_made_again(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+    folder, before = get(tmp_path).folder, contents(tmp_path)
+    names = shard_names(tmp_path)
+    path = folder / names[3]
+    data = bytearray(path.read_bytes())
+    if damage == "flip":
+        data[-1] ^= 1
+        path.write_bytes(data)
+    elif damage == "truncate":
+        path.write_bytes(data[: len(data) // 2])
+    elif damage == "delete":
+        path.unlink()
+    elif damage == "swap":
+        path.write_bytes((folder / names[4]).read_bytes())
+    else:
+        (folder / RECORD).unlink()
+        (folder / names[3].replace("rows-00000006", "rows-00000005")).write_bytes(data)
+    made: list[int] = []
+    with caplog.at_level(logging.WARNING):
+        again = get(tmp_path, made)
+    assert made == ([] if damage == "extra" else [6])
+    assert again.spent.evaluations == BATCH * len(made)
+    lines = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert len(lines) == 1
+    assert lines[0].startswith(str(folder / "rows-0000000"))
+    assert contents(tmp_path) == before
+    assert get(tmp_path).reused
+
+
+def test_shards_of_another_batch_size_stay_in_use(tmp_path: Path) -> None:
+    """The boundaries are the first worker's."""
+    folder = get(tmp_path).folder
+    (folder / RECORD).unlink()
+    for name in shard_names(tmp_path)[5:]:
+        (folder / name).unlink()
+    made: list[int] = []
+    how = rows_of(made)
+    other = type(how)(how.rows, 7, how.make, how.finish)
+    Store(tmp_path).get_or_make_rows("slow", 1, {"seed": 0}, other)
+    assert sorted(made) == list(range(10, ROWS, BATCH))
+
+
+def test_a_claim_is_taken_over_when_its_holder_is_gone(tmp_path: Path) -> None:
+    """At once where the process is known to be gone; elsewhere when its content has stood still."""
+    objects = LocalObjects(tmp_path)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    mine = Claims(objects)
+    with mine.hold("a/x.claim") as held:
+        assert held
+        claim = json.loads(objects.read("a/x.claim") or b"")
+        with Claims(objects).hold("a/x.claim") as second:
+            assert not second
+    assert objects.read("a/x.claim") is None
+    objects.create("a/x.claim", json.dumps(claim | {"pid": gone.pid}).encode())
+    with mine.hold("a/x.claim") as held:
+        assert held
+    objects.create("a/x.claim", json.dumps(claim | {"machine": "another"}).encode())
+    waiting = Claims(objects, stale=0.2)
+    with waiting.hold("a/x.claim") as held:
+        assert not held
+    time.sleep(0.3)
+    with waiting.hold("a/x.claim") as held:
+        assert held
+
+
+def test_a_living_holder_of_another_machine_is_waited_for(tmp_path: Path) -> None:
+    objects = LocalObjects(tmp_path)
+    with Claims(objects, beat=0.05).hold("a/x.claim") as held:
+        assert held
+        content = json.loads(objects.read("a/x.claim") or b"")
+        other = Claims(objects, stale=0.3)
+        for _ in range(8):
+            now = json.loads(objects.read("a/x.claim") or b"") | {"machine": "another"}
+            assert not other._dead("a/x.claim", json.dumps(now).encode())
+            time.sleep(0.1)
+        assert json.loads(objects.read("a/x.claim") or b"")["beats"] > content["beats"]
+
+
+def test_one_of_two_makes_what_has_no_rows(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def make() -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        calls.append(1)
+        time.sleep(0.2)
+        return {"x": torch.ones(2)}, {}
+
+    def ask() -> None:
+        Store(tmp_path).get_or_make("one", 1, {}, make)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(("code", "remedy"), [(errno.ENOSPC, "no space left"), (errno.EROFS, "cannot write here")])
+def test_a_full_or_closed_disk_is_one_line_and_the_store_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, remedy: str
+) -> None:
+    replace, left = os.replace, [4]
+
+    def failing(source: Any, target: Any) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(code, os.strerror(code))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", failing)
+    with pytest.raises(InputError, match=remedy) as caught:
+        get(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    monkeypatch.undo()
+    kept = len(shard_names(tmp_path))
+    assert kept >= 3
+    made: list[int] = []
+    get(tmp_path, made)
+    assert len(made) == COUNT - kept
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small disk")
+def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48k", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("no mounts here")
+    try:
+        with pytest.raises(InputError, match="no space left"):
+            get(disk)
+        kept = len(shard_names(disk))
+        subprocess.run(["mount", "-o", "remount,size=4m", str(disk)], check=True)
+        made: list[int] = []
+        get(disk, made)
+        assert len(made) == COUNT - kept
+        get(tmp_path / "whole")
+        assert contents(disk) == contents(tmp_path / "whole")
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+# ---------------------------------------------------------------- stages
+
+SOLVER = SolverSettings("ddim", "uniform_t", 4)
+Interrupt = Callable[[], None]
+
+
+def stage_results(root: Path, batch: int) -> tuple[Any, Any, Any]:
+    """Inversion, base latents and noisy denoising of 10 images."""
+    model = natural_gaussian(8, 1, 0.5, 2.0)
+    images = torch.randint(0, 256, (10, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    stages = Stages(Store(root), batch_size=batch)
+    inversion, latents = stages.inversion(model, images, SOLVER, 500, [300, 500])
+    own = stages.base_latents(model, SOLVER, 500, 10, seed=1)
+    made = stages.denoising(model, LatentSet(500, latents.latents, list(range(10))), SOLVER, 0.5, 3)
+    return inversion, own, made
+
+
+def test_stages_give_the_same_in_any_shards(tmp_path: Path) -> None:
+    """Latents, images and facts of one shard and of four; each is what the whole costs."""
+    whole, parts = stage_results(tmp_path / "whole", 10), stage_results(tmp_path / "parts", 3)
+    for a, b in zip(whole, parts, strict=True):
+        if isinstance(a, LatentSet):
+            assert torch.allclose(a.latents, b.latents, atol=1e-6)
+            continue
+        assert a.facts["evaluations"] == b.facts["evaluations"] == 40
+        assert all((a.tensors[k].double() - b.tensors[k].double()).abs().max() <= 1 for k in a.tensors)
+    assert whole[0].facts["geometry"].keys() == parts[0].facts["geometry"].keys()
+    assert len(list((tmp_path / "parts").glob("invert/*/rows-*"))) == 4
+
+
+def test_an_interrupted_inversion_counts_all_evaluations_and_spends_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from unseen_diffusion import shards
+
+    write, left = shards.write, [2]
+
+    def dying(*arguments: Any) -> None:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        write(*arguments)
+
+    monkeypatch.setattr(shards, "write", dying)
+    with pytest.raises(KeyboardInterrupt):
+        stage_results(tmp_path, 3)
+    monkeypatch.undo()
+    inversion = stage_results(tmp_path, 3)[0]
+    assert inversion.facts["evaluations"] == 40
+    assert 0 < inversion.spent.evaluations <= 40 - 4 * 2 * 1
+    assert not inversion.reused
+
+
+# ---------------------------------------------------------------- bucket
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """An S3 server on this machine, with one bucket."""
+    from moto.server import ThreadedMotoServer
+
+    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    yield f"http://{host}:{port}"
+    running.stop()
+
+
+@pytest.fixture
+def address(server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty prefix there."""
+    import boto3
+
+    for name, value in {
+        "AWS_ENDPOINT_URL": server,
+        "AWS_ACCESS_KEY_ID": "someone",
+        "AWS_SECRET_ACCESS_KEY": "very-secret",
+        "AWS_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(bucket.BucketObjects, "pause", 0.05)
+    client = boto3.client("s3", endpoint_url=server, region_name="us-east-1")
+    name = f"store-{os.urandom(4).hex()}"
+    client.create_bucket(Bucket=name)
+    return f"s3://{name}/some/prefix"
+
+
+def bucket_get(address: str, cache: Path, made: list[int] | None = None) -> Any:
+    return Store(address, cache).get_or_make_rows("slow", 1, {"seed": 0}, rows_of(made))
+
+
+def test_two_machines_share_a_bucket_and_no_disk(address: str, tmp_path: Path) -> None:
+    made: dict[str, list[int]] = {"a": [], "b": []}
+
+    def work(name: str) -> None:
+        bucket_get(address, tmp_path / name, made[name])
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in made]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(made["a"] + made["b"]) == [rows.start for rows in cut(ROWS, BATCH)]
+    later: list[int] = []
+    assert bucket_get(address, tmp_path / "c", later).reused
+    assert not later
+    get(tmp_path / "whole")
+    assert contents(tmp_path / "a") == contents(tmp_path / "c") == contents(tmp_path / "whole")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"very-secret" in path.read_bytes()]
+
+
+def test_damage_in_a_bucket_and_before_it_is_found(
+    address: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = bucket_get(address, tmp_path / "a").folder
+    before = contents(tmp_path / "a")
+    objects = Store(address, tmp_path / "b").objects
+    name = f"slow/{folder.name}/{shard_names(tmp_path / 'a')[2]}"
+    data = objects.read(name) or b""
+    objects.put(name, data[:-1] + bytes([data[-1] ^ 1]))
+    (tmp_path / "b" / name).unlink()
+    made: list[int] = []
+    with caplog.at_level(logging.WARNING):
+        bucket_get(address, tmp_path / "b", made)
+    assert made == [4]
+    assert f"{address}/{name}: damaged; made again" in caplog.text
+    path = tmp_path / "b" / name
+    path.write_bytes(b"cut off")
+    made.clear()
+    assert bucket_get(address, tmp_path / "b", made).reused
+    assert not made
+    assert contents(tmp_path / "b") == before
+
+
+def test_a_bucket_that_cannot_be_reached_is_one_line(address: str, tmp_path: Path) -> None:
+    absent = "s3://absent-bucket/x"
+    with pytest.raises(InputError, match=r"s3://absent-bucket/x/.*check the address, AWS_ENDPOINT_URL") as caught:
+        bucket_get(absent, tmp_path)
+    assert "very-secret" not in str(caught.value)
+    for bad in ("gs://bucket/x", "s3://", "s3://key:secret@bucket/x"):
+        with pytest.raises(InputError, match=r"give a folder, or s3://BUCKET/PREFIX"):
+            bucket.check_address(bad)
+
+
+def test_a_record_tells_its_shards(tmp_path: Path) -> None:
+    record = read_json(get(tmp_path).folder / RECORD)
+    assert record["shards"] == shard_names(tmp_path)
+    assert (record["rows"], record["size"]) == (ROWS, BATCH)
