@@ -62,6 +62,15 @@ TABLE2 = sweep("table2_scores", "table2_scores", tiny=[ONE, TWO, *SEARCH])
 ABLATION = (QUICK, "domain.draw=0,1", "seed=0,1", "tolerances=none,pair_distance,calibrated,random")
 PRIORS = (QUICK, "domain.draw=0,1", "prior=sample_covariance,slerp")
 NOVELTY = (QUICK, "mixing.t=250,750", "bandwidth.eta=0,0.5", "prior=replay,sample_covariance")
+TUNING = (
+    QUICK,
+    "domain.references=12",
+    "domain.draw=0,1",
+    "domain.validation=8",
+    "method.tuning.max_steps=2",
+    "method.tuning.check_every=1",
+    "method.tuning.batch_size=4",
+)
 # Study -> its sweeps, in the order in which they run. Studies may share sweeps.
 STUDIES: dict[str, tuple[Sweep, ...]] = {
     "first_three": (sweep("first_three", "first_three", tiny=SEARCH),),
@@ -95,6 +104,11 @@ STUDIES: dict[str, tuple[Sweep, ...]] = {
     ),
     "robustness": (sweep("robustness", "robustness", tiny=["seed=range(0,8)", QUICK, "tolerances.k=4"]),),
     "paths": (sweep("paths", "paths", tiny=[ONE, TWO, QUICK, "scores.paths=2"]),),
+    "tuning": (
+        sweep("tuning_full", "tuning", "method=finetune_full", "method.tuning.max_steps=200", tiny=TUNING),
+        sweep("tuning_lora", "tuning", "method=finetune_lora", "method.tuning.max_steps=200", tiny=TUNING),
+        sweep("tuning_frozen", "tuning", "method=fitted,slerp", tiny=TUNING[:3]),
+    ),
     # Without sweeps here: their READMEs say how their tables are made, and their analyses read those.
     "comparison": (),
     "solvers": (),

@@ -1,0 +1,148 @@
+"""Reviewer 12 and M5: fine-tuning on the references against a frozen model.
+
+`python -m experiments.studies tuning --analyse`
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from experiments.common import Answer, interval, pm, runs, write_study
+from unseen_diffusion.scores.intervals import t_interval
+
+TUNED = ("finetune_full", "finetune_lora")
+FROZEN = "fitted"
+SCORES = {"kid_h": ("KID-H x1000", 1000, 0), "copy_rate": ("copies %", 100, 1), "coverage": ("coverage %", 100, 1)}
+COPIES = 0.01  # of held-out images themselves
+KEY = ["references", "method"]
+
+
+def line(results: dict[str, Any]) -> dict[str, Any]:
+    """One run."""
+    own, tuning = results["rows"][0], results.get("tuning")
+    row = {"method": results["settings"]["method"], "draw": results["settings"]["draw"]}
+    row |= {"references": results["config"]["domain"]["references"], "evaluations": own["evaluations_per_image"]}
+    row |= {name: own[name] for name in SCORES}
+    if tuning:
+        loss = tuning["forgetting"]["loss"]
+        row |= {"steps": tuning["steps"], "best_step": tuning["best_step"], "stopped": tuning["stopped"]}
+        row |= {"forgotten": loss["difference"]["mean"] / loss["base"]}
+        gain = tuning["validation"]
+        row |= {"validation_before": gain[0][1], "validation_best": min(value for _, value in gain)}
+    return row
+
+
+def analyse(folders: Sequence[Path], out: Path) -> None:
+    """Writes the study's results."""
+    full = pd.DataFrame([line(results) for results in runs(folders)]).sort_values([*KEY, "draw"], kind="stable")
+    rows = []
+    for (references, method), part in full.groupby(KEY, sort=False):
+        row = {"references": references, "method": method}
+        for name, (title, scale, digits) in SCORES.items():
+            row[title] = mean(scale * part[name], digits)
+        row["evaluations / image"] = f"{part['evaluations'].mean():.0f}"
+        tuned = method in TUNED
+        row["steps (best)"] = f"{part['steps'].mean():.0f} ({part['best_step'].mean():.0f})" if tuned else ""
+        row["ended by validation"] = f"{(part['stopped'] == 'validation').sum()} of {len(part)}" if tuned else ""
+        row["own domain's loss, change %"] = mean(100 * part["forgotten"], 1) if tuned else "0"
+        rows.append(row)
+    answers = [answer for answer in (against_frozen(full), forgotten(full)) if answer]
+    write_study(out, folders, full, pd.DataFrame(rows), draw(full), answers)
+
+
+def mean(values: pd.Series, digits: int) -> str:
+    """Mean with half its interval over draws; one draw has none."""
+    if len(values) < 2:
+        return f"{values.iloc[0]:.{digits}f}"
+    found = t_interval(values.tolist())
+    return pm(found.mean, found.high - found.mean, digits)
+
+
+def against_frozen(full: pd.DataFrame) -> Answer | None:
+    """Reviewer 12 by the protocol's rule."""
+    wide = full.pivot(index=["references", "draw"], columns="method", values="kid_h")
+    if FROZEN not in wide or full["draw"].nunique() < 2:
+        return None
+    parts, effects = [], []
+    for references, part in wide.groupby("references"):
+        best = min((name for name in TUNED if name in part), key=lambda name: part[name].mean())
+        gap = t_interval((1000 * (part[best] - part[FROZEN])).tolist())
+        word = "better" if gap.high < 0 else "worse" if gap.low > 0 else "not told apart"
+        parts.append(f"{references}: {word}")
+        effects.append(f"{references} ({best}) {interval(gap.mean, gap.low, gap.high, 0)}")
+    copying = [name for name in TUNED if copies(full[full["method"] == name])]
+    ratio = (
+        full[full["method"].isin(TUNED)]["evaluations"].mean() / full[full["method"] == FROZEN]["evaluations"].mean()
+    )
+    return Answer(
+        "reviewer 12",
+        f"Tuned instead of frozen, by number of references: {', '.join(parts)}; "
+        f"{'copying: ' + ', '.join(copying) if copying else 'no tuned method copies'}.",
+        f"KID-H x1000, better tuned method less fitted: {'; '.join(effects)}; {ratio:.1f} times the evaluations",
+    )
+
+
+def copies(part: pd.DataFrame) -> bool:
+    """Whether a method copies at some number of references."""
+    return any(
+        t_interval(rows["copy_rate"].tolist()).low > COPIES for _, rows in part.groupby("references") if len(rows) > 1
+    )
+
+
+def forgotten(full: pd.DataFrame) -> Answer | None:
+    """M5 by the protocol's rule."""
+    tuned = full[full["method"].isin(TUNED)]
+    if tuned.empty or full["draw"].nunique() < 2:
+        return None
+    cells = {
+        key: t_interval((100 * rows["forgotten"]).tolist()) for key, rows in tuned.groupby(["method", "references"])
+    }
+    parts = []
+    for name in sorted(tuned["method"].unique()):
+        own = [one for (method, _), one in cells.items() if method == name]
+        loses = all(one.low > 0 for one in own)
+        parts.append(f"{name} {'loses' if loses else 'is not shown to lose'} at {'every' if loses else 'some'} number")
+    effects = [f"{m} {n}: {interval(one.mean, one.low, one.high, 1)}" for (m, n), one in cells.items()]
+    return Answer(
+        "M5",
+        f"The frozen model loses nothing, by construction; of the tuned ones {', '.join(parts)} of references.",
+        f"change of the loss on the base model's own samples, %: {'; '.join(effects)}",
+    )
+
+
+def draw(full: pd.DataFrame) -> Figure:
+    """Scores and what is forgotten against the number of references, and KID-H against cost."""
+    figure = Figure(figsize=(13, 3.4), layout="constrained")
+    axes = figure.subplots(1, 4)
+    methods = list(full["method"].unique())
+    panels = [
+        ("kid_h", 1000, "KID-H x1000"),
+        ("copy_rate", 100, "copies (%)"),
+        ("forgotten", 100, "own loss, change (%)"),
+    ]
+    for axis, (name, scale, title) in zip(axes, panels, strict=False):
+        for number, method in enumerate(methods):
+            part = full[(full["method"] == method) & full.get(name, pd.Series(dtype=float)).notna()]
+            if part.empty:
+                continue
+            groups = (scale * part[name]).groupby(part["references"])
+            at = [value * (1 + 0.03 * (number - 1.5)) for value in groups.mean().index]
+            spread = [t_interval(v.tolist()) if len(v) > 1 else None for _, v in groups]
+            error = [one.high - one.mean if one else 0.0 for one in spread]
+            axis.errorbar(at, groups.mean(), error, fmt="o-", ms=4, lw=1.1, capsize=2, color=f"C{number}", label=method)
+        axis.set_xscale("log")
+        axis.set_xticks(sorted(full["references"].unique()), [str(n) for n in sorted(full["references"].unique())])
+        axis.minorticks_off()
+        axis.set_xlabel("references")
+        axis.set_ylabel(title)
+    for number, method in enumerate(methods):
+        part = full[full["method"] == method]
+        axes[3].scatter(part["evaluations"], 1000 * part["kid_h"], s=18, color=f"C{number}", label=method)
+    axes[3].set(xscale="log", xlabel="evaluations / image", ylabel="KID-H x1000")
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].legend(frameon=False, fontsize=7)
+    return figure
