@@ -2,16 +2,20 @@
 
 import logging
 from collections.abc import Callable
+from functools import partialmethod
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch._dynamo.utils import counters
 
+from conftest import TinyModelFolder
 from unseen_diffusion.batching import in_batches, start_size
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.features.base import extract
 from unseen_diffusion.features.pixels import Pixels
 from unseen_diffusion.grids import make_grid
+from unseen_diffusion.models import DiffusersModel
 from unseen_diffusion.models.analytic import GaussianModel, linear_schedule
 from unseen_diffusion.models.autoencoders import convert_all
 from unseen_diffusion.models.base import Prediction
@@ -122,3 +126,24 @@ def test_auto_is_a_number_per_kind_of_device() -> None:
     for wrong in (0, -1, 2.5, True, "large"):
         with pytest.raises(InputError, match="batch_size"):
             start_size(wrong, CPU)
+
+
+def test_layout_and_compilation_change_neither_results_nor_keys(
+    tiny_model_folder: TinyModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Same latents to float rounding, same fingerprint; the network is in NHWC, and really captured."""
+    folder = str(tiny_model_folder())
+    plain, fast = DiffusersModel(folder), DiffusersModel(folder, channels_last=True)
+    images = torch.randn(2, *plain.shape, generator=torch.Generator().manual_seed(0))
+    grid = make_grid(plain.schedule, "uniform_t", 4, 500)
+    expected = invert(plain, images, grid, [500])[500]
+    weights = [p for p in fast.network.parameters() if p.ndim == 4 and p.shape[1] > 1 and p.shape[2] > 1]
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+    torch.testing.assert_close(invert(fast, images, grid, [500])[500], expected, rtol=1e-4, atol=1e-4)
+    # Without the code generator, which takes minutes on a busy machine; what it must be given is what is tested.
+    monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="eager"))
+    compiled = DiffusersModel(folder, compile=True)
+    before = counters["frames"]["ok"]
+    torch.testing.assert_close(invert(compiled, images, grid, [500])[500], expected, rtol=1e-4, atol=1e-4)
+    assert counters["frames"]["ok"] > before
+    assert plain.fingerprint == fast.fingerprint == compiled.fingerprint

@@ -12,6 +12,7 @@ import diffusers
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.files import sha256
@@ -41,6 +42,8 @@ class Options:
         dtype: float32, or bfloat16 for automatic mixed precision in the network.
         latent_scale: overrides the autoencoder's scaling factor.
         initial_seed: draws the network's weights at initialisation with this seed instead of reading trained ones.
+        channels_last: keeps the network's weights and activations as NHWC, which convolutions prefer.
+        compile: torch.compile, once a batch shape; it needs a C++ compiler on the CPU, Triton on CUDA.
     """
 
     condition: int | str | None = None
@@ -48,6 +51,12 @@ class Options:
     dtype: str = "float32"
     latent_scale: float | None = None
     initial_seed: int | None = None
+    channels_last: bool = False
+    compile: bool = False
+
+
+# Options that change the speed, and results by float rounding alone: they name no artefact.
+SPEED = ("channels_last", "compile")
 
 
 def describe(path: str, revision: str | None = None) -> ModelSpec:
@@ -78,6 +87,8 @@ def inspect_model(
     dtype: str = "float32",
     latent_scale: int | float | None = None,
     initial_seed: int | None = None,
+    channels_last: bool = False,
+    compile: bool = False,
 ) -> ModelSpec:
     """Checks a ``DiffusersModel``'s arguments without reading weights; those of local folders must be there.
 
@@ -85,7 +96,7 @@ def inspect_model(
         InputError: an unknown family, an absent file, or an option that the network cannot take.
     """
     anatomy = examine(resolve(path, revision, weights=False))
-    _check_options(anatomy, Options(condition, guidance, dtype, latent_scale, initial_seed))
+    _check_options(anatomy, Options(condition, guidance, dtype, latent_scale, initial_seed, channels_last, compile))
     if Path(path).expanduser().is_dir():
         _needed_weights(anatomy, trained=initial_seed is None)
     return anatomy.spec()
@@ -115,6 +126,9 @@ def _check_options(anatomy: Anatomy, options: Options) -> None:
     seed = options.initial_seed
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
         raise InputError(f"model.initial_seed={seed}: give a whole number, or null for the trained weights")
+    for name in SPEED:
+        if not isinstance(getattr(options, name), bool):
+            raise InputError(f"model.{name}={getattr(options, name)}: give true or false")
     scale = options.latent_scale
     if scale is not None and not (anatomy.codec_part and _is_number(scale) and scale > 0):
         why = "give a number above 0" if anatomy.codec_part else f"{folder} has no autoencoder; leave it out"
@@ -161,7 +175,7 @@ class DiffusersModel(DiffusionModel):
     Args:
         path: local diffusers folder, hub id, or ``embedded:NAME``.
         revision: hub commit or branch.
-        condition, guidance, dtype, latent_scale, initial_seed: see ``Options``.
+        condition, guidance, dtype, latent_scale, initial_seed, channels_last, compile: see ``Options``.
         device: where the network computes.
         name: for tables; by default the last part of ``path``.
 
@@ -180,11 +194,13 @@ class DiffusersModel(DiffusionModel):
         dtype: str = "float32",
         latent_scale: int | float | None = None,
         initial_seed: int | None = None,
+        channels_last: bool = False,
+        compile: bool = False,
     ):
         super().__init__()
         folder = resolve(path, revision)
         anatomy = examine(folder)
-        self.options = Options(condition, guidance, dtype, latent_scale, initial_seed)
+        self.options = Options(condition, guidance, dtype, latent_scale, initial_seed, channels_last, compile)
         _check_options(anatomy, self.options)
         weights = _needed_weights(anatomy, trained=initial_seed is None)
         self.spec = anatomy.spec()
@@ -198,6 +214,10 @@ class DiffusersModel(DiffusionModel):
         self.condition = _condition(anatomy, condition, self.network, self.device)
         self.null = _condition(anatomy, None, self.network, self.device) if guidance > 1 else {}
         self.guided = False
+        if channels_last:
+            convert_conv2d_weight_memory_format(self.network, torch.channels_last)
+        if compile:
+            self.network.compile()
 
     @property
     def unet(self) -> nn.Module:
@@ -324,6 +344,6 @@ def _fingerprint(anatomy: Anatomy, weights: dict[str, list[Path]], options: Opti
     digests = [sha256(path) for path in found]
     if options.initial_seed is not None:
         digests.append(weights_digest(network))
-    chosen = {k: v for k, v in asdict(options).items() if k != "guidance" and v != getattr(Options, k)}
+    chosen = {k: v for k, v in asdict(options).items() if k not in ("guidance", *SPEED) and v != getattr(Options, k)}
     digests += [json.dumps(chosen, sort_keys=True)] if chosen else []
     return hashlib.sha256("".join(digests).encode()).hexdigest()

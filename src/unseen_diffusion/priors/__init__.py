@@ -39,6 +39,7 @@ from unseen_diffusion.priors.stationary import (
     StationaryLowRankNormal,
     StationaryNormal,
 )
+from unseen_diffusion.priors.streaming import fit_streamed
 
 __all__ = [
     "FITTED",
@@ -73,6 +74,7 @@ __all__ = [
     "StationaryLowRankNormal",
     "StationaryNormal",
     "SubspaceKernelDensity",
+    "fit_streamed",
     "held_out_likelihood",
     "ledoit_wolf",
     "require",

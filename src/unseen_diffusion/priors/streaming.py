@@ -1,0 +1,130 @@
+"""Gaussian priors of any number of latents in constant memory, from batches that are read again and again.
+
+Up to ``EXACT`` coordinates the covariance itself is summed (two passes, float64): exact. Beyond, block power iterations
+on it (Halko, Martinsson and Tropp 2011, arXiv 0909.4061, algorithm 4.4) find the leading directions in d x (rank +
+OVERSAMPLE) numbers: exact where the latents span no more directions than that, otherwise to the gap of the variances.
+"""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unseen_diffusion.errors import InputError
+from unseen_diffusion.priors.base import FittedPrior, Latents, Prior, require
+from unseen_diffusion.priors.gaussian import (
+    Diagonal,
+    DiagonalNormal,
+    Isotropic,
+    LowRank,
+    LowRankNormal,
+    SampleCovariance,
+    Shrinkage,
+)
+from unseen_diffusion.priors.rank import NEGLIGIBLE
+from unseen_diffusion.seeds import generator
+
+Batches = Callable[[], Iterable[Latents]]
+
+EXACT = 4096
+OVERSAMPLE = 16
+ITERATIONS = 4
+STREAMED = (Isotropic, Diagonal, LowRank, SampleCovariance, Shrinkage)
+
+
+def fit_streamed(prior: Prior, batches: Batches) -> FittedPrior:
+    """``prior.fit`` of all latents in ``batches``, never holding more than one batch.
+
+    The sample covariance becomes a ``LowRankNormal`` of the same distribution, whose draws are others.
+
+    Args:
+        prior: isotropic, diagonal, low_rank or shrinkage with a number, sample_covariance.
+        batches: gives the same batches (b, C, H, W) whenever called; read 1, 2 or ITERATIONS + 2 times.
+
+    Raises:
+        InputError: another prior, too few latents, or a full covariance of more than ``EXACT`` coordinates.
+    """
+    if not isinstance(prior, STREAMED) or getattr(prior, "rank", 1) == "auto" or getattr(prior, "amount", 0) is None:
+        raise InputError(
+            f"prior={prior.name}: cannot be fitted from a stream; "
+            "choose isotropic, diagonal, sample_covariance, or low_rank or shrinkage with a number"
+        )
+    count, mean, squares = _moments(batches)
+    require(prior.name, count, prior.minimum_references)
+    variances = squares / (count - 1)
+    if isinstance(prior, Isotropic):
+        return DiagonalNormal(mean, variances.mean().sqrt())
+    if isinstance(prior, Diagonal):
+        return DiagonalNormal(mean, variances.sqrt())
+    d = mean.numel()
+    if isinstance(prior, LowRank):
+        return _low_rank(int(prior.rank), count, mean, float(variances.sum()), batches)
+    if d > EXACT:
+        raise InputError(
+            f"prior={prior.name}: a full covariance of {d} coordinates is not fitted from a stream; choose low_rank"
+        )
+    values, directions = _exact(batches, mean, count)
+    if isinstance(prior, Shrinkage):
+        amount = float(prior.amount or 0.0)
+        rest = amount * values.sum() / d
+        return LowRankNormal(mean, directions, ((1 - amount) * values + rest).sqrt(), rest.sqrt())
+    kept = values > NEGLIGIBLE * values[0]
+    return LowRankNormal(mean, directions[kept].contiguous(), values[kept].sqrt(), torch.zeros_like(values[0]))
+
+
+def _moments(batches: Batches) -> tuple[int, Tensor, Tensor]:
+    """Count, mean and summed squares around it of each coordinate, float64 (Chan, Golub and LeVeque 1979)."""
+    count, mean, squares = 0, torch.zeros(()), torch.zeros(())
+    for batch in batches():
+        if not len(batch):
+            continue
+        own = batch.double().mean(0)
+        around = (batch.double() - own).square().sum(0)
+        total = count + len(batch)
+        shift = own - mean
+        mean, squares = mean + shift * (len(batch) / total), squares + around + shift**2 * (count * len(batch) / total)
+        count = total
+    return count, mean, squares
+
+
+def _centred(batches: Batches, mean: Tensor) -> Iterable[Float[Tensor, "b d"]]:
+    return ((batch.double() - mean).flatten(1) for batch in batches())
+
+
+def _exact(batches: Batches, mean: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """All variances (d,), the largest first, and directions (d, d) of the sample covariance."""
+    d = mean.numel()
+    scatter = torch.zeros(d, d, dtype=torch.float64)
+    for rows in _centred(batches, mean):
+        scatter.addmm_(rows.T, rows)
+    values, vectors = torch.linalg.eigh(scatter / (count - 1))
+    return values.flip(0).clamp(min=0), vectors.flip(1).T
+
+
+def _leading(rank: int, batches: Batches, mean: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The ``rank`` largest variances and their directions (rank, d), by block power iterations."""
+    d = mean.numel()
+    width = min(rank + OVERSAMPLE, d)
+    basis = torch.randn(d, width, generator=generator(0, "streamed"), dtype=torch.float64)
+    for _ in range(ITERATIONS):
+        image = torch.zeros(d, width, dtype=torch.float64)
+        for rows in _centred(batches, mean):
+            image.addmm_(rows.T, rows @ basis)
+        basis = torch.linalg.qr(image).Q
+    small = torch.zeros(width, width, dtype=torch.float64)
+    for rows in _centred(batches, mean):
+        along = rows @ basis
+        small.addmm_(along.T, along)
+    values, vectors = torch.linalg.eigh(small / (count - 1))
+    return values.flip(0)[:rank].clamp(min=0), (basis @ vectors.flip(1)[:, :rank]).T.contiguous()
+
+
+def _low_rank(rank: int, count: int, mean: Tensor, total: float, batches: Batches) -> LowRankNormal:
+    """Probabilistic PCA: the leading directions, and the mean variance of all others."""
+    d = mean.numel()
+    if rank < 1 or rank >= d:
+        raise InputError(f"prior.rank={rank}: give a number between 1 and {d - 1}")
+    values, directions = _exact(batches, mean, count) if d <= EXACT else _leading(rank, batches, mean, count)
+    rest = torch.tensor(max(0.0, total - float(values[:rank].sum())) / (d - rank), dtype=torch.float64)
+    return LowRankNormal(mean, directions[:rank].contiguous(), values[:rank].sqrt(), rest.sqrt())
