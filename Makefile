@@ -16,13 +16,16 @@ define install
 	fi
 endef
 
-.PHONY: demo test engines check studies clean
+.PHONY: bench demo test engines check studies clean
 
 demo: $(VENV)/.ready
 	$(BIN)/unseen run experiment=demo
 
 test: $(VENV)/.ready
 	$(BIN)/pytest -q
+
+bench: $(VENV)/.ready
+	$(BIN)/python -m benchmarks --save
 
 studies: $(VENV)/.ready
 	$(BIN)/python -m experiments.studies

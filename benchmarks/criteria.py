@@ -1,33 +1,25 @@
-"""Benchmark of rejection: proposals drawn and judged per second, one at a time, in batches, and by exact statistics.
+"""c. Proposals drawn and judged a second: one at a time, in batches, and by exact statistics.
 
-    python benchmarks/geometry.py [--save benchmarks/geometry.json] [--budget SECONDS]
-
-All three draw from the same isotropic Gaussian prior and measure the same three statistics against k = 10 of N = 1000
-references, drawn anew for each candidate. ``loop``: one candidate at a time in float32, as the paper describes it, its
-geometry already vectorised over the 10 references. ``pairs``: the same with a Python loop over the 45 pairs.
-``direct`` and ``exact_statistics``: the routes of ``rejection.select``, with the preparation of each stated apart.
-All times are processor seconds of one thread, so that other work on the machine does not count.
+All measure the same three statistics against k = 10 of N = 1000 references, drawn anew for each candidate.
+``loop``: one candidate at a time in float32, as the paper describes it, its geometry vectorised over the 10
+references. ``pairs``: the same with a Python loop over the 45 pairs. ``direct`` and ``exact_statistics``: the routes
+of ``rejection.select``.
 """
 
-import argparse
-import os
-import platform
-import time
 from collections.abc import Callable
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from unseen_diffusion.files import write_json
-from unseen_diffusion.geometry import References
-from unseen_diffusion.priors import DiagonalNormal
+from benchmarks.measuring import Row, clock, normal
+from unseen_diffusion.geometry import References, draw_references, statistics
+from unseen_diffusion.priors import DiagonalNormal, FittedPrior, LowRank, SampleCovariance
 from unseen_diffusion.rejection.reduced import BLOCK, ExactStatistics
 from unseen_diffusion.rejection.routes import Direct
 
-K = 10
+K, COUNT, BUDGET = 10, 1000, 1.5  # references a candidate, references, processor seconds a rate
 SHAPES = {3072: (3, 32, 32), 196608: (3, 256, 256)}
 
 
@@ -55,100 +47,104 @@ def pairwise(candidate: Tensor, z: Tensor) -> Tensor:
     return torch.stack([distances.mean(), pairs.mean(), origins.mean()])
 
 
-def rate(job: Callable[[], int], budget: float) -> float:
-    """Proposals per processor second, from as many calls as ``budget`` of them hold, after one warm-up."""
+def rate(job: Callable[[], int]) -> float:
+    """Proposals per processor second, from as many calls as the budget holds, after one warm-up."""
+    device = torch.device("cpu")
     job()
-    done, started = 0, time.process_time()
-    while (elapsed := time.process_time() - started) < budget:
+    done, started = 0, clock(device)
+    while (elapsed := clock(device) - started) < BUDGET:
         done += job()
     return done / elapsed
 
 
-def benchmark(d: int, count: int, budget: float) -> dict[str, float]:
-    """Rates of every way at one dimension, and their ratios to the vectorised loop."""
-    prior = DiagonalNormal(torch.zeros(SHAPES[d], dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64))
-    z = torch.randn(count, d)
-    mean, scale = torch.zeros(d), torch.tensor(1.0)
-    started = time.process_time()
-    references = References.of(z.reshape(-1, *SHAPES[d]))
-    gram_seconds = time.process_time() - started
-    started = time.process_time()
-    exact = ExactStatistics(prior, references, K, 0, SHAPES[d])
-    frame_seconds = time.process_time() - started
-    direct = Direct(prior, references, K, 0, chunk=256)
+def loop(measure: Callable[[Tensor, Tensor], Tensor], z: Tensor) -> Callable[[], int]:
+    """One candidate a call."""
 
-    def loop(measure: Callable[[Tensor, Tensor], Tensor]) -> Callable[[], int]:
-        def job() -> int:
-            measure(mean + scale * torch.randn(d), z[torch.randperm(count)[:K]])
-            return 1
+    def job() -> int:
+        measure(torch.randn(z.shape[1]), z[torch.randperm(len(z))[:K]])
+        return 1
 
-        return job
+    return job
 
+
+def judged(way: Any, group: int) -> Callable[[], int]:
+    """A new group of candidates a call."""
     position = iter(range(10**9))
 
-    def judged(way: Any, group: int) -> Callable[[], int]:
-        def job() -> int:
-            start = next(position) * group
-            return len(way.judge(start, start + group))
+    def job() -> int:
+        start = next(position) * group
+        return len(way.judge(start, start + group))
 
-        return job
+    return job
 
+
+def same_statistics(references: References, d: int) -> float:
+    """Largest difference between batched statistics and the loop's, in degrees or units of distance."""
+    candidates, drawn = normal(20, *SHAPES[d], stream=3), draw_references(len(references), K, 0, range(20))
+    batched = statistics(candidates, references, drawn)
+    singly = [vectorised(c.flatten(), references.flat[chosen]) for c, chosen in zip(candidates, drawn, strict=True)]
+    return float((batched - torch.stack(singly)).abs().max())
+
+
+def criteria(device: torch.device) -> list[Row]:
+    """Always on the CPU, where candidates are drawn."""
+    return [row for d in SHAPES for row in at_dimension(d)]
+
+
+def at_dimension(d: int) -> list[Row]:
+    """Rates of every way, and their ratios to the loops."""
+    z = normal(COUNT, d, stream=2)
+    latents = z.reshape(-1, *SHAPES[d])
+    started = clock(torch.device("cpu"))
+    references = References.of(latents)
+    rows = [Row(f"d={d}: products of references, once", clock(torch.device("cpu")) - started, "s")]
+    unit = torch.tensor(1.0, dtype=torch.float64)
+    isotropic = DiagonalNormal(torch.zeros(SHAPES[d], dtype=torch.float64), unit)
+    noise = torch.empty(max(1, (1 << 20) // d), d)
+    direct = Direct(isotropic, references, K, 0, chunk=256)
     rates = {
-        "pairs": rate(loop(pairwise), budget),
-        "loop": rate(loop(vectorised), budget),
-        "direct": rate(judged(direct, direct.group), budget),
-        "exact_statistics": rate(judged(exact, BLOCK), budget),
+        "pairs": rate(loop(pairwise, z)),
+        "loop": rate(loop(vectorised, z)),
+        "direct": rate(judged(direct, direct.group)),
+        "draws": rate(lambda: len(noise.normal_())),
     }
-    started = time.process_time()
-    for index in range(exact.start, exact.start + 4):
-        exact.keep(index)
-    exact.latents(list(range(exact.start, exact.start + 4)), 0)
-    forming = (time.process_time() - started) / 4
-    ratios = {f"{name}_over_loop": value / rates["loop"] for name, value in rates.items() if name != "loop"}
-    ratios |= {f"{name}_over_pairs": rates[name] / rates["pairs"] for name in ("direct", "exact_statistics")}
-    named = {f"{name}_per_second": value for name, value in rates.items()}
-    return (
-        named
-        | ratios
-        | {
-            "gram_seconds": gram_seconds,
-            "exact_preparation_seconds": frame_seconds,
-            "exact_seconds_per_accepted": forming,
-        }
-    )
+    rows += [Row(f"d={d}: {name}", rates[name], "candidates/s") for name in ("pairs", "loop")]
+    floor = f"drawing float32 noise alone: {rates['draws']:.0f}/s"
+    distance = rates["draws"] / rates["direct"]
+    rows.append(Row(f"d={d}: direct", rates["direct"], "candidates/s", floor, distance, "drawing candidates"))
+    for name in ("pairs", "loop"):
+        gain, most = rates["direct"] / rates[name], rates["draws"] / rates[name]
+        bound = f"most that drawing allows: {most:.1f}"
+        rows.append(Row(f"d={d}: direct over {name}", gain, "x (goal 10)", bound, most / gain, "drawing candidates"))
+    rows.append(Row(f"d={d}: direct against loop", same_statistics(references, d), "largest difference", "0"))
+    for prior in _priors(latents, isotropic):
+        rows += _exact_rows(d, *prior, references, rates)
+    return rows
 
 
-def hardware() -> str:
-    """Processor, cores and threads."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    name = names[0] if names else platform.processor() or platform.machine()
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
-    return (
-        f"{name}, {os.cpu_count()} cores (load {load:.1f} at the start), {torch.get_num_threads()} torch threads, "
-        f"torch {torch.__version__}"
-    )
+def _priors(latents: Tensor, isotropic: FittedPrior) -> list[tuple[str, FittedPrior]]:
+    """The three kinds. At the large d low rank and covariance are fitted to 100 of the references (memory, time)."""
+    few = latents[:100] if latents[0].numel() > 10000 else latents
+    found: list[tuple[str, FittedPrior]] = [("isotropic", isotropic)]
+    found += [(f"low_rank 30 of {len(few)}", LowRank(rank=30).fit(few))]
+    found += [(f"sample_covariance of {len(few)}", SampleCovariance().fit(few))]
+    return found
 
 
-def main() -> None:
-    """Runs all, prints a table, saves JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--save", type=Path, help="JSON file")
-    parser.add_argument("--budget", type=float, default=6.0, help="seconds per rate")
-    parser.add_argument("--references", type=int, default=1000)
-    chosen = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    results: dict[str, Any] = {"hardware": hardware(), "references": chosen.references, "k": K}
-    print(results["hardware"])
-    for d in SHAPES:
-        results[f"d{d}"] = benchmark(d, chosen.references, chosen.budget)
-        for name, value in results[f"d{d}"].items():
-            print(f"d={d:<8} {name:<30} {value:>12.4g}")
-    if chosen.save:
-        write_json(chosen.save, results)
-
-
-if __name__ == "__main__":
-    main()
+def _exact_rows(d: int, name: str, prior: FittedPrior, references: References, rates: dict[str, float]) -> list[Row]:
+    """The exact route: its rate and ratio to the loops, and what an accepted candidate costs."""
+    cpu = torch.device("cpu")
+    exact = ExactStatistics(prior, references, K, 0, SHAPES[d])
+    fast = rate(judged(exact, BLOCK))
+    started = clock(cpu)
+    exact.keep(exact.start)
+    exact.latents([exact.start], 0)
+    forming = clock(cpu) - started
+    label = f"d={d}: exact_statistics, {name}"
+    limit = "Cholesky of k x k, gathers" if name == "isotropic" else "coordinates a proposal"
+    return [
+        Row(label, fast, "candidates/s", "no work of order d", None, limit),
+        Row(f"{label} over loop", fast / rates["loop"], "x (goal 1000)" if d > 10000 else "x", "", None, limit),
+        Row(f"{label} over pairs", fast / rates["pairs"], "x", "", None, limit),
+        Row(f"{label}, forming one", forming, "s", "one draw of d numbers", forming * rates["draws"], "float64"),
+    ]

@@ -1,0 +1,1 @@
+"""How others do it, written from descriptions, to measure against."""
