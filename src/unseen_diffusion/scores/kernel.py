@@ -18,6 +18,7 @@ from unseen_diffusion.scores.inputs import as_pair, rows_at_a_time
 from unseen_diffusion.scores.intervals import normal_quantile
 from unseen_diffusion.seeds import generator
 
+FEW = 2**14  # products of rows that one thread makes in milliseconds
 _NAMES = ("the first set", "the second set")
 
 
@@ -145,11 +146,23 @@ def _kernel_blocks(x: Tensor, y: Tensor, block: int | None) -> Iterator[tuple[in
     """(first row, k(x_rows, y)) block by block; the diagonal is zero where ``y`` is ``x``."""
     size = rows_at_a_time(block, len(y))
     for start in range(0, len(x), size):
-        inner = (x[start : start + size] @ y.T).div_(x.shape[1]).add_(1)
+        inner = _products(x[start : start + size], y).div_(x.shape[1]).add_(1)
         kernel = inner.pow(3)
         if y is x:
             kernel.diagonal(start).zero_()
         yield start, kernel
+
+
+def _products(x: Tensor, y: Tensor) -> Tensor:
+    """x @ y.T, equal to the last bit for any number of threads: BLAS divides long sums among them where few are asked."""
+    if len(x) * len(y) > FEW:
+        return x @ y.T
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return x @ y.T
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _row_sums(x: Tensor, block: int | None) -> Tensor:
