@@ -222,7 +222,7 @@ def test_kid_does_not_depend_on_blocks(block: int) -> None:
     assert permutation_p_value(x, y, 50, 0, block=block) == permutation_p_value(x, y, 50, 0)
 
 
-@pytest.mark.parametrize("n, m, d", [(12, 20, 512), (20, 20, 2048), (70, 90, 2048), (150, 300, 128)])
+@pytest.mark.parametrize(("n", "m", "d"), [(12, 20, 512), (20, 20, 2048), (70, 90, 2048), (150, 300, 128)])
 def test_kid_does_not_depend_on_threads(n: int, m: int, d: int) -> None:
     """Equal to the last bit: launchers give their workers one thread, a plain run has them all."""
     x, y = torch.rand(n, d, generator=generator(0, "x")), torch.rand(m, d, generator=generator(0, "y"))

@@ -154,7 +154,7 @@ def _kernel_blocks(x: Tensor, y: Tensor, block: int | None) -> Iterator[tuple[in
 
 
 def _products(x: Tensor, y: Tensor) -> Tensor:
-    """x @ y.T, equal to the last bit for any number of threads: BLAS divides long sums among them where few are asked."""
+    """x @ y.T to the same last bit for any number of threads: BLAS divides long sums among them where few are asked."""
     if len(x) * len(y) > FEW:
         return x @ y.T
     threads = torch.get_num_threads()

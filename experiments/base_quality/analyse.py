@@ -1,0 +1,157 @@
+"""The base model's own quality against what it makes of unseen domains, along one training.
+
+`python -m experiments.studies base_quality --analyse`
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from scipy.stats import kendalltau
+
+from experiments.common import Answer, artefact, artefacts, pm, runs, score, write_study
+from unseen_diffusion.features.base import extract
+from unseen_diffusion.scores.intervals import holm, normal_quantile
+from unseen_diffusion.scores.kernel import kid
+from unseen_diffusion.settings import build
+from unseen_diffusion.store import load_tensor
+
+LEVEL = 0.05
+OUTCOMES = {"kid_h": "KID-H", "copy_rate": "copy rate", "round_trip": "round trip, dB", "eta": "bandwidth"}
+
+
+@dataclass(frozen=True)
+class Trend:
+    """Kendall's tau between own KID and an outcome on a domain, its p by Holm over all of the study."""
+
+    domain: str
+    outcome: str
+    tau: float
+    p: float
+
+
+def step(path: str) -> int:
+    """Training step of the weights in a folder that `training.loop.keep` named."""
+    found = re.search(r"(\d+)/*$", path)
+    if found is None:
+        raise ValueError(f"model.path={path}: ends in no training step, such as weights-001000")
+    return int(found[1])
+
+
+def own_quality(results: dict[str, Any]) -> dict[str, Any]:
+    """KID between the model's own samples and images of its training domain."""
+    extractor = build(results["config"]["features"])
+    own = load_tensor(artefacts(results, "denoise")[-1], "images")
+    test = artefact(results, "split")["references"][: len(own)]
+    found = kid(extract(extractor, own), extract(extractor, test))
+    return {"step": step(results["config"]["model"]["path"])} | {
+        "own_kid": found.value,
+        "own_kid_low": found.low,
+        "own_kid_high": found.high,
+    }
+
+
+def line(results: dict[str, Any]) -> dict[str, Any]:
+    """One base model on one domain."""
+    generated = results["rows"][0]
+    replay = next(row for row in results["rows"] if row["row"] == "replay")
+    found = results["bandwidth"]
+    without_noise = found["curve"][0]
+    half = normal_quantile(0.95) * without_noise["psnr_se"]
+    row = {"step": step(results["config"]["model"]["path"]), "domain": results["settings"]["domain"]}
+    for name in ("kid_h", "copy_rate"):
+        row |= {key: generated[key] for key in (name, f"{name}_low", f"{name}_high")}
+    row |= {"replay_copies": replay["copy_rate"], "eta": found["eta"], "eta_low": found["low"]}
+    row |= {"eta_high": found["high"], "round_trip": without_noise["psnr_mean"]}
+    return row | {"round_trip_low": row["round_trip"] - half, "round_trip_high": row["round_trip"] + half}
+
+
+def analyse(folders: Sequence[Path], out: Path) -> None:
+    """Writes the study's results: unseen domains from the first sweep, own quality from the second."""
+    own = pd.DataFrame([own_quality(results) for results in runs(folders[1:])])
+    full = pd.DataFrame([line(results) for results in runs(folders[:1])]).merge(own, on="step")
+    full = full.sort_values(["domain", "step"], kind="stable").reset_index(drop=True)
+    trends = measured(full)
+    write_study(out, folders, full, table(full), draw(full), [answer(full, trends)])
+
+
+def measured(full: pd.DataFrame) -> list[Trend]:
+    """All trends; an outcome that does not vary has tau 0 and p 1."""
+    found = []
+    for domain, part in full.groupby("domain", sort=False):
+        for outcome in OUTCOMES:
+            test = kendalltau(part["own_kid"], part[outcome])
+            constant = not np.isfinite(test.statistic)
+            found.append((domain, outcome, 0.0 if constant else test.statistic, 1.0 if constant else test.pvalue))
+    adjusted = holm([p for *_, p in found])
+    return [Trend(domain, outcome, tau, p) for (domain, outcome, tau, _), p in zip(found, adjusted, strict=True)]
+
+
+def answer(full: pd.DataFrame, trends: Sequence[Trend]) -> Answer:
+    """By the protocol's rule."""
+    words = []
+    for outcome, title in OUTCOMES.items():
+        own = [trend for trend in trends if trend.outcome == outcome]
+        signs = {int(np.sign(trend.tau)) for trend in own if trend.p < LEVEL}
+        count = sum(trend.p < LEVEL for trend in own)
+        if count == len(own) and len(signs) == 1:
+            words.append(f"{title.partition(',')[0]} {'rises' if signs == {-1} else 'falls'} with it on all domains")
+        elif count:
+            words.append(f"{title.partition(',')[0]} moves with it on {count} of {len(own)} domains")
+        else:
+            words.append(f"{title.partition(',')[0]} is not shown to move with it")
+    effects = [
+        f"{title} {', '.join(f'{t.domain} {t.tau:+.2f} (p {t.p:.2g})' for t in trends if t.outcome == outcome)}"
+        for outcome, title in OUTCOMES.items()
+    ]
+    ends = full.drop_duplicates("step").sort_values("step")["own_kid"]
+    return Answer(
+        "reviewer 8",
+        f"Own quality (own KID x1000 from {1000 * ends.iloc[0]:.0f} to {1000 * ends.iloc[-1]:.0f} along one training): "
+        f"as it improves, {'; '.join(words)}.",
+        f"Kendall's tau with own KID, which falls as quality improves: {'; '.join(effects)}",
+    )
+
+
+def table(full: pd.DataFrame) -> pd.DataFrame:
+    """What people read."""
+    records = full.to_dict("records")
+    halves = [(one["round_trip_high"] - one["round_trip_low"]) / 2 for one in records]
+    return pd.DataFrame(
+        {
+            "domain": full["domain"],
+            "step": full["step"],
+            "own KID x1000": [
+                pm(1000 * one["own_kid"], 500 * (one["own_kid_high"] - one["own_kid_low"]), 0) for one in records
+            ],
+            "KID-H x1000": [score(one, "kid_h") for one in records],
+            "copies": [score(one, "copy_rate") for one in records],
+            "copies of replays": [f"{100 * value:.0f}%" for value in full["replay_copies"]],
+            "round trip, dB": [pm(one["round_trip"], half) for one, half in zip(records, halves, strict=True)],
+            "bandwidth": [f"{one['eta']:.2f} ({one['eta_low']:.2f} to {one['eta_high']:.2f})" for one in records],
+        }
+    )
+
+
+def draw(full: pd.DataFrame) -> Figure:
+    """Every outcome against own KID, a colour a domain; training runs from right to left."""
+    figure = Figure(figsize=(13, 3.4), layout="constrained")
+    axes = figure.subplots(1, len(OUTCOMES))
+    for axis, (name, title) in zip(axes, OUTCOMES.items(), strict=True):
+        scale = {"kid_h": 1000, "copy_rate": 100}.get(name, 1)
+        for number, (domain, part) in enumerate(full.groupby("domain", sort=False)):
+            x, y = 1000 * part["own_kid"].to_numpy(), scale * part[name].to_numpy()
+            ends = [scale * part[f"{name}_{end}"].to_numpy() for end in ("low", "high")]
+            error = np.abs(np.array([y - ends[0], ends[1] - y]))
+            style = {"fmt": "o-", "ms": 4, "lw": 1.1, "capsize": 2, "color": f"C{number}"}
+            axis.errorbar(x, y, error, label=domain, **style)
+        axis.set_xlabel("own KID x1000 (better to the left)")
+        axis.set_ylabel({"kid_h": "KID-H x1000", "copy_rate": "copies (%)"}.get(name, title))
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].legend(frameon=False, fontsize=8)
+    return figure
