@@ -115,7 +115,8 @@ def memory(device: torch.device) -> list[Row]:
                 continue
             command = [sys.executable, "-m", "benchmarks.memory", name, str(count)]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
-            held = count * (FEATURES if "id_" in name else torch.Size(SHAPE).numel()) * 4 / (1 << 20)
+            numbers = 2 * FEATURES if "id_" in name else torch.Size(SHAPE).numel()  # a row's; scores compare two sets
+            held = count * numbers * 4 / (1 << 20)
             streaming = "streamed" in name or "shards" in name
             floor = "0: constant in N" if streaming else f"the numbers themselves: {held:.0f} MB"
             rows.append(Row(f"{name}, N={count}", json.loads(done.stdout), "MB above one batch", floor))

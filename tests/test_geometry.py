@@ -14,6 +14,7 @@ from unseen_diffusion.geometry import (
     References,
     draw_references,
     leave_one_out,
+    sampled_products,
     statistics,
     summarise,
 )
@@ -257,3 +258,16 @@ def test_too_few_references_are_refused() -> None:
         draw_references(5, 1, 0, [0])
     with pytest.raises(InputError, match=r"leave-one-out needs k \+ 1 references, but there are 5"):
         leave_one_out(references, 5, 0, 1)
+
+
+def test_sampled_products_are_silent_and_those_of_the_whole_matrix(recwarn: pytest.WarningsRecorder) -> None:
+    """In float64, unsorted draws included; without torch's line on CSR tensors, which it would say here each time."""
+    rows, points = normal(7, 0).double().flatten(1), normal(9, 1).double().flatten(1)
+    drawn = draw_references(9, 4, 0, range(7))
+    torch.set_warn_always(True)
+    try:
+        found = sampled_products(rows, points, drawn)
+    finally:
+        torch.set_warn_always(False)
+    assert not recwarn.list
+    torch.testing.assert_close(found, (rows @ points.T).gather(1, drawn))

@@ -282,7 +282,7 @@ class Stages:
             indices = torch.tensor(chosen.indices)
             return {"latents": chosen.latents, "indices": indices, "statistics": chosen.statistics}, facts
 
-        artefact = self._get("select", 1, inputs, make)
+        artefact = self._get("select", 1 if route == "direct" else 2, inputs, make)
         indices = artefact.tensors["indices"].tolist()
         return artefact, LatentSet(references.t, artefact.tensors["latents"], indices)
 

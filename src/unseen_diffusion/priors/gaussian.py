@@ -42,7 +42,7 @@ class DiagonalNormal(FittedPrior):
     def sample(self, indices: Sequence[int], seed: int) -> Latents:
         rows = normal_rows(tuple(self.mean.shape), seed, "candidate", list(indices))
         for part in rows.split(max(1, CACHED // self.mean.numel())):
-            part.copy_(self.mean + self.scale * part.double())
+            part.copy_(part.double().mul_(self.scale).add_(self.mean))
         return rows
 
     def spherical(self) -> SphericalRest | None:

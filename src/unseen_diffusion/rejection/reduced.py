@@ -16,14 +16,12 @@ from scipy.special import gammaincinv
 from torch import Tensor
 
 from unseen_diffusion.errors import InputError
-from unseen_diffusion.geometry import References, averages, check_drawn, pair_products, sides
+from unseen_diffusion.geometry import References, averages, check_drawn, pair_products, sampled_products, sides
 from unseen_diffusion.priors import FittedPrior, SphericalRest
 from unseen_diffusion.seeds import generator, normal_rows
 
 # Proposals per random stream: proposal i is row i % BLOCK of the stream of block i // BLOCK.
 BLOCK = 4096
-# Numbers per batch of products between proposals and references.
-NUMBERS = 1 << 18
 # A part beyond F below this share of a reference's squared norm is rounding.
 NEGLIGIBLE = 1e-12
 
@@ -38,7 +36,8 @@ class Frame:
         centre: (f,) coordinates of the mean in F, f = q or q + 1.
         points: (N, f) of the references.
         products: (N, N) inner products of the references.
-        beyond: whether there is a rest, and references have parts in it that are more than rounding.
+        left: (N, N) inner products of their parts beyond F.
+        beyond: whether there is a rest, and those parts are more than rounding.
         freedom: d - f.
     """
 
@@ -47,6 +46,7 @@ class Frame:
     centre: Tensor
     points: Tensor
     products: Tensor
+    left: Tensor
     beyond: bool
     freedom: int
 
@@ -63,10 +63,10 @@ class Frame:
             unit = left / left.norm()
             points = torch.cat([points, torch.cat([part @ unit for part in parts])[:, None]], 1)
             centre = torch.cat([centre, left.norm()[None]])
-        lengths = references.gram.diagonal()
-        seen = bool(((lengths - points.square().sum(1)) > NEGLIGIBLE * lengths.max()).any())
-        products, freedom = references.gram, flat.shape[1] - len(centre)
-        return cls(form, unit, centre, points, products, seen and form.scale > 0, freedom)
+        products = references.gram
+        beyond = products - points @ points.T
+        seen = bool((beyond.diagonal() > NEGLIGIBLE * products.diagonal().max()).any())
+        return cls(form, unit, centre, points, products, beyond, seen and form.scale > 0, flat.shape[1] - len(centre))
 
     def vector(self, coordinates: Float[Tensor, " f"]) -> Float[Tensor, " d"]:
         """The vector of F with these coordinates."""
@@ -74,16 +74,13 @@ class Frame:
         inside = self.form.combine(axes[None])[0]
         return inside if self.unit is None else inside + coordinates[-1] * self.unit
 
-    def roots(self, drawn: Int[Tensor, "b k"], pairs: Float[Tensor, "b p"]) -> Float[Tensor, "b k k"]:
-        """R with R R^T = G, the Gram matrix of drawn references' parts beyond F, from their products ``pairs``.
+    def roots(self, drawn: Int[Tensor, "b k"]) -> Float[Tensor, "b k k"]:
+        """R with R R^T = G, the Gram matrix of drawn references' parts beyond F.
 
         By Cholesky, or by eigenvectors where G is singular (repeated references).
         """
-        first, second = torch.triu_indices(drawn.shape[1], drawn.shape[1], offset=1)
-        near = self.points[drawn]
-        gram = torch.diag_embed(self.products.diagonal()[drawn])
-        gram[:, second, first] = pairs  # the lower half is all that is read
-        gram -= near @ near.mT
+        places = drawn[:, :, None] * len(self.left) + drawn[:, None, :]
+        gram = self.left.flatten().index_select(0, places.flatten()).reshape(places.shape)
         roots, info = torch.linalg.cholesky_ex(gram)
         for row in info.nonzero().flatten().tolist():
             values, vectors = torch.linalg.eigh(gram[row])
@@ -169,30 +166,24 @@ class ExactStatistics:
         rng, frame = generator(self.seed, "proposals", block), self.frame
         drawn = distinct(BLOCK, self.k, len(self.references), rng)
         f, q = len(frame.centre), len(frame.centre) - (frame.unit is not None)
-        noise = torch.randn(BLOCK, f, generator=rng, dtype=torch.float64)
+        noise = torch.randn(BLOCK, f, generator=rng).double()
         u = torch.rand(BLOCK, generator=rng, dtype=torch.float64)
         coordinates = frame.form.scale * noise
         coordinates[:, :q] = frame.form.coordinates(noise[:, :q], u)
-        towards = torch.randn(BLOCK, self.k, generator=rng, dtype=torch.float64)
+        towards = torch.randn(BLOCK, self.k, generator=rng).double()
         if not frame.beyond:
             towards = torch.zeros_like(towards)
         rest = towards.square().sum(1) + chi_squared(BLOCK, self.freedom if frame.form.scale else 0, rng)
         return Proposals(drawn, frame.centre + coordinates, towards, rest)
 
     def _statistics(self, block: Proposals) -> Float[Tensor, "b 3"]:
-        frame, scale = self.frame, self.frame.form.scale
-        rows = max(1, NUMBERS // (self.k * max(self.k, len(frame.centre))))
-        parts = []
-        for i in range(0, BLOCK, rows):
-            drawn, coordinates = block.drawn[i : i + rows], block.coordinates[i : i + rows]
-            pairs = pair_products(frame.products, drawn)
-            dots = (frame.points[drawn] @ coordinates[:, :, None])[:, :, 0]
-            if frame.beyond:
-                dots += scale * (frame.roots(drawn, pairs) @ block.towards[i : i + rows, :, None])[:, :, 0]
-            norms = (coordinates.square().sum(1) + scale**2 * block.rest[i : i + rows])[:, None]
-            lengths = frame.products.diagonal()[drawn]
-            parts.append(averages(dots, norms, lengths, *sides(dots, norms, lengths, pairs)))
-        return torch.cat(parts)
+        frame, scale, drawn = self.frame, self.frame.form.scale, block.drawn
+        dots = sampled_products(block.coordinates, frame.points, drawn)
+        if frame.beyond:
+            dots += scale * (frame.roots(drawn) @ block.towards[:, :, None])[:, :, 0]
+        norms = (block.coordinates.square().sum(1) + scale**2 * block.rest)[:, None]
+        lengths, pairs = frame.products.diagonal()[drawn], pair_products(frame.products, drawn)
+        return averages(dots, norms, lengths, *sides(dots, norms, lengths, pairs))
 
     def _formed(self, index: int) -> Float[Tensor, " d"]:
         """An accepted proposal in full: its part in F, that towards the references, and a direction for the rest."""
@@ -204,8 +195,7 @@ class ExactStatistics:
         left = frame.outside(direction)[0]
         towards = torch.zeros_like(left)
         if frame.beyond:
-            drawn = one.drawn[None]
-            root = frame.roots(drawn, pair_products(frame.products, drawn))[0]
+            root = frame.roots(one.drawn[None])[0]
             axes = torch.linalg.pinv(root) @ frame.outside(self.references.flat[one.drawn].double())
             towards = one.towards @ axes
             basis = torch.linalg.svd(axes, full_matrices=False)
