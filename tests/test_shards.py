@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 
 from store_workers import BATCH, ROWS, get, rows_of
 from store_workers import shards as shard_names
-from unseen_diffusion import bucket
+from unseen_diffusion import bucket, shards
 from unseen_diffusion.claims import Claims
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.files import read_json
@@ -109,6 +110,29 @@ def test_shards_of_another_batch_size_stay_in_use(tmp_path: Path) -> None:
     assert sorted(made) == list(range(10, ROWS, BATCH))
 
 
+def test_who_ends_second_returns_the_bytes_of_who_ended_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two GPUs may differ in last bits: while one worker reads its shards, another completes the artefact."""
+    read_all, raced = shards.read_all, list[Any]()
+
+    def slow(*arguments: Any) -> Any:
+        whole = read_all(*arguments)
+        if not raced:
+            how = rows_of()
+            other = replace(how, make=lambda rows: ({"x": how.make(rows)[0]["x"] + 1e-12}, {"evaluations": len(rows)}))
+            for path in tmp_path.glob("slow/*/rows-*"):
+                path.unlink()
+            raced.append(None)
+            raced[0] = Store(tmp_path).get_or_make_rows("slow", 1, {"seed": 0}, other)
+        return whole
+
+    monkeypatch.setattr(shards, "read_all", slow)
+    second = get(tmp_path)
+    assert torch.equal(second.tensors["x"], raced[0].tensors["x"])
+    assert torch.equal(second.tensors["x"], load_tensor(second.folder, "x"))
+    assert second.facts == raced[0].facts
+    assert second.spent.evaluations == ROWS
+
+
 def test_a_claim_is_taken_over_when_its_holder_is_gone(tmp_path: Path) -> None:
     """At once where the process is known to be gone; elsewhere when its content has stood still."""
     objects = LocalObjects(tmp_path)
@@ -169,13 +193,13 @@ def test_one_of_two_makes_what_has_no_rows(tmp_path: Path) -> None:
 def test_a_full_or_closed_disk_is_one_line_and_the_store_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, remedy: str
 ) -> None:
-    replace, left = os.replace, [4]
+    rename, left = os.replace, [4]
 
     def failing(source: Any, target: Any) -> None:
         left[0] -= 1
         if left[0] < 0:
             raise OSError(code, os.strerror(code))
-        replace(source, target)
+        rename(source, target)
 
     monkeypatch.setattr(os, "replace", failing)
     with pytest.raises(InputError, match=remedy) as caught:
@@ -244,8 +268,6 @@ def test_stages_give_the_same_in_any_shards(tmp_path: Path) -> None:
 def test_an_interrupted_inversion_counts_all_evaluations_and_spends_the_rest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from unseen_diffusion import shards
-
     write, left = shards.write, [2]
 
     def dying(*arguments: Any) -> None:

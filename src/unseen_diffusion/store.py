@@ -150,35 +150,28 @@ class Store:
         Raises:
             InputError: the store cannot be written to, or is full.
         """
-        recipe = Recipe(stage, stage_version, inputs)
-        folder, spent = recipe.folder, Spent()
+        recipe, spent = Recipe(stage, stage_version, inputs), Spent()
         while True:
-            if (found := self._find(recipe)) is not None:
+            if (found := self._find(recipe)) is None:
+                names, spent = shards.make_missing(self.objects, self.claims, recipe.folder, recipe.key, how, spent)
+                whole = shards.read_all(self.objects, recipe.key, names, how.rows)
+                found = None if whole is None else self._complete(recipe, how, names, whole)
+            if found is not None:
                 return replace(found, spent=spent, reused=spent == Spent())
-            names, spent = shards.make_missing(self.objects, self.claims, folder, recipe.key, how, spent)
-            whole = shards.read_all(self.objects, recipe.key, names, how.rows)
-            if whole is not None:
-                facts = self._complete(recipe, how, names, whole)
-                reused = spent == Spent()
-                return Artefact(recipe.key, whole.tensors, facts, whole.seconds, reused, spent, self.root / folder)
 
-    def _complete(self, recipe: Recipe, how: RowWise, names: list[str], whole: Whole) -> Facts:
-        """Writes the record, or finds that of another worker; returns its facts."""
+    def _complete(self, recipe: Recipe, how: RowWise, names: list[str], whole: Whole) -> Artefact:
+        """Writes the record; where another worker was first, reads what that one chose, which all read from then on."""
         folder = recipe.folder
 
-        def find() -> Facts | None:
-            record = self._record(recipe)
-            return record["facts"] if record else None
-
-        def make() -> Facts:
+        def make() -> Artefact:
             facts = how.finish(whole.tensors, whole.facts)
             files = [name.rsplit("/", 1)[1] for name in names]
             contents = {"rows": how.rows, "size": shards.size(names), "shards": files}
             self.objects.put(f"{folder}/{RECORD}", recipe.record(facts, whole.seconds, contents))
             shards.tidy(self.objects, folder, [*names, f"{folder}/{RECORD}"])
-            return facts
+            return Artefact(recipe.key, whole.tensors, facts, whole.seconds, False, Spent(), self.root / folder)
 
-        return self.claims.once(f"{folder}/artefact.claim", find, make)
+        return self.claims.once(f"{folder}/artefact.claim", lambda: self._find(recipe), make)
 
     def _record(self, recipe: Recipe) -> dict[str, Any] | None:
         """What makes an artefact complete; None where it is not, or the record was damaged."""
