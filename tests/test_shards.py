@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,31 @@ def test_who_ends_second_returns_the_bytes_of_who_ended_first(tmp_path: Path, mo
     assert torch.equal(second.tensors["x"], load_tensor(second.folder, "x"))
     assert second.facts == raced[0].facts
     assert second.spent.evaluations == ROWS
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP])
+def test_one_of_many_creates_where_there_are_no_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refused(*paths: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "link", refused)
+    objects, start = LocalObjects(tmp_path), threading.Barrier(8)
+
+    def create(index: int) -> bool:
+        start.wait()
+        return objects.create("a/x.claim", str(index).encode())
+
+    with ThreadPoolExecutor(8) as pool:
+        created = list(pool.map(create, range(8)))
+    assert sum(created) == 1
+    assert objects.read("a/x.claim") == str(created.index(True)).encode()
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["x.claim"]
+    get(tmp_path)
+    monkeypatch.undo()
+    get(tmp_path / "whole")
+    assert contents(tmp_path) == contents(tmp_path / "whole")
 
 
 def test_a_claim_is_taken_over_when_its_holder_is_gone(tmp_path: Path) -> None:

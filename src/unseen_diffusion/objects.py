@@ -3,6 +3,7 @@
 Names are relative, with slashes. Nothing half written is ever seen under a name.
 """
 
+import errno
 import logging
 import os
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from unseen_diffusion.files import atomic_path, disk_errors
 log = logging.getLogger(__name__)
 
 Check = Callable[[bytes], bool]
+
+NO_LINKS = {errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}  # FAT, some FUSE and SMB mounts
 
 
 @runtime_checkable
@@ -102,6 +105,10 @@ class LocalObjects:
                 os.link(temporary, path)
             except FileExistsError:
                 return False
+            except OSError as error:
+                if error.errno not in NO_LINKS:
+                    raise
+                return _create_exclusively(path, data)
             finally:
                 temporary.unlink(missing_ok=True)
         return True
@@ -116,6 +123,21 @@ class LocalObjects:
         for path, when in files:
             if path.name.startswith(".") and when < newest - age:
                 path.unlink(missing_ok=True)
+
+
+def _create_exclusively(path: Path, data: bytes) -> bool:
+    """``create`` without hard links: for a moment the file is there and empty, which readers take for damage."""
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    except FileExistsError:
+        return False
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+    return True
 
 
 def _modified(path: Path) -> float:
