@@ -86,6 +86,11 @@ JOBS = {
 }
 # The work of these grows beyond a benchmark's patience.
 MOST = {"low_rank_at_once": 10_000, "kid_at_once": 10_000}
+LIMITS = {
+    "inversion_at_once": "parts, images, latents recorded and states of the solver",
+    "low_rank_at_once": "float64 residuals, their decomposition",
+    "kid_at_once": "a block of kernel rows, 32 MB",
+}
 
 
 def peak() -> float:
@@ -119,7 +124,8 @@ def memory(device: torch.device) -> list[Row]:
             held = count * numbers * 4 / (1 << 20)
             streaming = "streamed" in name or "shards" in name
             floor = "0: constant in N" if streaming else f"the numbers themselves: {held:.0f} MB"
-            rows.append(Row(f"{name}, N={count}", json.loads(done.stdout), "MB above one batch", floor))
+            figure, limit = json.loads(done.stdout), LIMITS.get(name, "")
+            rows.append(Row(f"{name}, N={count}", figure, "MB above one batch", floor, None, limit))
     return rows
 
 

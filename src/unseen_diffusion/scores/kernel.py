@@ -143,24 +143,28 @@ def _leave_one_out(x: Tensor, y: Tensor, rows_yy: Tensor, block: int | None) -> 
 
 
 def _kernel_blocks(x: Tensor, y: Tensor, block: int | None) -> Iterator[tuple[int, Tensor]]:
-    """(first row, k(x_rows, y)) block by block; the diagonal is zero where ``y`` is ``x``."""
+    """(first row, k(x_rows, y)) block by block, each valid until the next; the diagonal is zero where ``y`` is ``x``.
+
+    All blocks share their memory: anew for each, it grew to gigabytes in the holes of the heap.
+    """
     size = rows_at_a_time(block, len(y))
+    memory = x.new_empty(min(size, len(x)), len(y))
     for start in range(0, len(x), size):
-        inner = _products(x[start : start + size], y).div_(x.shape[1]).add_(1)
-        kernel = inner.pow(3)
+        rows = x[start : start + size]
+        kernel = _products(rows, y, memory[: len(rows)]).div_(x.shape[1]).add_(1).pow_(3)
         if y is x:
             kernel.diagonal(start).zero_()
         yield start, kernel
 
 
-def _products(x: Tensor, y: Tensor) -> Tensor:
-    """x @ y.T to the same last bit for any number of threads: BLAS divides long sums among them where few are asked."""
+def _products(x: Tensor, y: Tensor, out: Tensor) -> Tensor:
+    """x @ y.T, the same bits for any number of threads: BLAS divides long sums among them where few are asked."""
     if len(x) * len(y) > FEW:
-        return x @ y.T
+        return torch.mm(x, y.T, out=out)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return x @ y.T
+        return torch.mm(x, y.T, out=out)
     finally:
         torch.set_num_threads(threads)
 
