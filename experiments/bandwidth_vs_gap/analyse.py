@@ -10,9 +10,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from scipy.stats import rankdata, spearmanr
+from matplotlib.lines import Line2D
+from scipy.stats import rankdata
 
-from experiments.common import MODEL_COLOURS, Answer, artefact, artefacts, generated, interval, runs, write_study
+from experiments.common import (
+    MODEL_COLOURS,
+    Answer,
+    artefact,
+    artefacts,
+    generated,
+    interval,
+    rank_correlation,
+    runs,
+    write_study,
+)
 from experiments.separability.analyse import sets_of
 from unseen_diffusion.features.base import extract
 from unseen_diffusion.latents.separability import energy_distance
@@ -24,6 +35,7 @@ SPACES = ("pixels", "features", "latents")
 MEASURES = (*SPACES, "kid", "kappa")
 CRITERIA = {"psnr": "20 dB of PSNR", "snr": "10 dB of SNR"}
 PAIR = ["model", "domain"]
+MARKERS = "osD^vPX*"
 DRAWS = 2000  # of the bootstrap over domains
 
 
@@ -52,9 +64,8 @@ def bandwidths(folder: Path, name: str) -> pd.DataFrame:
     for results in runs([folder]):
         own = results["bandwidth"]
         value = {"above": 1.0, "below": 0.0}.get(own["censored"], own["crossing"])
-        rows.append(
-            {key: results["settings"][key] for key in PAIR} | {name: value, f"{name}_censored": own["censored"]}
-        )
+        row = {name: value, f"{name}_low": own["low"], f"{name}_high": own["high"], f"{name}_censored": own["censored"]}
+        rows.append({key: results["settings"][key] for key in PAIR} | row)
     return pd.DataFrame(rows)
 
 
@@ -64,23 +75,16 @@ def analyse(folders: Sequence[Path], out: Path) -> None:
     for folder, name in zip(folders, CRITERIA, strict=False):
         full = full.merge(bandwidths(folder, name), on=PAIR, how="left")
     scores = generated([folders[3]])
-    scores = scores[scores["prior"] == "sample_covariance"][[*PAIR, "kid_h"]]
+    scores = scores[scores["prior"] == "sample_covariance"][[*PAIR, "kid_h", "kid_h_low", "kid_h_high"]]
     full = full.merge(scores, on=PAIR, how="left")
     table = correlations(full)
     answers = [bandwidth_claim(full, table), pairs(full)]
     write_study(out, folders, full, shown(table), draw(full), answers)
 
 
-def spearman(x: np.ndarray, y: np.ndarray) -> float:
-    """Rank correlation; NaN where one side does not vary."""
-    if len(x) < 3 or len(np.unique(x)) < 2 or len(np.unique(y)) < 2:
-        return float("nan")
-    return float(spearmanr(x, y).statistic)
-
-
 def partial(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> float:
     """Rank correlation of x and y given z."""
-    a, b, c = spearman(x, y), spearman(x, z), spearman(y, z)
+    a, b, c = rank_correlation(x, y), rank_correlation(x, z), rank_correlation(y, z)
     scale = (1 - b**2) * (1 - c**2)
     return (a - b * c) / scale**0.5 if scale > 1e-12 else float("nan")
 
@@ -103,7 +107,7 @@ def correlations(full: pd.DataFrame) -> pd.DataFrame:
             part = full.dropna(subset=[gap, outcome])
 
             def rank(frame: pd.DataFrame, gap: str = gap, outcome: str = outcome) -> float:
-                return spearman(frame[gap].to_numpy(), frame[outcome].to_numpy())
+                return rank_correlation(frame[gap].to_numpy(), frame[outcome].to_numpy())
 
             value, low, high = over_domains(part, rank)
             row = {"outcome": outcome, "gap": gap, "rho": value, "low": low, "high": high}
@@ -116,7 +120,7 @@ def correlations(full: pd.DataFrame) -> pd.DataFrame:
         part = full.dropna(subset=[gap, *CRITERIA])
 
         def change(frame: pd.DataFrame, gap: str = gap) -> float:
-            return spearman(frame[gap].to_numpy(), frame["psnr"].to_numpy()) - spearman(
+            return rank_correlation(frame[gap].to_numpy(), frame["psnr"].to_numpy()) - rank_correlation(
                 frame[gap].to_numpy(), frame["snr"].to_numpy()
             )
 
@@ -189,22 +193,40 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw(full: pd.DataFrame) -> Figure:
-    """Bandwidth by both criteria, and KID-H, against the rank of the gap in every space; a letter a domain."""
+    """Bandwidth by both criteria, and KID-H, against the rank of the gap in every space; a marker a domain."""
     outcomes = {**{name: f"bandwidth, {text}" for name, text in CRITERIA.items()}, "kid_h": "KID-H"}
-    figure = Figure(figsize=(11, 8.5), layout="constrained")
-    axes = figure.subplots(len(outcomes), len(SPACES), sharey="row")
+    figure = Figure(figsize=(11, 8), layout="constrained")
+    axes = figure.subplots(len(outcomes), len(SPACES), sharey="row", sharex=True)
     for row, (outcome, title) in zip(axes, outcomes.items(), strict=True):
         for axis, gap in zip(row, SPACES, strict=True):
-            for model, part in full.groupby("model", sort=False):
-                ranks = pd.Series(rankdata(full[gap]), full.index)[part.index]
-                axis.scatter(ranks, part[outcome], s=26, color=MODEL_COLOURS.get(model, "C2"), label=model)
-                for x, y, domain in zip(ranks, part[outcome], part["domain"], strict=True):
-                    if y == y:
-                        above = 3 if int(x) % 2 else 11  # neighbours' names do not meet
-                        axis.annotate(domain, (x, y), xytext=(3, above), textcoords="offset points", fontsize=7)
-            axis.set_xlabel(f"rank of the gap in {gap}", fontsize=9)
-            axis.set_xlim(0, len(full) + 2.5)
+            ranks = rankdata(full[gap])
+            for x, line, marker in zip(ranks, full.to_dict("records"), markers(full), strict=True):
+                y = line[outcome]
+                error = [[max(0.0, y - line[f"{outcome}_low"])], [max(0.0, line[f"{outcome}_high"] - y)]]
+                style = {"ms": 6, "lw": 1, "capsize": 2, "color": MODEL_COLOURS.get(line["model"], "C2")}
+                axis.errorbar([x], [y], error, fmt=marker, **style)
             axis.spines[["top", "right"]].set_visible(False)
         row[0].set_ylabel(title)
-    axes[0][0].legend(frameon=False, fontsize=8)
+    for axis, gap in zip(axes[-1], SPACES, strict=True):
+        axis.set_xlabel(f"rank of the gap in {gap}")
+    legend(figure, full)
     return figure
+
+
+def markers(full: pd.DataFrame) -> list[str]:
+    """A marker per row, by domain."""
+    place = {domain: number for number, domain in enumerate(full["domain"].unique())}
+    return [MARKERS[place[domain] % len(MARKERS)] for domain in full["domain"]]
+
+
+def legend(figure: Figure, full: pd.DataFrame) -> None:
+    """Colours are models, markers domains."""
+    shapes = dict(zip(full["domain"], markers(full), strict=True))
+    models = [
+        Line2D([], [], marker="o", ls="", color=MODEL_COLOURS.get(name, "C2"), label=name)
+        for name in full["model"].unique()
+    ]
+    domains = [Line2D([], [], marker=marker, ls="", color="0.4", label=name) for name, marker in shapes.items()]
+    figure.legend(
+        handles=[*models, *domains], loc="outside upper center", ncols=len(models) + len(domains), frameon=False
+    )
