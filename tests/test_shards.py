@@ -111,6 +111,24 @@ def test_shards_of_another_batch_size_stay_in_use(tmp_path: Path) -> None:
     assert sorted(made) == list(range(10, ROWS, BATCH))
 
 
+def test_a_record_of_shards_without_its_seal_is_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Here it has lost a shard as well; the shards themselves stay in use."""
+    path = get(tmp_path).folder / RECORD
+    before, record = read_json(path), read_json(path)
+    del record["checksum"]
+    record["shards"].pop()
+    path.write_text(json.dumps(record))
+    with pytest.raises(InputError, match=f"{path}: missing or damaged"):
+        tensor_names(path.parent)
+    made: list[int] = []
+    with caplog.at_level(logging.WARNING):
+        assert get(tmp_path, made).reused
+    assert [r.getMessage() for r in caplog.records] == [f"{path}: damaged; made again"]
+    assert not made
+    assert read_json(path)["shards"] == before["shards"]
+    assert "checksum" in read_json(path)
+
+
 def test_who_ends_second_returns_the_bytes_of_who_ended_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two GPUs may differ in last bits: while one worker reads its shards, another completes the artefact."""
     read_all, raced = shards.read_all, list[Any]()

@@ -177,7 +177,7 @@ class Store:
         """What makes an artefact complete; None where it is not, or the record was damaged."""
 
         def record(data: bytes) -> dict[str, Any] | None:
-            found = unseal(data, required=False) or {}  # those of version 0.2 have no seal
+            found = parse(data) or {}
             return found if found.get("key") == recipe.key and {"sha256", "shards"} & found.keys() else None
 
         data = self.objects.get(f"{recipe.folder}/{RECORD}", lambda data: record(data) is not None)
@@ -205,6 +205,12 @@ class Store:
         name, sha256 = f"{recipe.folder}/{TENSORS}", record["sha256"]
         data = self.objects.get(name, lambda data: hashlib.sha256(data).hexdigest() == sha256, expected=True)
         return None if data is None else safetensors.torch.load(data)
+
+
+def parse(data: bytes) -> dict[str, Any] | None:
+    """A record, or None where it is damaged; those without a seal are of version 0.2, which had no shards."""
+    record = unseal(data, required=False)
+    return record if record is None or "shards" not in record else unseal(data)
 
 
 def tensor_names(folder: Path | str) -> list[str]:
@@ -236,7 +242,7 @@ def load_tensor(folder: Path | str, name: str, most: int | None = None) -> Tenso
 
 def _files(folder: Path) -> list[tuple[Path, str]]:
     """Files of a complete artefact, in order, each with the start of its SHA-256."""
-    record = unseal((folder / RECORD).read_bytes(), required=False) if (folder / RECORD).is_file() else None
+    record = parse((folder / RECORD).read_bytes()) if (folder / RECORD).is_file() else None
     if record is None:
         raise InputError(f"{folder / RECORD}: missing or damaged; run again to make it")
     return [(folder / name, name.split(".")[1]) for name in record.get("shards", ())] or [
