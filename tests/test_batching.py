@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from functools import partialmethod
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,7 +21,9 @@ from unseen_diffusion.models.analytic import GaussianModel, linear_schedule
 from unseen_diffusion.models.autoencoders import convert_all
 from unseen_diffusion.models.base import Prediction
 from unseen_diffusion.schedules import Node
-from unseen_diffusion.solvers import denoise, invert
+from unseen_diffusion.solvers import SolverSettings, denoise, invert
+from unseen_diffusion.stages import Stages
+from unseen_diffusion.store import Store
 
 CPU = torch.device("cpu")
 
@@ -99,6 +102,41 @@ def test_every_row_is_done_once_in_order(count: int, size: int, room: int) -> No
     done = list(in_batches(job, count, size))
     assert [row for part in done for row in part] == list(range(count))
     assert tried == sorted(tried, reverse=True)
+
+
+def test_a_stage_keeps_the_smaller_batches_for_its_following_shards(tmp_path: Path) -> None:
+    """Memory runs out once per stage and not once per shard; the next stage begins with whole batches again."""
+    tried: list[int] = []
+
+    class Cramped(Oracle):
+        def _predict(self, x: Tensor, node: Node) -> Prediction:
+            tried.append(len(x))
+            if len(x) > 3:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super()._predict(x, node)
+
+    class CrampedPixels(Pixels):
+        def __call__(self, images: Tensor) -> Tensor:
+            tried.append(len(images))
+            if len(images) > 3:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().__call__(images)
+
+    model, solver = Cramped(), SolverSettings("ddim", "uniform_t", 2)
+    images = torch.randint(0, 256, (32, *model.shape), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    stages = Stages(Store(tmp_path), batch_size=8)
+    latents = stages.inversion(model, images, solver, 500)[1]
+    assert [size for size in tried if size > 3] == [8, 4]
+    for stage in (
+        lambda: stages.denoising(model, latents, solver, 0.5, 3),
+        lambda: stages.base_latents(model, solver, 500, 32, 1),
+        lambda: stages.features(CrampedPixels(4, batch_size=8), "images", images, CPU),
+    ):
+        tried.clear()
+        stage()
+        assert [size for size in tried if size > 3] == [8, 4]
+    whole = Stages(Store(tmp_path / "whole"), batch_size=32).inversion(Oracle(), images, solver, 500)[1]
+    assert torch.equal(latents.latents, whole.latents)
 
 
 def failing(error: Exception) -> Callable[[slice], int]:

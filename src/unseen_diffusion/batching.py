@@ -21,6 +21,25 @@ AUTO_ELSEWHERE = 64
 SAYINGS = ("out of memory", "can't allocate memory", "not enough memory")
 
 
+class BatchSize:
+    """Images per network call for all calls that share it: once memory ran out, it stays smaller for those that follow.
+
+    Attributes:
+        size: images at most.
+
+    Raises:
+        InputError: below 1.
+    """
+
+    def __init__(self, size: int):
+        if size < 1:
+            raise InputError(f"batch_size={size}: give 1 or more images at a time")
+        self.size = size
+
+
+Size = int | BatchSize
+
+
 def start_size(batch_size: object, device: torch.device) -> int:
     """Images per network call to begin with; ``auto`` is a number per kind of device, so that runs agree.
 
@@ -41,33 +60,33 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(saying in str(error) for saying in SAYINGS)
 
 
-def in_batches(job: Callable[[slice], Made], count: int, size: int) -> Iterator[Made]:
+def in_batches(job: Callable[[slice], Made], count: int, size: Size) -> Iterator[Made]:
     """``job(rows)`` for consecutive slices that cover ``count`` rows, ``size`` each at most.
 
-    A job that runs out of memory is done again with half its rows, and so are all after it: jobs must have no lasting
-    effect until they return.
+    A job that runs out of memory is done again with half its rows, and so are all after it, those of later calls with
+    the same ``BatchSize`` included: jobs must have no lasting effect until they return.
 
     Raises:
-        InputError: not even one row fits.
+        InputError: not even one row fits, or a size below 1.
     """
-    start = 0
+    start, most = 0, size if isinstance(size, BatchSize) else BatchSize(size)
     while start < count:
-        rows = slice(start, min(start + size, count))
+        rows = slice(start, min(start + most.size, count))
         try:
             made = job(rows)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            made, size = None, (rows.stop - start) // 2
+            made = None
         if made is None:  # outside the handler, which keeps the failed job's tensors alive
-            _release(size)
+            most.size = _release((rows.stop - start) // 2)
             continue
         yield made
         start = rows.stop
 
 
-def _release(size: int) -> None:
-    """Hands cached memory back, and says what happens next."""
+def _release(size: int) -> int:
+    """Hands cached memory back, and says what happens next: batches of ``size``, which is returned."""
     if size < 1:
         raise InputError(
             "out of memory with one image at a time: free memory, choose another device or model.dtype=bfloat16"
@@ -76,6 +95,7 @@ def _release(size: int) -> None:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     log.warning("out of memory: going on with batches of %d", size)
+    return size
 
 
 def to_device(rows: Tensor, device: torch.device) -> Tensor:

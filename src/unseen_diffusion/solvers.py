@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from unseen_diffusion.batching import in_batches, to_device
+from unseen_diffusion.batching import Size, in_batches, to_device
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.grids import GRIDS, Grid, make_grid
 from unseen_diffusion.implicit import ACCELERATIONS, FixedPoint, ImplicitDdim
@@ -210,7 +210,7 @@ def invert(
     grid: Grid,
     record: Sequence[float],
     solver: str | SolverSettings = "ddim",
-    batch_size: int = 64,
+    batch_size: Size = 64,
     progress: "bool | tqdm[None]" = False,
     residuals: list[float] | None = None,
 ) -> dict[float, Float[Tensor, "n c h w"]]:
@@ -260,7 +260,7 @@ def denoise(
     seed: int,
     indices: Sequence[int] | None = None,
     solver: str | SolverSettings = "ddim",
-    batch_size: int = 64,
+    batch_size: Size = 64,
     stop: float = CLEAN,
     progress: "bool | tqdm[None]" = False,
 ) -> Float[Tensor, "n c h w"]:

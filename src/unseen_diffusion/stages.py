@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from unseen_diffusion.batching import BatchSize
 from unseen_diffusion.domains.base import Domain, load_split
 from unseen_diffusion.features.base import FeatureExtractor, extract
 from unseen_diffusion.geometry import CRITERIA, References, draw_references, leave_one_out, statistics, summarise
@@ -129,13 +130,14 @@ class Stages:
         times = sorted({float(t), *(float(r) for r in record)})
         inputs = {"model": model.fingerprint, "images": digest(images), "solver": asdict(solver), "record": times}
         grid = solver.make_grid(model.schedule, times[-1], times)
-        steps = len(grid.up) - 1
+        steps, network, codec = len(grid.up) - 1, BatchSize(self.batch_size), BatchSize(self.batch_size)
         with self._bar("invert", len(images), steps) as bar:
 
             def make(rows: range) -> Made:
                 before = model.evaluations
-                states, residuals = self._states(model, images[rows.start : rows.stop]), list[float]()
-                latents = invert(model, states, grid, times, solver, self.batch_size, bar, residuals)
+                states = model.encode(dequantise(images[rows.start : rows.stop]), codec)
+                residuals = list[float]()
+                latents = invert(model, states, grid, times, solver, network, bar, residuals)
                 facts: dict[str, Any] = {"evaluations": model.evaluations - before}
                 if residuals:
                     facts["largest_residual"] = max(residuals) if all(map(math.isfinite, residuals)) else None
@@ -153,14 +155,10 @@ class Stages:
         latents = artefact.tensors[f"t{float(t):g}"]
         return artefact, LatentSet(float(t), latents, list(range(len(latents))))
 
-    def _states(self, model: DiffusionModel, images: Tensor) -> Tensor:
-        """Images (n, C, H, W) uint8 as clean states of the model: themselves, or their latents."""
-        return model.encode(dequantise(images), self.batch_size)
-
     def noised(self, model: DiffusionModel, images: Tensor, t: float, count: int, seed: int) -> LatentSet:
         """The forward process at ``t`` from ``count`` images, in order and from the start when they run out."""
         node = model.schedule.node(t)
-        x0 = self._states(model, images)[torch.arange(count) % len(images)]
+        x0 = model.encode(dequantise(images), self.batch_size)[torch.arange(count) % len(images)]
         eps = normal_rows(model.shape, seed, "noised", range(count))
         return LatentSet(float(t), node.alpha * x0 + node.sigma * eps, list(range(count)))
 
@@ -180,13 +178,13 @@ class Stages:
         }
         top = model.schedule.timesteps - 1
         grid = solver.make_grid(model.schedule, top, [float(t)])
-        steps = sum(node.t >= t for node in grid.down) - 1
+        steps, network = sum(node.t >= t for node in grid.down) - 1, BatchSize(self.batch_size)
         with self._bar("denoise", count, steps) as bar:
 
             def make(rows: range) -> Made:
                 before = model.evaluations
                 noise = normal_rows(model.shape, seed, "base", rows) * model.schedule.state_std(top)
-                states = denoise(model, noise, grid, 0.0, seed, None, solver, self.batch_size, float(t), bar)
+                states = denoise(model, noise, grid, 0.0, seed, None, solver, network, float(t), bar)
                 return {"latents": states}, {"evaluations": model.evaluations - before}
 
             how = RowWise(count, self.batch_size, make, _evaluations, lambda rows: skip(bar, rows * steps))
@@ -300,22 +298,14 @@ class Stages:
         }
         grid = solver.make_grid(model.schedule, latents.t)
         count, steps = len(latents.indices), len(grid.down) - 1
+        network, codec = BatchSize(self.batch_size), BatchSize(self.batch_size)
         with self._bar("denoise", count, steps) as bar:
 
             def make(rows: range) -> Made:
                 before, part = model.evaluations, slice(rows.start, rows.stop)
-                states = denoise(
-                    model,
-                    latents.latents[part],
-                    grid,
-                    eta,
-                    seed,
-                    latents.indices[part],
-                    solver,
-                    self.batch_size,
-                    progress=bar,
-                )
-                images = quantise(model.decode(states, self.batch_size))
+                x, indices = latents.latents[part], latents.indices[part]
+                states = denoise(model, x, grid, eta, seed, indices, solver, network, progress=bar)
+                images = quantise(model.decode(states, codec))
                 return {"images": images}, {"evaluations": model.evaluations - before}
 
             how = RowWise(count, self.batch_size, make, _evaluations, lambda rows: skip(bar, rows * steps))
@@ -324,10 +314,10 @@ class Stages:
     def features(self, extractor: FeatureExtractor, key: str, images: Tensor, device: torch.device) -> Tensor:
         """Images -> float32 features (n, dimension); ``key`` identifies the images."""
         inputs = {"images": key, "extractor": extractor.fingerprint}
-        facts = {"extractor": extractor.name}
+        facts, size = {"extractor": extractor.name}, BatchSize(extractor.batch_size)
 
         def make(rows: range) -> Made:
-            return {"features": extract(extractor, images[rows.start : rows.stop], device=device)}, {}
+            return {"features": extract(extractor, images[rows.start : rows.stop], size, device)}, {}
 
         how = RowWise(len(images), extractor.batch_size, make, lambda features, parts: facts)
         return self._get_rows("features", 1, inputs, how).tensors["features"]

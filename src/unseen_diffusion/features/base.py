@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from unseen_diffusion.batching import in_batches
+from unseen_diffusion.batching import Size, in_batches
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.precision import full_float32
 
@@ -37,7 +37,7 @@ class FeatureExtractor(Protocol):
 def extract(
     extractor: FeatureExtractor,
     images: Tensor,
-    batch_size: int | None = None,
+    batch_size: Size | None = None,
     device: torch.device | str = "cpu",
 ) -> Float32[Tensor, "n d"]:
     """Features of any number of images: uint8 (N, C, H, W) -> float32 (N, d) on the CPU.
@@ -53,8 +53,6 @@ def extract(
     """
     check_images(images)
     size = extractor.batch_size if batch_size is None else batch_size
-    if size < 1:
-        raise InputError(f"batch_size={size}: give 1 or more images at a time")
     extractor.to(device)
 
     def job(rows: slice) -> Tensor:

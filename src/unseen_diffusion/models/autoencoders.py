@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unseen_diffusion.batching import in_batches, to_device
+from unseen_diffusion.batching import Size, in_batches, to_device
 from unseen_diffusion.precision import full_float32
 
 
@@ -60,7 +60,7 @@ class QuantisedCodec(Codec):
 
 
 @torch.inference_mode()
-def convert_all(convert: Callable[[Tensor], Tensor], rows: Tensor, batch_size: int, device: torch.device) -> Tensor:
+def convert_all(convert: Callable[[Tensor], Tensor], rows: Tensor, batch_size: Size, device: torch.device) -> Tensor:
     """``convert`` on float32 batches on ``device``, halved where memory runs out; the result on the CPU."""
 
     def job(part: slice) -> Tensor:

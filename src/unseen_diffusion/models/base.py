@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from unseen_diffusion.batching import Size
 from unseen_diffusion.precision import full_float32
 from unseen_diffusion.schedules import Node, Schedule
 
@@ -70,11 +71,11 @@ class DiffusionModel(ABC):
         """(C, H, W) of a state, and so of a latent."""
         return self.spec.shape
 
-    def encode(self, images: Float[Tensor, "n c h w"], batch_size: int = 64) -> Float[Tensor, "n c2 h2 w2"]:
+    def encode(self, images: Float[Tensor, "n c h w"], batch_size: Size = 64) -> Float[Tensor, "n c2 h2 w2"]:
         """Images in [-1, 1] -> clean states, deterministically; by default the images themselves."""
         return images
 
-    def decode(self, states: Float[Tensor, "n c2 h2 w2"], batch_size: int = 64) -> Float[Tensor, "n c h w"]:
+    def decode(self, states: Float[Tensor, "n c2 h2 w2"], batch_size: Size = 64) -> Float[Tensor, "n c h w"]:
         """Clean states -> images around [-1, 1], unclamped; by default the states themselves."""
         return states
 

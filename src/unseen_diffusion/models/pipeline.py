@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
+from unseen_diffusion.batching import Size
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.files import sha256
 from unseen_diffusion.models.anatomy import Anatomy, examine
@@ -241,11 +242,11 @@ class DiffusersModel(DiffusionModel):
             output = unet_forward(self.network, state, t, self.factor, **rows)
         return output[:, : self.shape[0]].float()
 
-    def encode(self, images: Float[Tensor, "n c h w"], batch_size: int = 64) -> Float[Tensor, "n c2 h2 w2"]:
+    def encode(self, images: Float[Tensor, "n c h w"], batch_size: Size = 64) -> Float[Tensor, "n c2 h2 w2"]:
         """Images in [-1, 1] -> clean states, float32 on the CPU: images in [0, 1], latents, or the images."""
         return images if self.codec is None else convert_all(self.codec.encode, images, batch_size, self.device)
 
-    def decode(self, states: Float[Tensor, "n c2 h2 w2"], batch_size: int = 64) -> Float[Tensor, "n c h w"]:
+    def decode(self, states: Float[Tensor, "n c2 h2 w2"], batch_size: Size = 64) -> Float[Tensor, "n c h w"]:
         """Clean states -> images around [-1, 1], unclamped float32 on the CPU."""
         return states if self.codec is None else convert_all(self.codec.decode, states, batch_size, self.device)
 
