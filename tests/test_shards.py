@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -258,25 +259,77 @@ def test_a_full_or_closed_disk_is_one_line_and_the_store_resumes(
     assert len(made) == COUNT - kept
 
 
+@contextmanager
+def mounted(folder: Path, options: str) -> Iterator[None]:
+    """A file system of its own in ``folder``."""
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True)
+    if done.returncode:
+        pytest.skip("no mounts here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def remount(folder: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)
+
+
+def resumes(root: Path, whole: Path) -> None:
+    """Makes what is missing and nothing else; the bytes are those of an undisturbed run."""
+    kept, made = len(shard_names(root)), list[int]()
+    get(root, made)
+    assert 0 < kept < COUNT
+    assert len(made) == COUNT - kept
+    get(whole)
+    assert contents(root) == contents(whole)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small disk")
 def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48k", "tmpfs", str(disk)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("no mounts here")
-    try:
+    with mounted(disk, "size=48k"):
         with pytest.raises(InputError, match="no space left"):
             get(disk)
-        kept = len(shard_names(disk))
-        subprocess.run(["mount", "-o", "remount,size=4m", str(disk)], check=True)
-        made: list[int] = []
-        get(disk, made)
-        assert len(made) == COUNT - kept
-        get(tmp_path / "whole")
-        assert contents(disk) == contents(tmp_path / "whole")
+        remount(disk, "size=4m")
+        resumes(disk, tmp_path / "whole")
+
+
+@contextmanager
+def closed(root: Path) -> Iterator[None]:
+    """A store closed to writing: by a read-only mount for root, whom no mode stops; by its mode for others."""
+    folders = [root, *(path for path in root.rglob("*") if path.is_dir())]
+
+    def close(yes: bool) -> None:
+        if os.geteuid() == 0:
+            return remount(root, "ro" if yes else "rw")
+        for folder in folders:
+            folder.chmod(0o555 if yes else 0o755)
+        return None
+
+    close(True)
+    try:
+        yield
     finally:
-        subprocess.run(["umount", str(disk)], check=True)
+        close(False)
+
+
+def test_a_store_that_is_really_closed_to_writing(tmp_path: Path) -> None:
+    """One line; what is complete is read all the same, and the rest is made once it is open."""
+    root = tmp_path / "store"
+    with mounted(root, "size=4m") if os.geteuid() == 0 else nullcontext(root.mkdir()):
+        folder = get(root).folder
+        with closed(root):
+            assert get(root).reused
+        (folder / RECORD).unlink()
+        for name in shard_names(root)[5:]:
+            (folder / name).unlink()
+        with closed(root), pytest.raises(InputError, match="cannot write here; make it writable") as caught:
+            get(root)
+        assert str(caught.value).startswith(str(folder))
+        assert "\n" not in str(caught.value)
+        resumes(root, tmp_path / "whole")
 
 
 # ---------------------------------------------------------------- stages
