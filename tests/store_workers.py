@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -22,13 +22,33 @@ from unseen_diffusion.store import Artefact, Store
 ROWS, BATCH, PAUSE = 40, 2, 0.03
 
 
-def rows_of(made: list[int] | None = None) -> RowWise:
-    """Rows of numbers that take time, as an inversion would; ``made`` gets the first row of each shard."""
+class Appends(Protocol):
+    """A list, or what outlives a killed process."""
+
+    def append(self, start: int, /) -> None: ...
+
+
+class Journal:
+    """A file of numbers; one written before a kill stays."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def append(self, start: int, /) -> None:
+        with self.path.open("a") as file:
+            file.write(f"{start}\n")
+
+    def numbers(self) -> list[int]:
+        return [int(line) for line in self.path.read_text().split()] if self.path.exists() else []
+
+
+def rows_of(made: Appends | None = None) -> RowWise:
+    """Rows of numbers that take time, as an inversion would; ``made`` gets the first row of each shard when it is begun."""
 
     def make(rows: range) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        time.sleep(PAUSE)
         if made is not None:
             made.append(rows.start)
+        time.sleep(PAUSE)
         x = torch.sin(torch.arange(rows.start, rows.stop, dtype=torch.float64)[:, None] * torch.arange(1, 400))
         return {"x": x, "half": x[:, :3].half()}, {"evaluations": len(rows)}
 
@@ -38,7 +58,7 @@ def rows_of(made: list[int] | None = None) -> RowWise:
     return RowWise(ROWS, BATCH, make, finish)
 
 
-def get(root: Path, made: list[int] | None = None) -> Artefact:
+def get(root: Path, made: Appends | None = None) -> Artefact:
     return Store(root).get_or_make_rows("slow", 1, {"seed": 0}, rows_of(made))
 
 
@@ -47,20 +67,28 @@ def shards(root: Path) -> list[str]:
 
 
 def kills(root: Path, number: int) -> dict[str, Any]:
-    """Starts and kills a process at a random moment, ``number`` times; then one ends in peace."""
-    rng, counts = random.Random(0), []
-    for _ in range(number):
+    """Starts a process and kills it at a random moment, ``number`` times; then one ends in peace.
+
+    Returns the facts, and for each process the shards that were there before it and after it, and those it began.
+    """
+    rng, starts = random.Random(0), list[dict[str, list[int]]]()
+    for index in range(number + 1):
+        before, journal = finished(root), Journal(root / f"made-{index}")
         child = os.fork()
         if child == 0:
-            get(root)
+            get(root, journal)
             os._exit(0)
-        time.sleep(rng.uniform(0, 4 * PAUSE))
-        os.kill(child, signal.SIGKILL)
+        if index < number:
+            time.sleep(rng.uniform(0, 4 * PAUSE))
+            os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        counts.append(len(shards(root)))
-    made: list[int] = []
-    artefact = get(root, made)
-    return {"counts": counts, "last": len(made), "facts": artefact.facts}
+        starts.append({"before": before, "made": journal.numbers(), "after": finished(root)})
+    return {"starts": starts, "facts": get(root).facts}
+
+
+def finished(root: Path) -> list[int]:
+    """First rows of the shards that are there."""
+    return [int(name.split("-")[1]) for name in shards(root)]
 
 
 def together(root: Path, number: int) -> dict[str, Any]:
