@@ -29,7 +29,7 @@ from unseen_diffusion.objects import LocalObjects
 from unseen_diffusion.shards import cut
 from unseen_diffusion.solvers import SolverSettings
 from unseen_diffusion.stages import LatentSet, Stages
-from unseen_diffusion.store import RECORD, Store, load_tensor, tensor_names
+from unseen_diffusion.store import RECORD, Recipe, Store, load_tensor, tensor_names
 
 COUNT = len(cut(ROWS, BATCH))
 
@@ -447,6 +447,28 @@ def test_two_machines_share_a_bucket_and_no_disk(address: str, tmp_path: Path) -
     get(tmp_path / "whole")
     assert contents(tmp_path / "a") == contents(tmp_path / "c") == contents(tmp_path / "whole")
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"very-secret" in path.read_bytes()]
+
+
+def test_claims_of_a_dead_node_in_a_bucket_are_taken_over(address: str, tmp_path: Path) -> None:
+    """One of a shard and that of the whole, which nobody rewrites; but not while their node still lives."""
+    store, made = Store(address, tmp_path / "a"), list[int]()
+    folder = Recipe("slow", 1, {"seed": 0}).folder
+    claim = {"machine": "a node", "pid": 1, "started": "1", "token": "theirs", "beats": 0}
+    names = [f"{folder}/rows-00000006-00000008.claim", f"{folder}/artefact.claim"]
+    for name in names:
+        assert store.objects.create(name, json.dumps(claim).encode())
+    store.claims = Claims(store.objects, stale=2.0)
+    for beats in range(1, 4):
+        time.sleep(0.2)
+        for name in names:
+            with store.claims.hold(name) as mine:
+                assert not mine
+            store.objects.put(name, json.dumps(claim | {"beats": beats}).encode())
+    store.get_or_make_rows("slow", 1, {"seed": 0}, rows_of(made))
+    assert sorted(made) == [rows.start for rows in cut(ROWS, BATCH)]
+    assert not [name for name in store.objects.names(f"{folder}/") if name.endswith(".claim")]
+    get(tmp_path / "whole")
+    assert contents(tmp_path / "a") == contents(tmp_path / "whole")
 
 
 def test_damage_in_a_bucket_and_before_it_is_found(
