@@ -43,7 +43,7 @@ class Journal:
 
 
 def rows_of(made: Appends | None = None) -> RowWise:
-    """Rows of numbers that take time, as an inversion would; ``made`` gets the first row of each shard when it is begun."""
+    """Rows of numbers that take time, as an inversion would; ``made`` gets the first row of each shard begun."""
 
     def make(rows: range) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if made is not None:
