@@ -49,6 +49,7 @@ ORDER = (
     "dashboard",
     "settings",
     "runs",
+    "workers",
     "training",
     "statuses",
     "sweeps",

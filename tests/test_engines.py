@@ -173,6 +173,8 @@ def test_optuna_searches_two_objectives(here: Path, capsys: pytest.CaptureFixtur
     needs("hydra_optuna_sweeper")
     fixed = [a for a in FAILING if not a.startswith(("scores", "domain.references"))]
     search = ("run", "experiment=optuna", *fixed, "+features.how=none", "domain.references=40", "hydra.sweep.dir=swept")
+    assert unseen(*search, "workers=2") == 2
+    assert "workers=2: the runs of a search are not split" in capsys.readouterr().err
     assert unseen(*search, "bandwidth.eta=interval(0.2,1.5)") == 2
     assert "bandwidth.eta=1.5" in capsys.readouterr().err
     assert not Path("swept").exists()

@@ -5,20 +5,25 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import torch
 from filelock import FileLock
 
 import unseen_diffusion
+from failing import CALLS, HALT, calls_of
 from unseen_diffusion.cli import main
 from unseen_diffusion.composition import PLUGINS, quoted, replaced
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.files import write_json
 from unseen_diffusion.statuses import LOCK, STATUS, Status, claimed, read_status, state_of
+from unseen_diffusion.store import load_tensor
 from unseen_diffusion.sweeps import MANIFEST, SweepState, sweep_folders
 
 # A whole run without any network, scored on two rows.
@@ -38,6 +43,19 @@ LEAN = (
     "progress=false",
 )
 FAILING = (*(a for a in LEAN if a != "features.side=8"), "features._target_=failing.Failing")
+# One run in small shards with every stage that evaluates the network; and with a model that halts in the middle.
+ALONE = (
+    *LEAN,
+    "batch_size=2",
+    "features.batch_size=5",
+    "scores.rows=[replay,standard,base_samples]",
+    "scores.paths=1",
+    "scores.geometry=10",
+    "scores.latents=8",
+    "scores.reconstructions=4",
+    "scores.membership=true",
+)
+HALTING = (*ALONE, "model._target_=failing.halting")
 
 
 @pytest.fixture
@@ -123,6 +141,100 @@ def test_a_killed_sweep_tells_its_state_and_resumes(here: Path, capsys: pytest.C
         resumed, whole = (json.loads(Path(f, str(number), "results.json").read_text()) for f in ("swept", "whole"))
         assert resumed["rows"] == whole["rows"]
         assert resumed["config"] == whole["config"]
+
+
+def shards(stage: str, outputs: str = "outputs") -> int:
+    """How many of a stage are there."""
+    return len(list(Path(outputs, "artefacts", stage).glob("*/rows-*.safetensors")))
+
+
+def halted(folder: str = "swept") -> list[int]:
+    """Process numbers of the workers that have halted in the middle of their work."""
+    found = [read_status(path.parent) for path in sorted(Path(folder).glob("*/status.json"))]
+    return [status.pid for status in found if status and calls_of(status.pid) >= HALT]
+
+
+def same_as_whole(run: str) -> None:
+    """A run's scores, pictures and images are those of one process with an own, empty store."""
+    assert unseen("run", *ALONE, "hydra.run.dir=whole", "paths.outputs=other") == 0
+    split, whole = (json.loads(Path(folder, "results.json").read_text()) for folder in (run, "whole"))
+    timed = [[{k: v for k, v in row.items() if "seconds" not in k} for row in r["rows"]] for r in (split, whole)]
+    assert timed[0] == timed[1]
+    assert Path(run, "samples.png").read_bytes() == Path("whole/samples.png").read_bytes()
+    first, second = (Path(results["details"]["generated"]) for results in (split, whole))
+    assert first.name == second.name
+    assert torch.equal(load_tensor(first, "images"), load_tensor(second, "images"))
+
+
+def test_two_workers_share_a_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Worker 0 is killed in the middle: the other makes all that is missing, and worker 0, resumed, the results."""
+    sweep = ("run", "-m", *HALTING, "workers=2", "hydra.sweep.dir=swept")
+    with subprocess.Popen([sys.executable, "-m", "unseen_diffusion.cli", *sweep], stderr=subprocess.DEVNULL) as first:
+        while not halted():
+            assert first.poll() is None
+            time.sleep(0.1)
+        mine = shards("invert")
+        assert mine >= 1
+
+        def interrupt() -> None:
+            while len(halted()) < 2:
+                time.sleep(0.05)
+            first.kill()
+            first.wait()
+            Path("healed").touch()
+
+        killer = threading.Thread(target=interrupt)
+        killer.start()
+        assert unseen("resume", "swept") == 1
+        killer.join()
+    assert states("swept") == ["dead", "done"]
+    assert shards("invert") > mine
+    assert sorted(path.name for path in Path("swept/1").iterdir() if path.suffix in (".json", ".png")) == [STATUS]
+    assert "results: swept/0" in getattr(read_status(Path("swept/1")), "activity", "")
+    calls = CALLS.read_text()
+    assert unseen("resume", "swept") == 0
+    assert CALLS.read_text() == calls  # nothing was left to evaluate
+    capsys.readouterr()
+    assert unseen("status", "swept") == 0
+    assert "2 done of 2 workers of 1 run" in capsys.readouterr().out
+    assert unseen("table", "swept") == 0
+    assert "1 runs" in capsys.readouterr().out
+    same_as_whole("swept/0")
+
+
+def test_workers_of_a_sweep(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Runs keep their numbers and helpers follow; what became of a helper whose run is done does not count."""
+    assert unseen("run", "-m", *LEAN, "seed=3,4", "workers=2", "hydra.sweep.dir=swept") == 0
+    said = capsys.readouterr().out
+    assert "swept (2 of 2 runs done)" in said
+    assert [json.loads(Path("swept", n, "results.json").read_text())["settings"]["seed"] for n in "01"] == [3, 4]
+    assert [sorted(path.name for path in Path("swept", n).glob("*.json")) for n in "23"] == [[STATUS]] * 2
+    assert SweepState.of(Path("swept")).varied()[3] == ["worker=1", "seed=4"]
+    assert SweepState.of(Path("swept")).manifest.runs() == {"0": "0", "1": "1", "2": "0", "3": "1"}
+    Path("swept/0", STATUS).unlink()
+    for name in "23":
+        Path("swept", name, STATUS).unlink()
+    assert states("swept") == ["missing", "done", "missing", "missing"]
+    assert SweepState.of(Path("swept")).pending() == ["0", "2"]
+    assert unseen("status", "swept") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("-m workers=0", "workers=0: give a number of 1 or more"),
+        ("-m workers=-1", "workers=-1: give a number of 1 or more"),
+        ("-m workers=1.5", "workers=1.5: give a whole number"),
+        ("-m workers=1,2", "workers=1,2: give one number for the whole sweep"),
+        ("-m workers=2 worker=1", "worker=1: the jobs of workers=N get their numbers by themselves"),
+        ("workers=2", "workers=2: several jobs need a launcher; write unseen run -m"),
+    ],
+)
+def test_bad_numbers_of_workers(here: Path, capsys: pytest.CaptureFixture[str], arguments: str, said: str) -> None:
+    """One line before anything starts."""
+    assert unseen("run", *arguments.split()) == 2
+    assert capsys.readouterr().err.startswith(f"unseen: {said}")
+    assert list(here.iterdir()) == []
 
 
 def test_a_single_run_resumes_in_its_folder(here: Path) -> None:

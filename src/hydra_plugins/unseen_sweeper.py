@@ -31,7 +31,7 @@ class ManifestSweeper(BasicSweeper):
                 return
             while SweepState.of(folder).folders("running"):
                 time.sleep(1)
-            missing = [path.name for path in SweepState.of(folder).folders("missing")]
+            missing = SweepState.of(folder).pending("missing")
             if missing == names:  # the launcher starts nothing at all
                 return
             names = missing

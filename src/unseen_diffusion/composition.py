@@ -26,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from scipy.stats import qmc
 
 from unseen_diffusion.errors import InputError
+from unseen_diffusion.settings import check_workers
 
 PLUGINS = {  # what pip installs, by option
     "launcher/joblib": "joblib",
@@ -167,6 +168,7 @@ def expand(name: str, arguments: Sequence[str]) -> Sweep:
             raise InputError(
                 f"{ranges[0].input_line}: a range needs a search; write unseen {name} -m hydra/sweeper=optuna"
             )
+        swept = _split(base, args.overrides, multirun, trials) + swept
         combine = _each_once if trials else itertools.product
         combinations = [list(point) for point in combine(*swept)] if multirun else [[]]
         if multirun and any(o.key_or_group == "hydra.sweep.subdir" for o in parsed):
@@ -179,6 +181,29 @@ def expand(name: str, arguments: Sequence[str]) -> Sweep:
     where = base.hydra.sweep.dir if multirun else base.hydra.run.dir
     of_run = [o.input_line or "" for o in parsed if not o.is_sweep_override() and not o.is_hydra_override()]
     return Sweep(points, [of_run + point for point in combinations], Path(where), multirun, trials)
+
+
+def _split(base: DictConfig, overrides: Sequence[str], multirun: bool, trials: int) -> list[list[str]]:
+    """``workers=N`` as a sweep of ``worker``, which comes first: runs keep their numbers, and the helpers follow.
+
+    Raises:
+        InputError: ``workers`` is no such number or several, or there is no sweep to split, or a search.
+    """
+    if "workers" not in base:  # of unseen train
+        return []
+    given = {o.key_or_group: o for o in OverridesParser.create().parse_overrides(list(overrides))}
+    if "worker" in given:
+        raise InputError(f"{given['worker'].input_line}: the jobs of workers=N get their numbers by themselves")
+    if "workers" in given and given["workers"].is_sweep_override():
+        raise InputError(f"{given['workers'].input_line}: give one number for the whole sweep")
+    workers = check_workers({"workers": base.workers, "worker": 0})
+    if workers == 1:
+        return []
+    if not multirun:
+        raise InputError(f"workers={workers}: several jobs need a launcher; write unseen run -m (docs/clusters.md)")
+    if trials:
+        raise InputError(f"workers={workers}: the runs of a search are not split; leave it out")
+    return [[f"worker={number}" for number in range(workers)]]
 
 
 def own_config(config: DictConfig) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from unseen_diffusion.composition import own_config
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.files import atomic_path
 from unseen_diffusion.settings import RunSettings
-from unseen_diffusion.statuses import claimed
+from unseen_diffusion.statuses import claimed, read_status
 from unseen_diffusion.sweeps import SweepState, check_unchanged, print_states, read_manifest, sweep_of
 
 log = logging.getLogger(__name__)
@@ -26,10 +26,8 @@ def run_job(config: DictConfig) -> list[float] | None:
     """One point, unless it is done or another process has it. A failure is recorded and never stops the others.
 
     Returns:
-        Its objectives, for a search; None after a failure.
+        Its objectives, for a search; None after a failure, and from a helper.
     """
-    from unseen_diffusion.runs import execute
-    from unseen_diffusion.settings import check
     from unseen_diffusion.tables import RESULTS
 
     folder = Path(HydraConfig.get().runtime.output_dir)
@@ -42,7 +40,7 @@ def run_job(config: DictConfig) -> list[float] | None:
         (folder / RESULTS).unlink(missing_ok=True)  # of an earlier attempt
         try:
             check_unchanged(sweep, folder.relative_to(sweep).as_posix(), own_config(config))
-            results = execute(check(config), folder, sweep.name)
+            objectives = _work(config, folder, sweep)
         except InputError as error:
             journal.end(str(error))
             log.error("%s", error)
@@ -55,7 +53,24 @@ def run_job(config: DictConfig) -> list[float] | None:
             log.error("%s", traceback.format_exc())
         else:
             journal.end()
-            return [float(results["rows"][0][name]) for name in OBJECTIVES]
+            return objectives
+    return None
+
+
+def _work(config: DictConfig, folder: Path, sweep: Path) -> list[float] | None:
+    """Makes and writes a run's results, as its worker 0, or takes part in making them; the objectives of the former."""
+    from unseen_diffusion.runs import execute
+    from unseen_diffusion.settings import check
+    from unseen_diffusion.workers import take_part
+
+    settings = check(config)
+    if not config.worker:
+        results = execute(settings, folder, sweep.name)
+        return [float(results["rows"][0][name]) for name in OBJECTIVES]
+    of = sweep / read_manifest(sweep).runs()[folder.relative_to(sweep).as_posix()]
+    status = read_status(of)
+    spent = take_part(settings) if status is None or status.state != "done" else 0
+    log.info("worker %d spent %d network evaluations; results: %s", config.worker, spent, os.path.relpath(of))
     return None
 
 
@@ -119,9 +134,10 @@ def report(folder: Path) -> int:
 
     sweep = SweepState.of(folder)
     shown = Path(os.path.relpath(folder))
-    if done := sweep.folders("done"):
+    runs = sweep.runs()
+    if done := [folder / job.name for job in runs if job.state == "done"]:
         table = load_results(done)
-        title = f"{shown} ({len(done)} of {len(sweep.jobs)} runs done)"
+        title = f"{shown} ({len(done)} of {len(runs)} runs done)"
         for suffix in (".csv", ".md"):
             write_table(table, folder / f"table{suffix}")
         if is_comparison(table):

@@ -1,5 +1,6 @@
 """From a command line to a recorded sweep whose jobs run, and to the same sweep again for what is missing."""
 
+import logging
 import os
 import secrets
 import sys
@@ -23,6 +24,8 @@ from unseen_diffusion.sweeps import (
     write_manifest,
 )
 
+log = logging.getLogger(__name__)
+
 SWEEPER = "hydra.sweeper._target_=hydra_plugins.unseen_sweeper.ManifestSweeper"
 
 
@@ -32,6 +35,9 @@ def start(arguments: list[str]) -> int:
         sweep = expand("run", arguments)
         for point in sweep.points:
             check(point)
+        first = sweep.points[0]
+        if first.workers > 1 and first.hydra.launcher._target_.endswith("BasicLauncher"):
+            log.warning("workers=%d: hydra/launcher=basic runs them one after the other; choose another", first.workers)
         folder = sweep.folder.resolve()
         write_manifest(folder, _manifest(arguments, sweep))
         _launch(sweep.multirun and not sweep.trials, arguments)

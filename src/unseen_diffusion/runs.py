@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Iterator
 from copy import copy
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
@@ -179,8 +180,11 @@ def generate(run: Run) -> Generated:
     return Generated(images, latents, fitted, selection, evaluations, sum(artefact.seconds for artefact in made))
 
 
-def searched(run: Run, folder: Path) -> tuple[Run, dict[str, Any]]:
-    """The run at the mixing step and then the bandwidth that its searches find, and what results say of them."""
+def searched(run: Run, folder: Path | None) -> tuple[Run, dict[str, Any]]:
+    """The run at the mixing step and then the bandwidth that its searches find, and what results say of them.
+
+    The sheet of a bandwidth goes into ``folder``, if there is one.
+    """
     found: dict[str, Any] = {}
     if run.settings.mixing_search:
         step = search_step(run)
@@ -192,7 +196,8 @@ def searched(run: Run, folder: Path) -> tuple[Run, dict[str, Any]]:
         for t, bandwidth in every.items():
             log.info("bandwidth at t = %g: %s", t, bandwidth)
         own = every.pop(run.settings.t)
-        bandwidth_sheet(run, own, folder / "bandwidth.png")
+        if folder:
+            bandwidth_sheet(run, own, folder / "bandwidth.png")
         recorded = [{"t": t, **asdict(bandwidth)} for t, bandwidth in every.items()]
         run, found["bandwidth"] = run.at(eta=own.eta), {**asdict(own), "recorded": recorded}
     return run, found
@@ -302,41 +307,49 @@ def execute(settings: RunSettings, folder: Path, group: str) -> dict[str, Any]:
     return results
 
 
-def score_rows(run: Run, generated: Generated) -> list[dict[str, Any]]:
-    """The generated images' row, then the comparison rows asked for."""
-    s = run.settings
-    r, target = run.views_of("references"), run.views_of(s.scores.target)
+def domain_views(run: Run) -> DomainViews:
+    """What the rows are compared with."""
+    scores = run.settings.scores
+    r, target = run.views_of("references"), run.views_of(scores.target)
     own = None
-    if s.scores.membership:
+    if scores.membership:
         samples = run.own_images()
         own = run.views(samples.key, samples.tensors["images"]).features
-    domain = DomainViews(r, target, own)
+    return DomainViews(r, target, own)
 
-    def of(row: str, artefact: Artefact) -> dict[str, Any]:
+
+def compared(run: Run, generated: Generated) -> Iterator[tuple[str, Artefact | None]]:
+    """The generated images, then those of the comparison rows asked for; None for the held-out ones."""
+    s = run.settings
+    yield "generated", None if generated.latents is None else generated.images
+    for row in s.scores.rows:
+        if row == "held_out":
+            yield row, None
+        elif row == "replay":
+            yield row, run.denoised(run.references.first(s.samples), s.eta)
+        elif row == "standard":
+            noise = normal_rows(run.model.shape, s.seed, "candidate", range(s.samples))
+            noise = noise * run.model.schedule.state_std(s.t)
+            yield row, run.denoised(LatentSet(s.t, noise, list(range(s.samples))), s.eta)
+        else:
+            yield row, run.own_images()
+
+
+def score_rows(run: Run, generated: Generated) -> list[dict[str, Any]]:
+    """The generated images' row, then the comparison rows asked for."""
+    s, domain = run.settings, domain_views(run)
+
+    def of(row: str, artefact: Artefact | None) -> dict[str, Any]:
+        if artefact is None:
+            scores = held_out_row(domain, s.samples, s.scores)
+            return {**scores, "images": f"{run.split.key}/{scores['n']}"}
         # The classifier has been trained on the model's own samples: it cannot judge them.
         known = row == "base_samples" or (s.method.source == "base" and row == "generated")
         against = domain._replace(own=None) if known else domain
         scores = score_row(row, run.views(artefact.key, artefact.tensors["images"]), against, s.scores)
         return {**scores, "images": artefact.key}
 
-    def floor() -> dict[str, Any]:
-        scores = held_out_row(domain, s.samples, s.scores)
-        return {**scores, "images": f"{run.split.key}/{scores['n']}"}
-
-    first = floor() if generated.latents is None else of("generated", generated.images)
-    rows = [{**first, "row": "generated"}]
-    for row in s.scores.rows:
-        if row == "held_out":
-            rows.append(floor())
-        elif row == "replay":
-            rows.append(of(row, run.denoised(run.references.first(s.samples), s.eta)))
-        elif row == "standard":
-            noise = normal_rows(run.model.shape, s.seed, "candidate", range(s.samples))
-            noise = noise * run.model.schedule.state_std(s.t)
-            rows.append(of(row, run.denoised(LatentSet(s.t, noise, list(range(s.samples))), s.eta)))
-        else:
-            rows.append(of(row, run.own_images()))
-    return rows
+    return [{**of(row, artefact), "row": row} for row, artefact in compared(run, generated)]
 
 
 def tuning_of(run: Run) -> dict[str, Any]:
@@ -350,6 +363,18 @@ def tuning_of(run: Run) -> dict[str, Any]:
     return {"tuning": {**artefact.facts, "seconds": artefact.seconds, "forgetting": lost}}
 
 
+def round_trips(run: Run, count: int) -> dict[float, Artefact]:
+    """The first references, at least ``count``, there and back: by eta, 0 and the chosen one."""
+    s = run.settings
+
+    def made(eta: float) -> Artefact:
+        # At the chosen eta the replay row has denoised as many references as there are samples already.
+        shared = eta == s.eta and "replay" in s.scores.rows and count <= s.samples
+        return run.denoised(run.references.first(s.samples if shared else count), eta)
+
+    return {eta: made(eta) for eta in dict.fromkeys((0.0, s.eta))} if count else {}
+
+
 def reconstruct(run: Run, folder: Path) -> dict[str, Any]:
     """Round trip of the first references at eta 0 and at the chosen eta: mean PSNR and SSIM, and a sheet."""
     s = run.settings
@@ -359,10 +384,7 @@ def reconstruct(run: Run, folder: Path) -> dict[str, Any]:
     originals = run.split.tensors["references"][:count]
     sets: list[tuple[str, Tensor]] = [("original", originals)]
     facts: dict[str, Any] = {}
-    for eta in dict.fromkeys((0.0, s.eta)):
-        # At the chosen eta the replay row has denoised as many references as there are samples already.
-        shared = eta == s.eta and "replay" in s.scores.rows and count <= s.samples
-        made = run.denoised(run.references.first(s.samples if shared else count), eta)
+    for eta, made in round_trips(run, count).items():
         images = made.tensors["images"][:count]
         fidelity = run.stages.fidelity(originals, made).tensors
         values, similar = fidelity["psnr"], fidelity["ssim"]
@@ -392,14 +414,19 @@ def details(run: Run, generated: Generated, folder: Path) -> dict[str, str | Non
     index, distance = found.tensors["reference_index"], found.tensors["reference_distance"]
     sheet = SampleSheet(images.tensors["images"], run.split.tensors["references"][index], distance)
     samples_sheet(sheet, f"{s.domain.name} from {run.model.name}: {description(s)}", folder / "samples.png")
+    folders = {"split": run.split, "generated": images, "nearest": found, **extras(run, generated)}
+    return {name: str(artefact.folder) if artefact else None for name, artefact in folders.items()}
+
+
+def extras(run: Run, generated: Generated) -> dict[str, Artefact | None]:
+    """What a report shows that costs further network evaluations: paths between references, latent geometry."""
+    s = run.settings
     pairs = min(s.scores.paths, len(run.references.latents) // 2) if s.scores.paths else 0
     paths = None
     if pairs:
         originals = run.split.tensors["references"]
         paths = run.stages.paths(run.model, run.references, originals, s.solver, pairs, PATH_STEPS)
-    geometry = latent_geometry(run, generated) if s.scores.geometry else None
-    folders = {"split": run.split, "generated": images, "nearest": found, "paths": paths, "geometry": geometry}
-    return {name: str(artefact.folder) if artefact else None for name, artefact in folders.items()}
+    return {"paths": paths, "geometry": latent_geometry(run, generated) if s.scores.geometry else None}
 
 
 def latent_geometry(run: Run, generated: Generated) -> Artefact | None:

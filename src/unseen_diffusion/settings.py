@@ -134,6 +134,17 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def check_workers(plain: dict[str, Any]) -> int:
+    """How many workers one run has.
+
+    Raises:
+        InputError: no such number, or not this worker's among them.
+    """
+    workers = int(number(plain, "workers", 1, math.inf, whole=True))
+    number(plain, "worker", 0, workers - 1, whole=True)
+    return workers
+
+
 def local_artefacts(plain: dict[str, Any]) -> Path:
     """Where artefacts lie on this machine if the store is a bucket."""
     return Path(plain["paths"]["outputs"]) / "artefacts"
@@ -184,7 +195,7 @@ KEYS = {
     "rejection": {"max_proposals", "allow_fewer", "route"},
 }
 TOP = {*KEYS, "model", "domain", "method", "solver", "prior", "tolerances", "scores", "features", "tracking", "paths"}
-TOP |= {"samples", "seed", "batch_size", "device", "progress"}
+TOP |= {"samples", "seed", "batch_size", "device", "progress", "workers", "worker"}
 WHOLE = {"references", "validation", "heldout", "split_seed", "draw", "steps", "k", "rank", "id_count"}
 WHOLE |= {"components", "iterations", "samples"}
 FILES = ("path", "folder")  # of features: a given file must exist
@@ -240,6 +251,7 @@ def _check(config: DictConfig) -> RunSettings:
     eta = 0.0 if bandwidth_search else number(plain, "bandwidth.eta", 0, 1)
     seed = int(number(plain, "seed", 0, 2**62, whole=True))
     number(plain, "features.batch_size", 1, math.inf, whole=True)
+    check_workers(plain)
     check_writable("paths.outputs", Path(plain["paths"]["outputs"]))
     check_store(plain)
     max_proposals = int(number(plain, "rejection.max_proposals", 1, math.inf, whole=True))

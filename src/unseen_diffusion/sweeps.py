@@ -55,6 +55,18 @@ class Manifest:
         """Each job's folder below that of the sweep."""
         return [str(number) for number in range(self.trials or len(self.points))] if self.multirun else ["."]
 
+    def runs(self) -> dict[str, str]:
+        """By each job's name, that of the job which writes its results: for a helper (``worker`` above 0) another."""
+        found = {name: name for name in self.names()}
+        whole: dict[str, str] = {}
+        for name, point in zip(found, self.points, strict=False):  # of a search there are none
+            run = json.dumps(point.config | {"worker": 0}, sort_keys=True)
+            if point.config.get("worker"):
+                found[name] = whole[run]
+            else:
+                whole[run] = name
+        return found
+
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Records a sweep before it starts, and forgets the states of one that the folder held before.
@@ -142,11 +154,17 @@ def sweep_folders(paths: Sequence[str]) -> list[Path]:
 
 @dataclass(frozen=True)
 class JobState:
-    """A job by its folder's name below the sweep's, how it is, and what its status says."""
+    """A job by its folder's name below the sweep's, how it is, what its status says, and who writes its results."""
 
     name: str
     state: str
     status: Status | None
+    run: str
+
+    @property
+    def helps(self) -> bool:
+        """Whether the results are another's: of worker 0, for all other workers of a run."""
+        return self.run != self.name
 
 
 @dataclass(frozen=True)
@@ -161,16 +179,22 @@ class SweepState:
     def of(cls, folder: Path) -> "SweepState":
         """As the folder tells it now."""
         manifest = read_manifest(folder)
-        statuses = [(name, read_status(folder / name)) for name in manifest.names()]
-        return cls(folder, manifest, [JobState(name, state_of(status), status) for name, status in statuses])
+        statuses = [(name, read_status(folder / name), run) for name, run in manifest.runs().items()]
+        return cls(folder, manifest, [JobState(name, state_of(status), status, run) for name, status, run in statuses])
 
     def folders(self, *states: str) -> list[Path]:
         """Folders of the jobs in one of these states."""
         return [self.folder / job.name for job in self.jobs if job.state in states]
 
-    def pending(self) -> list[str]:
-        """Names of the jobs to start: those neither done nor running."""
-        return [job.name for job in self.jobs if job.state not in ("done", "running")]
+    def runs(self) -> list[JobState]:
+        """The jobs that write results."""
+        return [job for job in self.jobs if not job.helps]
+
+    def pending(self, *states: str) -> list[str]:
+        """Names of the jobs to start: neither done nor running, and no helpers of a run that is done."""
+        states = states or ("failed", "dead", "missing")
+        done = {job.name for job in self.runs() if job.state == "done"}
+        return [job.name for job in self.jobs if job.state in states and job.run not in done]
 
     def tally(self) -> dict[str, int]:
         """How many jobs are in each state."""
@@ -178,17 +202,20 @@ class SweepState:
 
     def counts(self) -> str:
         """`3 done, 1 failed of 4`."""
-        return ", ".join(f"{n} {state}" for state, n in self.tally().items() if n) + f" of {len(self.jobs)}"
+        runs = len(self.runs())
+        split = f" workers of {runs} run{'s' * (runs > 1)}" if runs < len(self.jobs) else ""
+        return ", ".join(f"{n} {state}" for state, n in self.tally().items() if n) + f" of {len(self.jobs)}{split}"
 
     def complete(self) -> bool:
-        """Whether every job is done."""
-        return all(job.state == "done" for job in self.jobs)
+        """Whether every run is done, whatever became of its helpers."""
+        return all(job.state == "done" for job in self.runs())
 
     def plain(self) -> dict[str, Any]:
         """As JSON values."""
         jobs = [
             {
                 "job": job.name,
+                "run": job.run,
                 "state": job.state,
                 "overrides": own,
                 "status": asdict(job.status) if job.status else None,

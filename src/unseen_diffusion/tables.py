@@ -16,7 +16,8 @@ from unseen_diffusion.scoring import METRICS
 
 RESULTS = "results.json"
 SCHEMA = 2  # of results.json
-INDIFFERENT = ("paths", "tracking", "progress", "batch_size", "device")  # change no finished result
+# These change no finished result.
+INDIFFERENT = ("paths", "tracking", "progress", "batch_size", "device", "workers", "worker")
 SETTINGS = (
     "domain",
     "draw",
