@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.costs import costs
 from benchmarks.criteria import criteria
 from benchmarks.loops import overhead, peers
 from benchmarks.measuring import Row, hardware
@@ -23,6 +24,7 @@ from benchmarks.options import options
 from benchmarks.paper_scale import paper_scale
 from benchmarks.quality import evaluations, sweep
 from benchmarks.scores import scores
+from benchmarks.simulate import simulation
 from unseen_diffusion.files import read_json, write_json
 
 HERE = Path(__file__).parent
@@ -37,6 +39,8 @@ ALL: dict[str, Callable[[torch.device], list[Row]]] = {
     "scores": scores,
     "paper_scale": paper_scale,
     "options": options,
+    "costs": costs,
+    "simulate": simulation,
 }
 
 

@@ -1,0 +1,272 @@
+"""Workers that share one store, as discrete events: what ``shards.make_missing`` and ``claims`` do, request by request.
+
+The store is a station that serves ``servers`` requests at a time, each for the time of its kind. Not modelled: time in
+the network between the two, and other users of the store.
+"""
+
+from bisect import bisect_left, insort
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+import simpy
+
+from unseen_diffusion.claims import BEAT, STALE
+from unseen_diffusion.shards import LOOKS
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds that the store takes for a request of each kind.
+
+    Attributes:
+        create: a claim, or the refusal of one.
+        read: a claim.
+        beat: rewriting a claim.
+        delete: a claim.
+        write: a shard.
+        listing: a folder, without its entries.
+        entry: more for each entry of a folder listed.
+        look: the worker's own for each shard, to find what is left in a listing.
+    """
+
+    create: float = 0.0
+    read: float = 0.0
+    beat: float = 0.0
+    delete: float = 0.0
+    write: float = 0.0
+    listing: float = 0.0
+    entry: float = 0.0
+    look: float = 0.0
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is to be done, by whom, and what goes wrong.
+
+    Attributes:
+        shards: independent pieces of work.
+        seconds: of an average one on an undisturbed worker; each takes 0.9 to 1.1 times that.
+        workers: machines, one worker each, all started at once.
+        servers: requests that the store serves at a time.
+        kills: a worker-hour, at random; the shard at hand is lost, and the worker is back after ``restart`` seconds.
+        slow: share of workers that take ``factor`` times as long.
+        pause: longest time between two looks of a worker that finds nothing to do.
+        looks: claims of others that it examines at each.
+    """
+
+    shards: int
+    seconds: float
+    workers: int
+    servers: int = 1
+    kills: float = 0.0
+    restart: float = 30.0
+    slow: float = 0.0
+    factor: float = 3.0
+    pause: float = 0.5
+    looks: int = LOOKS
+    seed: int = 0
+
+
+@dataclass
+class Outcome:
+    """What happened.
+
+    Attributes:
+        makespan: seconds until the last worker knew that all was done.
+        work: seconds of all shards on undisturbed workers.
+        lost: seconds of computing that kills or double work made useless.
+        computed: seconds that workers computed, lost ones included.
+        killed: how often.
+        requests: to the store, by kind.
+        busy: seconds of service, by kind.
+    """
+
+    makespan: float = 0.0
+    work: float = 0.0
+    lost: float = 0.0
+    computed: float = 0.0
+    killed: int = 0
+    requests: Counter[str] = field(default_factory=Counter)
+    busy: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass
+class Claim:
+    """Who works at a shard: the holder, its number of starts, and its heartbeats so far."""
+
+    worker: int
+    start: int
+    beats: int = 0
+
+
+class Cluster:
+    """The state of the store and of all workers."""
+
+    def __init__(self, scene: Scene, times: Times):
+        self.scene, self.times, self.rng = scene, times, Random(scene.seed)
+        self.env = simpy.Environment()
+        self.store = simpy.Resource(self.env, scene.servers)
+        self.costs = [scene.seconds * self.rng.uniform(0.9, 1.1) for _ in range(scene.shards)]
+        slow = set(self.rng.sample(range(scene.workers), round(scene.slow * scene.workers)))
+        self.factors = [scene.factor if worker in slow else 1.0 for worker in range(scene.workers)]
+        self.free = list(range(scene.shards))  # neither done nor claimed, ascending
+        self.claims: dict[int, Claim] = {}
+        self.done: set[int] = set()
+        self.starts = [0] * scene.workers
+        self.outcome = Outcome(work=sum(self.costs))
+
+    def run(self) -> Outcome:
+        """All of it, to the end."""
+        bodies = [self.env.process(self._life(worker)) for worker in range(self.scene.workers)]
+        self.env.run(self.env.all_of(bodies))
+        self.outcome.makespan = self.env.now
+        return self.outcome
+
+    def _ask(self, kind: str, entries: int = 0) -> Iterator[Any]:
+        """One request: waits for a server, then for its service."""
+        seconds = getattr(self.times, kind) + entries * self.times.entry
+        with self.store.request() as turn:
+            yield turn
+            yield self.env.timeout(seconds)
+        self.outcome.requests[kind] += 1
+        self.outcome.busy[kind] += seconds
+
+    def _list(self) -> Iterator[Any]:
+        yield from self._ask("listing", len(self.done) + len(self.claims))
+
+    def _life(self, worker: int) -> Iterator[Any]:
+        """One worker, killed and started again until all is done."""
+        rng = Random(f"{self.scene.seed}/{worker}")
+        while True:
+            self.starts[worker] += 1
+            body = self.env.process(self._work(worker, rng))
+            if not self.scene.kills:
+                yield body
+                return
+            death = self.env.timeout(rng.expovariate(self.scene.kills / 3600))
+            yield body | death
+            if body.processed:
+                return
+            body.interrupt()
+            self.outcome.killed += 1
+            yield self.env.timeout(self.scene.restart)
+
+    def _work(self, worker: int, rng: Random) -> Iterator[Any]:
+        """``make_missing``: list, take a free shard or one whose holder is dead, make it; pause where there is none."""
+        first, seen, pause = rng.randrange(self.scene.shards), dict[int, tuple[Claim, int, float]](), 0.02
+        try:
+            while True:
+                yield from self._list()
+                yield self.env.timeout(self.times.look * self.scene.shards)
+                if len(self.done) == self.scene.shards:
+                    return
+                made = False
+                for shard in self._candidates(first, rng):
+                    made = yield from self._try(shard, worker, seen)
+                    if made:
+                        break
+                if not made:
+                    yield self.env.timeout(pause * rng.uniform(0.5, 1.0))
+                pause = 0.02 if made else min(self.scene.pause, 1.5 * pause)
+        except simpy.Interrupt:
+            return
+
+    def _candidates(self, first: int, rng: Random) -> Iterator[int]:
+        """As listed now: free ones from ``first`` on, then some of those claimed. Copied only as far as needed."""
+        at, most = bisect_left(self.free, first), 16  # of the free ones; more than 16 are never taken in between
+        claimed = sorted(self.claims)
+        sample = rng.sample(claimed, min(self.scene.looks, len(claimed)))
+        yield from [*self.free[at : at + most], *self.free[: max(0, min(at, at + most - len(self.free)))], *sample]
+
+    def _try(self, shard: int, worker: int, seen: dict[int, tuple[Claim, int, float]]) -> Iterator[Any]:
+        """``hold`` and ``_make``: whether this worker made the shard."""
+        mine = yield from self._take(shard, worker, seen)
+        if mine is None:
+            return False
+        yield from self._list()
+        made = shard not in self.done
+        if made:
+            yield from self._make(shard, mine)
+        yield from self._ask("read")
+        if self.claims.get(shard) is mine:
+            yield from self._ask("delete")
+            self._release(shard)
+        return made
+
+    def _take(self, shard: int, worker: int, seen: dict[int, tuple[Claim, int, float]]) -> Iterator[Any]:
+        """The claim, or None while another holds it and lives."""
+        yield from self._ask("create")
+        if shard in self.claims:
+            yield from self._ask("read")
+            theirs = self.claims.get(shard)
+            if theirs is not None and not self._dead(shard, theirs, worker, seen):
+                return None
+            if theirs is not None:
+                yield from self._ask("delete")
+                if self.claims.get(shard) is theirs:
+                    self._release(shard)
+            yield from self._ask("create")
+            if shard in self.claims:
+                return None
+        self.claims[shard] = mine = Claim(worker, self.starts[worker])
+        at = bisect_left(self.free, shard)
+        if at < len(self.free) and self.free[at] == shard:
+            del self.free[at]
+        return mine
+
+    def _dead(self, shard: int, theirs: Claim, worker: int, seen: dict[int, tuple[Claim, int, float]]) -> bool:
+        """A former life of this machine's worker, or no heartbeat for STALE seconds since it was first looked at."""
+        claim, beats, since = seen.get(shard, (None, 0, 0.0))
+        if claim is not theirs or beats != theirs.beats:
+            seen[shard] = theirs, theirs.beats, since = theirs, theirs.beats, self.env.now
+        gone = theirs.worker == worker and theirs.start < self.starts[worker]
+        return gone or self.env.now - since > STALE
+
+    def _make(self, shard: int, mine: Claim) -> Iterator[Any]:
+        """Computes with heartbeats, then writes; a kill loses what was computed."""
+        seconds, began = self.costs[shard] * self.factors[mine.worker], self.env.now
+        pulse = self.env.process(self._pulse(shard, mine))
+        try:
+            yield self.env.timeout(seconds)
+            self.outcome.computed += seconds
+            yield from self._ask("write")
+        except simpy.Interrupt:
+            spent = min(seconds, self.env.now - began)
+            self.outcome.lost += spent
+            self.outcome.computed += spent if spent < seconds else 0.0
+            raise
+        finally:
+            if pulse.is_alive:
+                pulse.interrupt()
+        self.outcome.lost += seconds if shard in self.done else 0.0
+        self.done.add(shard)
+
+    def _pulse(self, shard: int, mine: Claim) -> Iterator[Any]:
+        try:
+            while True:
+                yield self.env.timeout(BEAT)
+                yield from self._ask("read")
+                if self.claims.get(shard) is not mine:
+                    return
+                yield from self._ask("beat")
+                mine.beats += 1
+        except simpy.Interrupt:
+            return
+
+    def _release(self, shard: int) -> None:
+        del self.claims[shard]
+        if shard not in self.done:
+            insort(self.free, shard)
+
+
+def simulate(scene: Scene, times: Times) -> Outcome:
+    """What happens, the same for the same seed."""
+    return Cluster(scene, times).run()
+
+
+def floor(scene: Scene, outcome: Outcome) -> float:
+    """No makespan is below: all work divided among workers as fast as the undisturbed, or one shard."""
+    return max(outcome.work / scene.workers, 0.9 * scene.seconds)
