@@ -25,6 +25,7 @@ test: $(VENV)/.ready
 	$(BIN)/pytest -q
 
 bench: $(VENV)/.ready
+	$(BIN)/python -m pip install -q -c constraints.txt zarr
 	$(BIN)/python -m benchmarks --save
 
 studies: $(VENV)/.ready

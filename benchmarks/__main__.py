@@ -25,6 +25,7 @@ from benchmarks.paper_scale import paper_scale
 from benchmarks.quality import evaluations, sweep
 from benchmarks.scores import scores
 from benchmarks.simulate import simulation
+from benchmarks.store import store
 from unseen_diffusion.files import read_json, write_json
 
 HERE = Path(__file__).parent
@@ -41,6 +42,7 @@ ALL: dict[str, Callable[[torch.device], list[Row]]] = {
     "options": options,
     "costs": costs,
     "simulate": simulation,
+    "store": store,
 }
 
 
