@@ -135,7 +135,7 @@ class BucketObjects:
 
         try:
             yield
-        except BaseError as error:
+        except (BaseError, FileNotFoundError) as error:  # the latter where the bucket itself is not there
             raise InputError(
                 f"{self.address}/{name}: {first_line(error)}; check the address, AWS_ENDPOINT_URL and the credentials"
             ) from error
