@@ -42,14 +42,14 @@ JOB = (  # a whole run without a network
 )
 
 
-def took(job: Callable[[int], Any], repeats: int) -> float:
-    """Median wall seconds of calls with 0, 1, 2, ..."""
+def took(job: Callable[[int], Any], repeats: int, of: Callable[[list[float]], float] = median) -> float:
+    """Median (or another statistic) of the wall seconds of calls with 0, 1, 2, ..."""
     times = []
     for index in range(repeats):
         started = time.perf_counter()
         job(index)
         times.append(time.perf_counter() - started)
-    return median(times)
+    return of(times)
 
 
 def store_times(objects: Objects, many: int = MANY, repeats: int = 100) -> tuple[Times, float]:
@@ -68,10 +68,10 @@ def store_times(objects: Objects, many: int = MANY, repeats: int = 100) -> tuple
     write = took(lambda i: shards.write(objects, folder, "key", rows[i], tensors, {}, 0.0), repeats)
     names = sorted(objects.names(f"{folder}/"))
     reading = took(lambda i: shards.read(objects, names[i], "key"), repeats)
-    few = took(lambda i: objects.names(f"{folder}/"), 20)
+    few = took(lambda i: objects.names(f"{folder}/"), 20, min)  # long and all processor: the least has no other load
     for start in range(0, many * BATCH, BATCH):
         objects.put(f"stage/many/rows-{start:08d}-{start + BATCH:08d}.0123456789abcdef.safetensors", b"")
-    long = took(lambda i: objects.names("stage/many/"), 10)
+    long = took(lambda i: objects.names("stage/many/"), 20, min)
     entry = (long - few) / (many - len(names))
     found, plan = objects.names("stage/many/"), shards.cut(many * BATCH, BATCH)
 
@@ -79,7 +79,9 @@ def store_times(objects: Objects, many: int = MANY, repeats: int = 100) -> tuple
         done = shards.present(found)
         shards._candidates([piece for piece in plan if piece not in done], "stage/many", found)
 
-    times = Times(create, read, beat, delete, write, max(0.0, few - entry * len(names)), entry, took(look, 10) / many)
+    times = Times(
+        create, read, beat, delete, write, max(0.0, few - entry * len(names)), entry, took(look, 10, min) / many
+    )
     return times, reading
 
 
@@ -89,12 +91,12 @@ def scheduler_times(count: int) -> dict[str, float]:
         folder, config = Path(name), {f"group{i}": {f"key{j}": j for j in range(10)} for i in range(20)}
         points = [Point([f"seed={i}"], config) for i in range(count)]
         manifest = Manifest([], name, None, True, points, 0, "")
-        recording = took(lambda i: write_manifest(folder, manifest), 1)
+        recording = took(lambda i: write_manifest(folder, manifest), 3, min)
         status = Status("done", "2026-01-01T00:00:00+00:00", "2026-01-01T00:00:00+00:00")
         for i in range(count):
             (folder / str(i)).mkdir()
             (folder / str(i) / STATUS).write_text(json.dumps(asdict(status)))
-        return {"recording": recording, "status": took(lambda i: SweepState.of(folder).plain(), 3)}
+        return {"recording": recording, "status": took(lambda i: SweepState.of(folder).plain(), 5, min)}
 
 
 def job_times() -> dict[str, float]:
