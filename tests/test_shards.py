@@ -161,6 +161,24 @@ def test_who_ends_second_returns_the_bytes_of_who_ended_first(tmp_path: Path, mo
     assert second.spent.evaluations == ROWS
 
 
+def test_who_was_taken_for_dead_returns_what_its_successor_wrote(tmp_path: Path) -> None:
+    """The same for artefacts without rows."""
+
+    def other() -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        return {"x": torch.ones(2)}, {"evaluations": 5}
+
+    def late() -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        next(tmp_path.rglob("artefact.claim")).unlink()
+        Store(tmp_path).get_or_make("one", 1, {}, other)
+        return {"x": torch.ones(2) + 1e-6}, {"evaluations": 5}
+
+    artefact = Store(tmp_path).get_or_make("one", 1, {}, late)
+    assert torch.equal(artefact.tensors["x"], torch.ones(2))
+    assert torch.equal(load_tensor(artefact.folder, "x"), torch.ones(2))
+    assert not artefact.reused
+    assert artefact.spent.evaluations == 5
+
+
 @pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP])
 def test_one_of_many_creates_where_there_are_no_hard_links(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
