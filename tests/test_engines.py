@@ -16,13 +16,18 @@ from typing import Any
 import pytest
 import yaml
 
-from test_sweeps import FAILING, here, states, unseen
+from test_sweeps import FAILING, HALTING, halted, here, same_as_whole, shards, states, unseen
 from unseen_diffusion.statuses import read_status
 
 __all__ = ["here"]
 pytestmark = pytest.mark.engine
 
 PATIENCE = 400  # seconds that no wait may take
+RAY = (
+    "hydra/launcher=ray",
+    "+hydra.launcher.ray.init.num_cpus=2",
+    "+hydra.launcher.ray.init.include_dashboard=false",
+)
 SLURM = ("hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.timeout_min=10")
 
 
@@ -105,12 +110,7 @@ def sweep(hows: str, *launcher: str) -> tuple[str, ...]:
 def test_ray_starts_a_killed_job_again(here: Path, started: Callable[..., subprocess.Popen]) -> None:
     """Two workers, one killed: Ray starts its job again, which runs from its beginning in the same folder."""
     needs("hydra_ray_launcher")
-    ray = (
-        "hydra/launcher=ray",
-        "+hydra.launcher.ray.init.num_cpus=2",
-        "+hydra.launcher.ray.init.include_dashboard=false",
-    )
-    process = started(*sweep("none,wait,last", *ray))
+    process = started(*sweep("none,wait,last", *RAY))
     until(["done", "running", "done"], process)
     kill(1)
     until([1, 2, 1], process, attempts)
@@ -119,6 +119,37 @@ def test_ray_starts_a_killed_job_again(here: Path, started: Callable[..., subpro
     assert states("swept") == ["done"] * 3
     assert attempts() == [1, 2, 1]
     same_as_alone("none,wait,last")
+
+
+def halt_two_workers(process: subprocess.Popen) -> None:
+    """Waits until both workers of one run are in the middle of their work, and proves that both have done some."""
+    until([2], process, lambda: [len(halted())])
+    assert shards("invert") == 4  # two of each, which halts in its third
+
+
+def test_ray_splits_a_run(here: Path, started: Callable[..., subprocess.Popen]) -> None:
+    """Both workers have made shards when worker 0 is killed: the other makes the rest, and Ray starts it again."""
+    needs("hydra_ray_launcher")
+    process = started("run", "-m", *HALTING, "workers=2", "hydra.sweep.dir=swept", *RAY)
+    halt_two_workers(process)
+    kill(0)
+    Path("healed").touch()
+    assert process.wait(timeout=PATIENCE) == 0, Path("log0").read_text()[-3000:]
+    assert states("swept") == ["done", "done"]
+    assert attempts() == [2, 1]
+    same_as_whole("swept/0")
+
+
+def test_slurm_splits_a_run(here: Path, slurm: None, started: Callable[..., subprocess.Popen]) -> None:
+    """Both workers of an array have made shards when worker 1 is killed: worker 0 makes the rest, which is enough."""
+    process = started("run", "-m", *HALTING, "workers=2", "hydra.sweep.dir=swept", *SLURM)
+    halt_two_workers(process)
+    kill(1)
+    until(["running", "dead"], process)
+    Path("healed").touch()
+    until(["done", "dead"], process)
+    assert unseen("status", "swept") == 0
+    same_as_whole("swept/0")
 
 
 def test_slurm_goes_on_without_its_login_session(

@@ -30,6 +30,7 @@ unseen: what can a frozen diffusion model generate that it has never seen?
 
   unseen run --cfg job                        prints the whole config
   unseen run -m hydra/launcher=NAME ...       in parallel: joblib, ray, submitit_slurm (docs/clusters.md)
+  unseen run -m hydra/launcher=NAME workers=8 each run on 8 of its jobs, which share the work
   UNSEEN_CONF=DIR                             a folder of your own configs, searched first
 
 Groups of `unseen run`:
