@@ -71,6 +71,8 @@ TUNING = (
     "method.tuning.check_every=1",
     "method.tuning.batch_size=4",
 )
+KEPT = ("outputs/training/photos32/weights-000125", "outputs/training/photos32/weights-006000")  # of a training
+KEPT_TWO = (f"model.path={','.join(KEPT)}",)
 OWN_DOMAIN = (  # classes of photos32's training, and as many own samples
     "domain=cifar10",
     "domain.labels=[1,5,7,8]",
@@ -118,8 +120,10 @@ STUDIES: dict[str, tuple[Sweep, ...]] = {
         sweep("tuning_frozen", "tuning", "method=fitted,slerp", tiny=TUNING[:3]),
     ),
     "base_quality": (
-        sweep("base_quality", "base_quality", "domain=hubble,faces,textures", tiny=["domain=hubble", *SEARCH]),
-        sweep("base_quality_own", "base_quality", *OWN_DOMAIN, tiny=[*SEARCH, "scores.latents=8"]),
+        sweep(
+            "base_quality", "base_quality", "domain=hubble,faces,textures", tiny=["domain=hubble", *KEPT_TWO, *SEARCH]
+        ),
+        sweep("base_quality_own", "base_quality", *OWN_DOMAIN, tiny=[*KEPT_TWO, *SEARCH, "scores.latents=8"]),
     ),
     # Without sweeps here: their READMEs say how their tables are made, and their analyses read those.
     "comparison": (),
