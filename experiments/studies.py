@@ -19,8 +19,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import import_module
+from multiprocessing import get_context
 from pathlib import Path
 
+from unseen_diffusion.cli import main as unseen_main
 from unseen_diffusion.files import read_json, write_json
 
 HERE = Path(__file__).parent
@@ -134,6 +136,11 @@ STUDIES: dict[str, tuple[Sweep, ...]] = {
 NAMED_ONLY = ("base_quality",)
 
 
+# Sweeps are forked from a process that has imported everything: diffusers takes 8 seconds to import.
+PROCESSES = get_context("forkserver")
+PROCESSES.set_forkserver_preload(["unseen_diffusion.runs", "unseen_diffusion.cli"])
+
+
 def hardware() -> str:
     """Processor and cores."""
     cpuinfo = Path("/proc/cpuinfo")
@@ -155,6 +162,15 @@ def folder(one: Sweep, tiny: bool) -> Path:
     return SWEEPS / f"{'tiny' if tiny else 'study'}_{one.name}"
 
 
+def unseen(arguments: Sequence[str], where: Path) -> None:
+    """The command `unseen`, in a process of its own; what it prints goes to the sweep's studies.log."""
+    with (where / "studies.log").open("ab", buffering=0) as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    os.environ["UNSEEN_RUN_ID"] = where.name
+    unseen_main(arguments)
+
+
 def run(one: Sweep, tiny: bool) -> bool:
     """Runs a sweep unless it has ended; True where every point is done."""
     where = folder(one, tiny)
@@ -163,13 +179,12 @@ def run(one: Sweep, tiny: bool) -> bool:
     overrides = [*one.overrides, *((*TINY, *one.tiny) if tiny else ())]
     command = ["unseen", "run", "-m", *overrides]
     print(f"{datetime.now():%H:%M} {' '.join(command)}", flush=True)
-    environment = os.environ | {"UNSEEN_RUN_ID": where.name, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
     begun, started = datetime.now(UTC), time.monotonic()
     where.mkdir(parents=True, exist_ok=True)
-    with (where / "studies.log").open("a", encoding="utf-8") as log:
-        code = subprocess.run(
-            [sys.executable, "-m", "unseen_diffusion.cli", *command[1:]], env=environment, stdout=log, stderr=log
-        ).returncode
+    process = PROCESSES.Process(target=unseen, args=(command[1:], where))
+    process.start()
+    process.join()
+    code = process.exitcode
     if code not in (0, 1):  # 1: some points failed, and the table says which
         print(f"{one.name}: exit code {code}; see {where}/studies.log", flush=True)
         return False
@@ -194,6 +209,7 @@ def main() -> int:
     parser.add_argument("--tiny", action="store_true", help="minutes instead of hours; results go to outputs/tiny")
     parser.add_argument("--analyse", action="store_true", help="only rebuild tables and figures from finished sweeps")
     chosen = parser.parse_args()
+    os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive")  # read by the processes of sweeps
     if unknown := [name for name in chosen.names if name not in STUDIES]:
         parser.error(f"{unknown[0]}: no such study; choose of {', '.join(STUDIES)}")
     names = chosen.names or [name for name in STUDIES if name not in NAMED_ONLY]
