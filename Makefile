@@ -21,8 +21,9 @@ endef
 demo: $(VENV)/.ready
 	$(BIN)/unseen run experiment=demo
 
+# A process a core, each on one thread.
 test: $(VENV)/.ready
-	$(BIN)/pytest -q
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/pytest -q -n auto --dist loadfile
 
 bench: $(VENV)/.ready
 	$(BIN)/python -m pip install -q -c constraints.txt zarr

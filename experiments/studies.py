@@ -73,8 +73,10 @@ TUNING = (
     "method.tuning.check_every=1",
     "method.tuning.batch_size=4",
 )
-KEPT = ("outputs/training/photos32/weights-000125", "outputs/training/photos32/weights-006000")  # of a training
-KEPT_TWO = (f"model.path={','.join(KEPT)}",)
+STEPS = (125, 250, 500, 1000, 2000, 3000, 4000, 6000)
+KEPT = tuple(f"outputs/training/photos32/weights-{step:06d}" for step in STEPS)  # by training.loop.keep
+ALL_KEPT = f"model.path={','.join(KEPT)}"
+TWO_KEPT = f"model.path={KEPT[0]},{KEPT[-1]}"
 OWN_DOMAIN = (  # classes of photos32's training, and as many own samples
     "domain=cifar10",
     "domain.labels=[1,5,7,8]",
@@ -122,10 +124,8 @@ STUDIES: dict[str, tuple[Sweep, ...]] = {
         sweep("tuning_frozen", "tuning", "method=fitted,slerp", tiny=TUNING[:3]),
     ),
     "base_quality": (
-        sweep(
-            "base_quality", "base_quality", "domain=hubble,faces,textures", tiny=["domain=hubble", *KEPT_TWO, *SEARCH]
-        ),
-        sweep("base_quality_own", "base_quality", *OWN_DOMAIN, tiny=[*KEPT_TWO, *SEARCH, "scores.latents=8"]),
+        sweep("base_quality", "base_quality", ALL_KEPT, tiny=["domain=hubble", TWO_KEPT, *SEARCH]),
+        sweep("base_quality_own", "base_quality", ALL_KEPT, *OWN_DOMAIN, tiny=[TWO_KEPT, *SEARCH, "scores.latents=8"]),
     ),
     # Without sweeps here: their READMEs say how their tables are made, and their analyses read those.
     "comparison": (),

@@ -38,6 +38,7 @@ NEEDED = {
     ("domain", "parquet"): "domain.path",
     ("domain", "hub"): "domain.id",
     ("model", "diffusers"): "model.path",
+    ("experiment", "base_quality"): "model.path",
 }
 
 
