@@ -171,12 +171,17 @@ def unseen(arguments: Sequence[str], where: Path) -> None:
     unseen_main(arguments)
 
 
+def last_of_each(overrides: Sequence[str]) -> list[str]:
+    """The last override of every key: Hydra would combine two sweeps of the same one."""
+    return list({override.partition("=")[0]: override for override in overrides}.values())
+
+
 def run(one: Sweep, tiny: bool) -> bool:
     """Runs a sweep unless it has ended; True where every point is done."""
     where = folder(one, tiny)
     if (where / ENDED).exists():
         return bool(read_json(where / ENDED)["complete"])
-    overrides = [*one.overrides, *((*TINY, *one.tiny) if tiny else ())]
+    overrides = last_of_each([*one.overrides, *((*TINY, *one.tiny) if tiny else ())])
     command = ["unseen", "run", "-m", *overrides]
     print(f"{datetime.now():%H:%M} {' '.join(command)}", flush=True)
     begun, started = datetime.now(UTC), time.monotonic()

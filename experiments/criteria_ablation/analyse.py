@@ -71,10 +71,15 @@ def table(full: pd.DataFrame) -> pd.DataFrame:
             "less none (p)": [difference(line) for line in records],
             "verdict": full["verdict"],
             "copies": [f"{line['copy_rate']:.1%}" for line in records],
-            "conf": [f"{line['target_conformal']:.0%}" for line in records],
+            "conf": [share(line.get("target_conformal")) for line in records],
             "selection, ms": [f"{1000 * line['selection_seconds']:.1f}" for line in records],
         }
     )
+
+
+def share(value: float | None) -> str:
+    """A percentage; empty where no run had the score."""
+    return "" if value is None or value != value else f"{value:.0%}"
 
 
 def difference(line: dict[Any, Any]) -> str:

@@ -130,7 +130,7 @@ def schedule(full: pd.DataFrame) -> Answer | None:
     by_schedule = all(one.low > 0 for one in finer.values())
     by_model = all(one.low > 0 for one in models.values()) or all(one.high < 0 for one in models.values())
     what = {
-        (True, True): "Both matter",
+        (True, True): "Both the schedule and the model matter",
         (True, False): "The schedule matters; an effect of the model is not consistent",
         (False, True): "The model matters; an effect of the schedule is not consistent",
         (False, False): "Neither effect is resolved",
@@ -139,7 +139,7 @@ def schedule(full: pd.DataFrame) -> Answer | None:
     gaps = ", ".join(f"{s} {n}: {pm(one.mean, one.high - one.mean)}" for (s, n), one in models.items())
     return Answer(
         "reviewer 14",
-        f"{what}: finer steps change what the two directions do not undo, and so does training.",
+        f"{what} in what the two directions do not undo.",
         f"{steps[-1]} instead of {steps[0]} steps, dB of SNR: {gains}; trained less untrained: {gaps}",
     )
 
