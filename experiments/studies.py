@@ -138,7 +138,7 @@ NAMED_ONLY = ("base_quality",)
 
 # Sweeps are forked from a process that has imported everything: diffusers takes 8 seconds to import.
 PROCESSES = get_context("forkserver")
-PROCESSES.set_forkserver_preload(["unseen_diffusion.runs", "unseen_diffusion.cli"])
+PROCESSES.set_forkserver_preload(["unseen_diffusion.results", "unseen_diffusion.cli"])
 
 
 def hardware() -> str:

@@ -49,6 +49,7 @@ ORDER = (
     "dashboard",
     "settings",
     "runs",
+    "results",
     "workers",
     "training",
     "statuses",

@@ -17,7 +17,7 @@ from unseen_diffusion.errors import InputError
 from unseen_diffusion.files import read_json
 from unseen_diffusion.latents.gaussianity import gaussianity
 from unseen_diffusion.models.analytic import natural_gaussian
-from unseen_diffusion.runs import execute
+from unseen_diffusion.results import execute
 from unseen_diffusion.scores.intervals import t_interval
 from unseen_diffusion.searches import (
     CRITERIA,

@@ -28,7 +28,8 @@ from unseen_diffusion.files import read_json
 from unseen_diffusion.geometry import CRITERIA, References
 from unseen_diffusion.latents.gaussianity import gaussianity
 from unseen_diffusion.latents.separability import separability
-from unseen_diffusion.runs import Run, execute
+from unseen_diffusion.results import execute
+from unseen_diffusion.runs import Run
 from unseen_diffusion.searches import PERMUTATIONS, BandwidthSearch
 from unseen_diffusion.settings import build, check
 

@@ -59,7 +59,7 @@ def run_job(config: DictConfig) -> list[float] | None:
 
 def _work(config: DictConfig, folder: Path, sweep: Path) -> list[float] | None:
     """Makes and writes a run's results, as its worker 0, or takes part in making them; the objectives of the former."""
-    from unseen_diffusion.runs import execute
+    from unseen_diffusion.results import execute
     from unseen_diffusion.settings import check
     from unseen_diffusion.workers import take_part
 

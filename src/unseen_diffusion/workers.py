@@ -1,22 +1,20 @@
 """One run on several workers: all take part in its stages, and worker 0 alone scores, draws and writes results."""
 
-from unseen_diffusion.runs import (
-    Run,
+from unseen_diffusion.results import (
     compared,
     domain_views,
     evaluations,
     extras,
-    generate,
     round_trips,
-    searched,
     tested_latents,
     tuning_of,
 )
+from unseen_diffusion.runs import Run, generate, searched
 from unseen_diffusion.settings import RunSettings
 
 
 def take_part(settings: RunSettings) -> int:
-    """Goes through the stages of ``runs.execute`` in its order, and leaves what it makes in the store.
+    """Goes through the stages of ``results.execute`` in its order, and leaves what it makes in the store.
 
     Which worker makes which shard changes none. A stage that is left out here is made by worker 0.
 
