@@ -77,7 +77,7 @@ def store_times(objects: Objects, many: int = MANY, repeats: int = 100) -> tuple
 
     def look(index: int) -> None:
         done = shards.present(found)
-        shards._candidates([piece for piece in plan if piece not in done], "stage/many", found)
+        shards._split([piece for piece in plan if piece not in done], "stage/many", found)
 
     times = Times(
         create, read, beat, delete, write, max(0.0, few - entry * len(names)), entry, took(look, 10, min) / many

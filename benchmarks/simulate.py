@@ -95,7 +95,6 @@ def simulate_rows(times: Times, reading: float) -> list[Row]:
         found += scene_rows(f"{images:,} images, trouble", replace(scene, **TROUBLE), times, trouble=True)
     few, many = sizes[IMAGES[0]], sizes[IMAGES[-1]]
     found += scene_rows(f"{IMAGES[0]:,} images, pauses of 5 s", replace(few, pause=5.0), times)
-    found += scene_rows(f"{IMAGES[0]:,} images, 2 looks", replace(few, looks=2), times)
     found += scene_rows(
         f"{IMAGES[-1]:,} images, 32 times as fast a store", replace(many, servers=32 * base.servers), times
     )

@@ -14,7 +14,6 @@ from typing import Any
 import simpy
 
 from unseen_diffusion.claims import BEAT, STALE
-from unseen_diffusion.shards import LOOKS
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,6 @@ class Scene:
         kills: a worker-hour, at random; the shard at hand is lost, and the worker is back after ``restart`` seconds.
         slow: share of workers that take ``factor`` times as long.
         pause: longest time between two looks of a worker that finds nothing to do.
-        looks: claims of others that it examines at each.
     """
 
     shards: int
@@ -66,7 +64,6 @@ class Scene:
     slow: float = 0.0
     factor: float = 3.0
     pause: float = 0.5
-    looks: int = LOOKS
     seed: int = 0
 
 
@@ -155,31 +152,38 @@ class Cluster:
             yield self.env.timeout(self.scene.restart)
 
     def _work(self, worker: int, rng: Random) -> Iterator[Any]:
-        """``make_missing``: list, take a free shard or one whose holder is dead, make it; pause where there is none."""
-        first, seen, pause = rng.randrange(self.scene.shards), dict[int, tuple[Claim, int, float]](), 0.02
+        """``make_missing``: list, make free shards until the list is old; where there are none, wait for others."""
+        seen, pause = dict[int, tuple[Claim, int, float]](), 0.02
         try:
             while True:
                 yield from self._list()
                 yield self.env.timeout(self.times.look * self.scene.shards)
                 if len(self.done) == self.scene.shards:
                     return
-                made = False
-                for shard in self._candidates(first, rng):
-                    made = yield from self._try(shard, worker, seen)
-                    if made:
-                        break
-                if not made:
+                claimed = list(self.claims)
+                made = yield from self._work_through(worker, rng, seen)
+                while not made:
                     yield self.env.timeout(pause * rng.uniform(0.5, 1.0))
-                pause = 0.02 if made else min(self.scene.pause, 1.5 * pause)
+                    pause = min(self.scene.pause, 1.5 * pause)
+                    shard = rng.choice(claimed) if claimed else None
+                    if shard is not None:
+                        yield from self._ask("read")
+                    if shard is None or shard not in self.claims:
+                        break
+                    made = yield from self._try(shard, worker, seen)
+                pause = 0.02 if made else pause
         except simpy.Interrupt:
             return
 
-    def _candidates(self, first: int, rng: Random) -> Iterator[int]:
-        """As listed now: free ones from ``first`` on, then some of those claimed. Copied only as far as needed."""
-        at, most = bisect_left(self.free, first), 16  # of the free ones; more than 16 are never taken in between
-        claimed = sorted(self.claims)
-        sample = rng.sample(claimed, min(self.scene.looks, len(claimed)))
-        yield from [*self.free[at : at + most], *self.free[: max(0, min(at, at + most - len(self.free)))], *sample]
+    def _work_through(self, worker: int, rng: Random, seen: dict[int, tuple[Claim, int, float]]) -> Iterator[Any]:
+        """Those free now, from a random place on, until one turns out to be another's; whether any was made."""
+        first, some = rng.randrange(len(self.free)) if self.free else 0, False
+        for shard in self.free[first:] + self.free[:first]:
+            if (yield from self._try(shard, worker, seen)):
+                some = True
+            elif some:
+                break
+        return some
 
     def _try(self, shard: int, worker: int, seen: dict[int, tuple[Claim, int, float]]) -> Iterator[Any]:
         """``hold`` and ``_make``: whether this worker made the shard."""
@@ -198,19 +202,16 @@ class Cluster:
 
     def _take(self, shard: int, worker: int, seen: dict[int, tuple[Claim, int, float]]) -> Iterator[Any]:
         """The claim, or None while another holds it and lives."""
+        yield from self._ask("read")
+        if (theirs := self.claims.get(shard)) is not None:
+            if not self._dead(shard, theirs, worker, seen):
+                return None
+            yield from self._ask("delete")
+            if self.claims.get(shard) is theirs:
+                self._release(shard)
         yield from self._ask("create")
         if shard in self.claims:
-            yield from self._ask("read")
-            theirs = self.claims.get(shard)
-            if theirs is not None and not self._dead(shard, theirs, worker, seen):
-                return None
-            if theirs is not None:
-                yield from self._ask("delete")
-                if self.claims.get(shard) is theirs:
-                    self._release(shard)
-            yield from self._ask("create")
-            if shard in self.claims:
-                return None
+            return None
         self.claims[shard] = mine = Claim(worker, self.starts[worker])
         at = bisect_left(self.free, shard)
         if at < len(self.free) and self.free[at] == shard:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -139,7 +140,7 @@ def test_a_record_of_shards_without_its_seal_is_made_again(tmp_path: Path, caplo
 
 
 def test_who_ends_second_returns_the_bytes_of_who_ended_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two GPUs may differ in last bits: while one worker reads its shards, another completes the artefact."""
+    """Two GPUs may differ in last bits: while one worker reads all shards, another that takes it for dead is faster."""
     read_all, raced = shards.read_all, list[Any]()
 
     def slow(*arguments: Any) -> Any:
@@ -147,7 +148,7 @@ def test_who_ends_second_returns_the_bytes_of_who_ended_first(tmp_path: Path, mo
         if not raced:
             how = rows_of()
             other = replace(how, make=lambda rows: ({"x": how.make(rows)[0]["x"] + 1e-12}, {"evaluations": len(rows)}))
-            for path in tmp_path.glob("slow/*/rows-*"):
+            for path in [*tmp_path.glob("slow/*/rows-*"), *tmp_path.glob("slow/*/artefact.claim")]:
                 path.unlink()
             raced.append(None)
             raced[0] = Store(tmp_path).get_or_make_rows("slow", 1, {"seed": 0}, other)
@@ -258,6 +259,88 @@ def test_one_of_two_makes_what_has_no_rows(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert len(calls) == 1
+
+
+class Counting(LocalObjects):
+    """Counts what is asked."""
+
+    def __init__(self, folder: Path):
+        super().__init__(folder)
+        self.listed, self.reads = Counter[str](), Counter[str]()
+
+    def names(self, prefix: str) -> set[str]:
+        self.listed[prefix] += 1
+        return super().names(prefix)
+
+    def read(self, name: str) -> bytes | None:
+        self.reads[name] += 1
+        return super().read(name)
+
+
+def counting(root: Path) -> tuple[Store, Counting]:
+    store, objects = Store(root), Counting(root)
+    store.objects, store.claims = objects, Claims(objects)
+    return store, objects
+
+
+def test_one_list_serves_all_shards(tmp_path: Path) -> None:
+    """The folder is listed to agree on boundaries, for what is missing, when all is made, and to tidy up."""
+    store, objects = counting(tmp_path)
+    folder = Recipe("slow", 1, {"seed": 0}).folder
+    store.get_or_make_rows("slow", 1, {"seed": 0}, rows_of())
+    pieces = [f"{shards.stem(folder, rows)}." for rows in cut(ROWS, BATCH)]
+    assert objects.listed == {f"{folder}/": 4} | dict.fromkeys(pieces, 1)
+
+
+def test_who_waits_looks_at_claims_and_lists_nothing(tmp_path: Path) -> None:
+    """One shard is claimed by a living worker, which gives it up in the end."""
+    store, objects = counting(tmp_path)
+    folder = Recipe("slow", 1, {"seed": 0}).folder
+    claim, made = f"{shards.stem(folder, range(6, 8))}.claim", list[int]()
+
+    def until(reads: int) -> int:
+        while objects.reads[claim] < reads:
+            time.sleep(0.01)
+        return objects.listed[f"{folder}/"]
+
+    with ThreadPoolExecutor(1) as pool, Claims(LocalObjects(tmp_path)).hold(claim) as held:
+        assert held
+        waiting = pool.submit(store.get_or_make_rows, "slow", 1, {"seed": 0}, rows_of(made))
+        assert until(10) == until(18)
+        assert sorted(made) == [rows.start for rows in cut(ROWS, BATCH) if rows.start != 6]
+        (tmp_path / claim).unlink()
+        assert waiting.result().spent.evaluations == ROWS
+    assert made[-1] == 6
+
+
+def test_three_workers_read_every_shard_once_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, names = shards.read, list[str]()
+
+    def counted(objects: Any, name: str, key: str) -> Any:
+        names.append(name)
+        return read(objects, name, key)
+
+    monkeypatch.setattr(shards, "read", counted)
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(get, [tmp_path] * 3))
+    assert set(Counter(names).values()) == {3}
+    assert len(set(names)) == COUNT
+
+
+def test_a_shard_that_is_lost_while_others_are_made_is_made_again(tmp_path: Path) -> None:
+    made = list[int]()
+    how = rows_of(made)
+
+    def make(rows: range) -> Any:
+        if len(made) == COUNT - 1:
+            next(tmp_path.glob("slow/*/rows-*.safetensors")).unlink()
+        return how.make(rows)
+
+    artefact = Store(tmp_path).get_or_make_rows("slow", 1, {"seed": 0}, replace(how, make=make))
+    assert len(made) == COUNT + 1
+    assert artefact.spent.evaluations == ROWS + BATCH
+    get(tmp_path / "whole")
+    assert contents(tmp_path) == contents(tmp_path / "whole")
 
 
 @pytest.mark.parametrize(("code", "remedy"), [(errno.ENOSPC, "no space left"), (errno.EROFS, "cannot write here")])

@@ -18,8 +18,9 @@ def test_one_worker_takes_the_sum_of_all_works() -> None:
     assert 2.7 * 50 < alone.work < 3.3 * 50
     served = simulate(scene, TIMES)
     assert served.makespan == pytest.approx(served.work + sum(served.busy.values()), rel=1e-12)
-    # Two listings, a claim created, read and deleted, and a file written for each shard; one listing at the end.
-    counts = {"listing": 101, "create": 50, "write": 50, "read": 50, "delete": 50}
+    # A listing, a claim looked for, created, read and deleted, and a file written for each shard; a listing of what
+    # there is to do, and one at the end.
+    counts = {"listing": 52, "create": 50, "write": 50, "read": 100, "delete": 50}
     assert served.requests == counts
 
 

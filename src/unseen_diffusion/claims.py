@@ -68,12 +68,10 @@ class Claims:
             pause()
 
     def _take(self, name: str, me: dict[str, Any]) -> bool:
-        if self.objects.create(name, _dump(me)):
-            return True
-        theirs = self.objects.read(name)
-        if theirs is not None and not self._dead(name, theirs):
-            return False
+        theirs = self.objects.read(name)  # most claims looked at are held: reading costs less than to be refused
         if theirs is not None:
+            if not self._dead(name, theirs):
+                return False
             log.info("%s: its holder died; taken over", name)
             self.objects.delete(name)
         return self.objects.create(name, _dump(me))

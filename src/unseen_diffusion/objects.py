@@ -67,7 +67,8 @@ class LocalObjects:
     def names(self, prefix: str) -> set[str]:
         parent, start = prefix.rsplit("/", 1)
         try:
-            found = [path.name for path in (self.folder / parent).iterdir()]
+            with os.scandir(self.folder / parent) as entries:
+                found = [entry.name for entry in entries]
         except FileNotFoundError:
             return set()
         return {f"{parent}/{name}" for name in found if name.startswith(start) and not name.startswith(".")}

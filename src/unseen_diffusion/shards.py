@@ -33,7 +33,6 @@ Made = tuple[Tensors, Facts]
 
 PLAN = "plan.json"
 SHARD = re.compile(r"rows-(\d+)-(\d+)\.([0-9a-f]{16})\.safetensors")
-LOOKS = 16  # claims of others examined between two pauses
 
 
 @dataclass(frozen=True)
@@ -96,14 +95,24 @@ def make_missing(
 ) -> tuple[list[str], Spent]:
     """Makes the shards that are missing, sharing the work with whoever makes the same artefact.
 
+    Listing a folder costs as much as it has entries, so that it is done as seldom as will do: one list is worked
+    through until a shard of it turns out to be another's, and one who waits for others looks at single claims.
+
     Returns:
         The names of all shards, in order, when they are there; and what this process has spent, ``spent`` included.
     """
     plan = agree(objects, folder, how)
-    first = random.randrange(len(plan))  # workers start at different places and seldom meet
-    order = [*plan[first:], *plan[:first]]
     seen: set[range] = set()
     pause = Pause(objects.pause)
+
+    def mine(rows: range) -> bool:
+        nonlocal spent, pause
+        made = _make(objects, claims, folder, key, how, rows)
+        if made is not None:
+            spent, pause = spent.plus(*made), Pause(objects.pause)
+            seen.add(rows)
+        return made is not None
+
     while True:
         names = objects.names(f"{folder}/")
         done = present(names)
@@ -111,16 +120,31 @@ def make_missing(
             if rows in done and rows not in seen:
                 how.found(len(rows))
                 seen.add(rows)
-        if len(seen) == len(plan):
+        if not (missing := [rows for rows in plan if rows not in done]):
             return [done[rows] for rows in plan], spent
-        for rows in _candidates([rows for rows in order if rows not in done], folder, names):
-            made = _make(objects, claims, folder, key, how, rows)
-            if made is not None:
-                spent, pause = spent.plus(*made), Pause(objects.pause)
-                seen.add(rows)
-                break
-        else:
-            pause()
+        free, claimed = _split(missing, folder, names)
+        if not _work_through(free, mine):
+            _wait(objects, folder, claimed, mine, pause)
+
+
+def _work_through(free: list[range], mine: Callable[[range], bool]) -> bool:
+    """Makes shards from a random place on, so that workers seldom meet, until the list is seen to be old."""
+    first, some = random.randrange(len(free)) if free else 0, False
+    for rows in free[first:] + free[:first]:
+        if mine(rows):
+            some = True
+        elif some:
+            break
+    return some
+
+
+def _wait(objects: Objects, folder: str, claimed: list[range], mine: Callable[[range], bool], pause: Pause) -> None:
+    """Until one of these claims is given up, or was a dead worker's and its shard is made."""
+    while True:
+        pause()
+        rows = random.choice(claimed) if claimed else None
+        if rows is None or objects.read(f"{stem(folder, rows)}.claim") is None or mine(rows):
+            return
 
 
 def _make(objects: Objects, claims: Claims, folder: str, key: str, how: RowWise, rows: range) -> Spent | None:
@@ -170,11 +194,10 @@ def present(names: set[str]) -> dict[range, str]:
     return found
 
 
-def _candidates(missing: list[range], folder: str, names: set[str]) -> list[range]:
-    """Missing shards that nobody has claimed, then some of the claimed ones: their holders may have died."""
+def _split(missing: list[range], folder: str, names: set[str]) -> tuple[list[range], list[range]]:
+    """Missing shards that nobody has claimed, and the others."""
     claimed = [rows for rows in missing if f"{stem(folder, rows)}.claim" in names]
-    free = [rows for rows in missing if f"{stem(folder, rows)}.claim" not in names]
-    return free + random.sample(claimed, min(LOOKS, len(claimed)))
+    return [rows for rows in missing if f"{stem(folder, rows)}.claim" not in names], claimed
 
 
 def write(objects: Objects, folder: str, key: str, rows: range, tensors: Tensors, facts: Facts, seconds: float) -> None:

@@ -25,7 +25,7 @@ from unseen_diffusion.claims import Claims
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.files import seal, unseal
 from unseen_diffusion.objects import LocalObjects, Objects
-from unseen_diffusion.shards import Facts, Made, RowWise, Spent, Tensors, Whole
+from unseen_diffusion.shards import Facts, Made, RowWise, Spent, Tensors
 
 TENSORS = "tensors.safetensors"
 RECORD = "artefact.json"
@@ -156,17 +156,24 @@ class Store:
         while True:
             if (found := self._find(recipe)) is None:
                 names, spent = shards.make_missing(self.objects, self.claims, recipe.folder, recipe.key, how, spent)
-                whole = shards.read_all(self.objects, recipe.key, names, how.rows)
-                found = None if whole is None else self._complete(recipe, how, names, whole)
+                found = self._complete(recipe, how, names)
             if found is not None:
                 return replace(found, spent=spent, reused=spent == Spent())
 
-    def _complete(self, recipe: Recipe, how: RowWise, names: list[str], whole: Whole) -> Artefact:
-        """Writes the record; where another worker was first, reads what that one chose, which all read from then on."""
+    def _complete(self, recipe: Recipe, how: RowWise, names: list[str]) -> Artefact | None:
+        """One worker reads all shards and writes the record, the others wait and read what it chose.
+
+        None where a shard is missing or damaged.
+        """
         folder = recipe.folder
 
-        def make() -> Artefact:
+        def make() -> Artefact | None:
+            whole = shards.read_all(self.objects, recipe.key, names, how.rows)
+            if whole is None:
+                return None
             facts = how.finish(whole.tensors, whole.facts)
+            if (found := self._find(recipe)) is not None:  # of a worker that took this one for dead
+                return found
             files = [name.rsplit("/", 1)[1] for name in names]
             contents = {"rows": how.rows, "size": shards.size(names), "shards": files}
             self.objects.put(f"{folder}/{RECORD}", recipe.record(facts, whole.seconds, contents))
