@@ -1,5 +1,6 @@
 """Status and resume of runs and sweeps, by real failures."""
 
+import errno
 import json
 import os
 import signal
@@ -7,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -357,6 +358,58 @@ def test_heartbeats_carry_the_last_line(here: Path, monkeypatch: pytest.MonkeyPa
             time.sleep(0.01)
         assert read_status(Path("job")).activity == "half way"
         assert read_status(Path("job")).state == "running"
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+def test_heartbeats_outlive_a_full_disk(here: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """Statuses that cannot be written, the first one and many beats, end neither the job nor later beats."""
+    monkeypatch.setattr("unseen_diffusion.statuses.BEAT", 0.01)
+    failed = failing_statuses(monkeypatch, code, lambda: not Path("freed").exists())
+    with claimed(Path("job")) as journal:
+        assert journal
+        wait_for(lambda: len(failed) > 5)
+        assert read_status(Path("job")) is None
+        Path("freed").touch()
+        wait_for(lambda: state_of(read_status(Path("job"))) == "running")
+        journal.end()
+    assert state_of(read_status(Path("job"))) == "done"
+
+
+def test_a_full_disk_at_a_job_s_end_does_not_stop_the_others(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the end of a failed job nor that of a finished one, unrecorded, is lost silently or stops the next."""
+    failing_statuses(monkeypatch, errno.ENOSPC, lambda: not Path("swept/2/.job.lock").exists())
+    assert unseen("run", "-m", *FAILING, "+features.how=raise,none,last", "hydra.sweep.dir=swept") == 1
+    assert read_status(Path("swept/0")) is None
+    assert read_status(Path("swept/1")) is None
+    assert states("swept")[2] == "done"
+    assert [Path("swept", name, "results.json").is_file() for name in "012"] == [False, True, True]
+    for name, state in (("0", "failed"), ("1", "done")):
+        lines = Path("swept", name, "run.log").read_text().splitlines()
+        assert sum(f"state '{state}' is not recorded: " in line and "no space left" in line for line in lines) == 1
+    Path("healed").touch()
+    assert unseen("resume", "swept") == 0
+
+
+def failing_statuses(monkeypatch: pytest.MonkeyPatch, code: int, while_: Callable[[], bool]) -> list[Path]:
+    """A disk that takes no status for the time being; those that it did not take."""
+    rename, failed = os.replace, []
+
+    def replace_(source: Path, target: Path) -> None:
+        if Path(target).name == STATUS and while_():
+            failed.append(Path(target))
+            raise OSError(code, os.strerror(code))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", replace_)
+    return failed
+
+
+def wait_for(true: Callable[[], bool]) -> None:
+    """Waits, half a minute at most."""
+    deadline = time.monotonic() + 30
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert true()
 
 
 def test_an_absent_launcher_is_one_line(

@@ -131,7 +131,10 @@ def _beats(folder: Path, status: Status) -> bool:
 
 
 class Journal(logging.Handler):
-    """Writes a running job's status at once, then every ``BEAT`` seconds with the last line logged, and its end."""
+    """Writes a running job's status at once, then every ``BEAT`` seconds with the last line logged, and its end.
+
+    It is an account of the work and never ends it: what a full disk keeps it from writing is logged.
+    """
 
     def __init__(self, folder: Path, attempt: int):
         super().__init__(logging.INFO)
@@ -182,14 +185,14 @@ class Journal(logging.Handler):
         while not self._over.wait(BEAT):
             with self._write:
                 self.status = replace(self.status, heartbeat=_stamp())
-            try:
-                self._save()
-            except OSError as error:  # a full or absent disk for a moment: the next heartbeat may get through
-                log.debug("%s: %s", self.folder / STATUS, error)
+            self._save(logging.DEBUG)  # the next heartbeat may get through
 
-    def _save(self) -> None:
-        with self._write:
-            write_json(self.folder / STATUS, asdict(self.status))
+    def _save(self, level: int = logging.ERROR) -> None:
+        try:
+            with self._write:
+                write_json(self.folder / STATUS, asdict(self.status))
+        except (OSError, InputError) as error:  # a full, closed or absent disk; logged without the lock, for emit
+            log.log(level, "state %r is not recorded: %s", self.status.state, error)
 
 
 def _space() -> str:
