@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from unseen_diffusion.files import write_json
 from unseen_diffusion.statuses import LOCK, STATUS, Status, claimed, read_status, state_of
 from unseen_diffusion.store import load_tensor
 from unseen_diffusion.sweeps import MANIFEST, SweepState, sweep_folders
+from unseen_diffusion.tables import results_files
 
 # A whole run without any network, scored on two rows.
 LEAN = (
@@ -280,12 +282,17 @@ def test_resume_keeps_the_settings(
 def test_a_folder_is_used_again_only_when_nothing_runs_there(
     here: Path, other: subprocess.Popen, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A second sweep in the same folder starts anew, unless a run of the first is going on."""
+    """A second sweep in the same folder starts anew, unless a run of the first is going on; what is not its stays."""
     swept = ("run", "-m", *LEAN, "hydra.sweep.dir=swept")
     assert unseen(*swept, "seed=0,1") == 0
+    kept = Path("swept/1/samples.png").read_bytes()
+    shutil.copytree("swept/1", "swept/mine")
     assert unseen(*swept, "seed=5") == 0
     assert states("swept") == ["done"]
+    assert results_files(["swept"]) == [Path("swept/0/results.json"), Path("swept/mine/results.json")]
     assert json.loads(Path("swept/0/results.json").read_text())["settings"]["seed"] == 5
+    assert Path("swept/1/samples.png").read_bytes() == kept
+    assert Path("swept/mine", STATUS).is_file()
     write_json(Path("swept/0") / STATUS, asdict(running(other)))
     assert unseen(*swept, "seed=6") == 2
     assert "going on there" in capsys.readouterr().err

@@ -69,17 +69,22 @@ class Manifest:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Records a sweep before it starts, and forgets the states of one that the folder held before.
+    """Records a sweep before it starts, and forgets states and results of the one that the folder held before.
+
+    Tables and reports would else take its runs for the new sweep's. Nothing but what its manifest names is removed.
 
     Raises:
         InputError: a run is going on there.
     """
+    from unseen_diffusion.tables import RESULTS
+
     if (folder / MANIFEST).is_file():
         before = SweepState.of(folder)
         if running := [job.name for job in before.jobs if job.state == "running"]:
             raise InputError(f"{folder}: {len(running)} run(s) are going on there; choose another folder or wait")
         for job in before.jobs:
-            (folder / job.name / STATUS).unlink(missing_ok=True)
+            for name in (RESULTS, STATUS):
+                (folder / job.name / name).unlink(missing_ok=True)
     write_json(folder / MANIFEST, asdict(manifest))
 
 
