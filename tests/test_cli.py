@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 from unseen_diffusion.cli import help_text, main
-from unseen_diffusion.composition import GROUPS, expand, options
+from unseen_diffusion.composition import GROUPS, expand, options, own_config
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.settings import check
 from unseen_diffusion.store import load_tensor
@@ -289,6 +290,21 @@ def test_help_explains_every_group() -> None:
         assert f"\n  {group}\n" in text
         assert entries
     assert len(options()) == len(GROUPS)
+
+
+def test_help_explains_every_key_of_a_run() -> None:
+    """unseen --help has a line for each key of the composed config that is no group to choose from."""
+    config = own_config(expand("run", []).points[0])
+    keys = {key: value for key, value in config.items() if key not in GROUPS}
+    keys |= {f"paths.{key}": value for key, value in config["paths"].items()}
+    keys |= {f"rejection.{key}": value for key, value in keys.pop("rejection").items()}
+    told = help_text().partition("Keys of a run")[2].partition("Groups of")[0].strip().splitlines()[2:]
+    shown = {line.split()[0].partition("=")[0]: line.split(maxsplit=1) for line in told}
+    assert set(shown) == set(keys)
+    for key, value in keys.items():
+        setting, comment = shown[key]
+        assert yaml.safe_load(setting.partition("=")[2]) == value
+        assert len(comment) > 10
 
 
 def test_own_configs_come_first(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

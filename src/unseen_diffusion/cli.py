@@ -32,8 +32,6 @@ unseen: what can a frozen diffusion model generate that it has never seen?
   unseen run -m hydra/launcher=NAME ...       in parallel: joblib, ray, submitit_slurm (docs/clusters.md)
   unseen run -m hydra/launcher=NAME workers=8 each run on 8 of its jobs, which share the work
   UNSEEN_CONF=DIR                             a folder of your own configs, searched first
-
-Groups of `unseen run`:
 """
 
 
@@ -73,15 +71,19 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def help_text() -> str:
-    """The help, with every config group and option and its first comment line."""
-    from unseen_diffusion.composition import options
+    """The help, with every key of a run, every config group and option, and the comments of conf/ on them."""
+    from unseen_diffusion.composition import options, run_keys
 
-    lines = [HELP.rstrip("\n")]
+    lines = [HELP, "Keys of a run, with their defaults:\n", *_columns(run_keys(), 2), "\nGroups of `unseen run`:"]
     for group, entries in options().items():
-        lines.append(f"\n  {group}")
-        width = max(len(name) for name, _ in entries)
-        lines += [f"    {name:<{width}}  {line}" for name, line in entries]
+        lines += [f"\n  {group}", *_columns(entries, 4)]
     return "\n".join(lines)
+
+
+def _columns(entries: Sequence[tuple[str, str]], indent: int) -> list[str]:
+    """A line each, the comments below one another, but for very long names."""
+    width = min(30, max(len(name) for name, _ in entries))
+    return [f"{'':{indent}}{name:<{width}}  {line}".rstrip() for name, line in entries]
 
 
 def _run(arguments: list[str]) -> int:

@@ -113,6 +113,30 @@ def options() -> dict[str, list[tuple[str, str]]]:
     return found
 
 
+def run_keys() -> list[tuple[str, str]]:
+    """Every key of a run outside the groups to choose from, as ``key=default``, with the comment beside it."""
+    found = _commented(config_folder() / "run.yaml", "")
+    # A group of one option is not chosen from: its keys are a run's own.
+    single = [files[0] for group in GROUPS if len(files := sorted((config_folder() / group).glob("*.yaml"))) == 1]
+    for path in single:
+        found += _commented(path, f"{path.parent.name}.")
+    return [(key, comment) for key, comment in found if not key.startswith("hydra.")]
+
+
+def _commented(path: Path, prefix: str) -> list[tuple[str, str]]:
+    """``key=value`` and comment of every line of a YAML file that sets a value, its keys dotted."""
+    found: list[tuple[str, str]] = []
+    above: list[str] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not (parts := re.fullmatch(r"((?:  )*)(\w+):(?: ([^#]*[^# ]))?(?: *# (.*))?", line)):
+            continue
+        indent, key, value, comment = parts.groups()
+        above[len(indent) // 2 :] = [key]
+        if value:
+            found.append((f"{prefix}{'.'.join(above)}={value}", comment or ""))
+    return found
+
+
 def _describe(path: Path) -> str:
     """The first comment that is not a package directive."""
     for line in path.read_text(encoding="utf-8").splitlines():
