@@ -445,5 +445,9 @@ def test_unreadable_bytes_and_unknown_ranges_are_named() -> None:
     Image.new("F", (4, 4)).save(buffer, format="TIFF")
     with pytest.raises(InputError, match=r"^row 4: pixels of 32 bits"):
         images.decode(buffer.getvalue(), 8, 3, name="row 4")
+    cards = ("SIMPLE  = T", "BITPIX  = 16", "NAXIS   = 2", "NAXIS1  = 4", "NAXIS2  = 4", "END")
+    fits = "".join(card.ljust(80) for card in cards).ljust(2880).encode() + bytes(2880)
+    with pytest.raises(InputError, match=r"^row 5: FITS has no range of brightness; convert it to PNG"):
+        images.decode(fits, 8, 3, name="row 5")
     with pytest.raises(InputError, match=r"channels=4"):
         images.decode(flat(0), 8, 4)

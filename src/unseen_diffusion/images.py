@@ -33,15 +33,18 @@ def decode(data: bytes | Path, size: int | None, channels: int, name: str | None
     ``name`` is what an error calls the image (None: its path).
 
     Raises:
-        InputError: the file is no image that Pillow can read.
+        InputError: the file is no image that Pillow can read, or FITS, which it misreads (16 bits, upside down).
     """
     name = name or ("image bytes" if isinstance(data, bytes) else str(data))
     try:
         with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as opened:
+            kind = opened.format
             image = ImageOps.exif_transpose(opened)
             image.load()
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{name}: not a readable image ({error}); remove it or re-save it as PNG") from error
+    if kind == "FITS":
+        raise InputError(f"{name}: FITS has no range of brightness; convert it to PNG first (README, Your images)")
     return fit(_to_array(image, name), size, channels)
 
 
