@@ -247,43 +247,27 @@ def check(config: DictConfig) -> RunSettings:
 def _check(config: DictConfig) -> RunSettings:
     plain = resolve_plain(config)
     check_keys(plain)
-    bandwidth_search: BandwidthSearch | None = build(config.bandwidth) if "_target_" in plain["bandwidth"] else None
-    eta = 0.0 if bandwidth_search else number(plain, "bandwidth.eta", 0, 1)
-    seed = int(number(plain, "seed", 0, 2**62, whole=True))
-    number(plain, "features.batch_size", 1, math.inf, whole=True)
-    check_workers(plain)
-    check_writable("paths.outputs", Path(plain["paths"]["outputs"]))
-    check_store(plain)
-    max_proposals = int(number(plain, "rejection.max_proposals", 1, math.inf, whole=True))
+    _check_plain(plain)
     device = choose_device(plain["device"])
     batch_size = start_size(plain["batch_size"], device)
     domain: Domain = build(config.domain)
     method: Method = build(config.method)
     prior: Prior = method.prior or build(config.prior)
     tolerances: Tolerances = method.tolerances or build(config.tolerances)
-    route = str(plain["rejection"]["route"])
-    check_route(route, prior, tolerances)
+    rejection = plain["rejection"]
+    check_route(str(rejection["route"]), prior, tolerances)
     solver: SolverSettings = build(config.solver)
     scores: ScoreSettings = build(config.scores)
     samples = int(number(plain, "samples", scores.minimum, math.inf, whole=True))
-    if max_proposals < samples:
-        raise InputError(f"rejection.max_proposals={max_proposals}: give samples={samples} or more")
+    if rejection["max_proposals"] < samples:
+        raise InputError(f"rejection.max_proposals={rejection['max_proposals']}: give samples={samples} or more")
     tracker: Tracker = build(config.tracking)
     tracker.check()
     spec = spec_of(plain["model"])
-    top = spec.schedule.timesteps - 1
-    mixing_search, t, record = _mixing(plain, top)
-    if len({f"{step:g}" for step in (t, *record)}) < len({float(step) for step in (t, *record)}):
-        raise InputError(f"mixing.record={list(record)}: steps that agree in 6 digits; leave one of them out")
-    if t == 0 or min(record, default=1) <= CLEAN + 1:
-        raise InputError("mixing: t=0 is the image itself; choose a mixing step above 0")
-    fractions = [value for value in (t, *record) if value != int(value)]
-    if solver.grid in WHOLE_STEPS and fractions:
-        raise InputError(
-            f"mixing.t={fractions[0]}: solver.grid={solver.grid} knows whole timesteps only; choose another grid or t"
-        )
+    bandwidth_search, eta = _bandwidth(plain)
+    mixing_search, t, record = _mixing(plain, spec, solver)
     if mixing_search:
-        check_mixing(mixing_search, method, max_proposals)
+        check_mixing(mixing_search, method, rejection["max_proposals"])
     validation = check_references(domain, prior, tolerances, scores, spec, mixing_search)
     if method.tuning:
         method.tuning.check(plain["model"], validation)
@@ -299,29 +283,64 @@ def _check(config: DictConfig) -> RunSettings:
         solver=solver,
         scores=scores,
         tracker=tracker,
-        t=float(t),
+        t=t,
         record=record,
         mixing_search=mixing_search,
-        eta=float(eta),
+        eta=eta,
         bandwidth_search=bandwidth_search,
         samples=samples,
-        seed=seed,
+        seed=plain["seed"],
         batch_size=batch_size,
-        max_proposals=max_proposals,
-        allow_fewer=truth(plain, "rejection.allow_fewer"),
-        route=route,
-        progress=truth(plain, "progress"),
+        max_proposals=rejection["max_proposals"],
+        allow_fewer=rejection["allow_fewer"],
+        route=str(rejection["route"]),
+        progress=plain["progress"],
         device=device,
     )
 
 
-def _mixing(plain: dict[str, Any], top: int) -> tuple[MixingSearch | None, float, tuple[float, ...]]:
+def _check_plain(plain: dict[str, Any]) -> None:
+    """Keys that stand alone, and that the run can write where it is to."""
+    number(plain, "seed", 0, 2**62, whole=True)
+    for key in ("features.batch_size", "rejection.max_proposals"):
+        number(plain, key, 1, math.inf, whole=True)
+    for key in ("rejection.allow_fewer", "progress"):
+        truth(plain, key)
+    check_workers(plain)
+    check_writable("paths.outputs", Path(plain["paths"]["outputs"]))
+    check_store(plain)
+
+
+def _bandwidth(plain: dict[str, Any]) -> tuple[BandwidthSearch | None, float]:
+    """A search of eta, and the eta until it has found its own."""
+    if "_target_" in plain["bandwidth"]:
+        return build(plain["bandwidth"]), 0.0
+    return None, float(number(plain, "bandwidth.eta", 0, 1))
+
+
+def _mixing(
+    plain: dict[str, Any], spec: ModelSpec, solver: SolverSettings
+) -> tuple[MixingSearch | None, float, tuple[float, ...]]:
     """A search of the mixing step, the step (its highest candidate), and the steps that the inversion records."""
-    if "_target_" not in plain["mixing"]:
-        return None, number(plain, "mixing.t", 0, top), tuple(_timesteps(plain, "record", top))
-    _timesteps(plain, "candidates", top)
-    search: MixingSearch = build(plain["mixing"])
-    return search, search.steps[-1], search.steps
+    top = spec.schedule.timesteps - 1
+    search: MixingSearch | None = None
+    if "_target_" in plain["mixing"]:
+        _timesteps(plain, "candidates", top)
+        found: MixingSearch = build(plain["mixing"])
+        search, t, record = found, found.steps[-1], found.steps
+    else:
+        t, record = number(plain, "mixing.t", 0, top), tuple(_timesteps(plain, "record", top))
+    steps = (t, *record)
+    if len({f"{step:g}" for step in steps}) < len({float(step) for step in steps}):
+        raise InputError(f"mixing.record={list(record)}: steps that agree in 6 digits; leave one of them out")
+    if t == 0 or min(record, default=1) <= CLEAN + 1:
+        raise InputError("mixing: t=0 is the image itself; choose a mixing step above 0")
+    fractions = [step for step in steps if step != int(step)]
+    if solver.grid in WHOLE_STEPS and fractions:
+        raise InputError(
+            f"mixing.t={fractions[0]}: solver.grid={solver.grid} knows whole timesteps only; choose another grid or t"
+        )
+    return search, float(t), record
 
 
 def prior_at(prior: Prior, spec: ModelSpec, t: float) -> Prior:
