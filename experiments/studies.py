@@ -77,6 +77,7 @@ STEPS = (125, 250, 500, 1000, 2000, 3000, 4000, 6000)
 KEPT = tuple(f"outputs/training/photos32/weights-{step:06d}" for step in STEPS)  # by training.loop.keep
 ALL_KEPT = f"model.path={','.join(KEPT)}"
 TWO_KEPT = f"model.path={KEPT[0]},{KEPT[-1]}"
+SEARCHED = ("bandwidth=search", "bandwidth.references=16", "bandwidth.resolution=0.02")
 OWN_DOMAIN = (  # classes of photos32's training, and as many own samples
     "domain=cifar10",
     "domain.labels=[1,5,7,8]",
@@ -84,6 +85,7 @@ OWN_DOMAIN = (  # classes of photos32's training, and as many own samples
     "domain.heldout=200",
     "scores.latents=200",
     "samples=8",
+    "bandwidth.eta=0",
 )
 # Study -> its sweeps, in the order in which they run. Studies may share sweeps.
 STUDIES: dict[str, tuple[Sweep, ...]] = {
@@ -124,8 +126,8 @@ STUDIES: dict[str, tuple[Sweep, ...]] = {
         sweep("tuning_frozen", "tuning", "method=fitted,slerp", tiny=TUNING[:3]),
     ),
     "base_quality": (
-        sweep("base_quality", "base_quality", ALL_KEPT, tiny=["domain=hubble", TWO_KEPT, *SEARCH]),
-        sweep("base_quality_own", "base_quality", ALL_KEPT, *OWN_DOMAIN, tiny=[TWO_KEPT, *SEARCH, "scores.latents=8"]),
+        sweep("base_quality", "base_quality", ALL_KEPT, *SEARCHED, tiny=["domain=hubble", TWO_KEPT, *SEARCH]),
+        sweep("base_quality_own", "base_quality", ALL_KEPT, *OWN_DOMAIN, tiny=[TWO_KEPT, QUICK, "scores.latents=8"]),
     ),
     # Without sweeps here: their READMEs say how their tables are made, and their analyses read those.
     "comparison": (),
