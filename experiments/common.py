@@ -17,9 +17,9 @@ from unseen_diffusion.files import atomic_path, read_json, write_json
 from unseen_diffusion.scores.intervals import holm, t_interval
 from unseen_diffusion.scoring import METRICS
 from unseen_diffusion.store import RECORD, load_tensor, tensor_names
-from unseen_diffusion.tables import RESULTS, as_text, load_results, plus_minus, results_files
+from unseen_diffusion.tables import as_text, load_results, plus_minus, results_files
 
-ENDED = "study.json"  # in a sweep's folder, by experiments.studies
+ENDED = "sweep.json"  # in a sweep's folder, once it has ended: commit, command, hardware, time
 ANSWERS = "study.json"  # in a study's folder
 BEGIN, END = "<!-- results: written by analyse.py -->", "<!-- end of results -->"
 MODEL_COLOURS = {"photos32": "C0", "digits32": "C1", "untrained": "0.5"}
@@ -101,20 +101,19 @@ def bootstrap(
 
 
 def provenance(folders: Sequence[Path]) -> str:
-    """Commit, hardware, time and network evaluations of the sweeps, in one line."""
+    """Commit, hardware and time of the sweeps, and the network evaluations behind them, in one line.
+
+    Evaluations are those of every artefact that a run used, each once, whoever made it.
+    """
     records = [read_json(folder / ENDED) for folder in folders]
-    spent = sum(read_json(path)["evaluations"]["total"] for folder in folders for path in sorted(folder.rglob(RESULTS)))
+    used = {Path(one["folder"]) for results in runs(folders) for one in results["artefacts"]}
+    spent = sum(read_json(folder / RECORD)["facts"].get("evaluations", 0) for folder in used)
     minutes = sum(record["minutes"] for record in records)
     commits = ", ".join(sorted({record["commit"] for record in records}))
     return (
         f"commit {commits}; {records[0]['hardware']}, one thread a sweep, other work beside it; "
-        f"{minutes:.0f} minutes, {spent:,} network evaluations (what earlier sweeps had made was reused)"
+        f"{minutes:.0f} minutes (what earlier sweeps had made was reused); {spent:,} network evaluations behind it"
     )
-
-
-def commands(folders: Sequence[Path]) -> list[str]:
-    """The commands of the sweeps."""
-    return [read_json(folder / ENDED)["command"] for folder in folders]
 
 
 def write_study(

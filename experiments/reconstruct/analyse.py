@@ -76,9 +76,9 @@ def claim(full: pd.DataFrame) -> Answer:
 
 
 def difference(full: pd.DataFrame, one: dict[str, Any], other: dict[str, Any]) -> MeanInterval | None:
-    """SNR of one setting less that of another over the (model, domain) pairs of both; None for fewer than 2.
+    """SNR of one setting less that of another, the domain being the unit; None for fewer than 2 of them.
 
-    A setting that names the model is matched by domain alone.
+    A setting that names the model is matched by domain alone; otherwise the models of a domain are averaged.
     """
     key = ["domain"] if "model" in one else ["model", "domain"]
 
@@ -88,7 +88,7 @@ def difference(full: pd.DataFrame, one: dict[str, Any], other: dict[str, Any]) -
             chosen = chosen[chosen[name] == value]
         return chosen.set_index(key)["snr"]
 
-    gap = (at(one) - at(other)).dropna()
+    gap = (at(one) - at(other)).dropna().groupby("domain").mean()
     return t_interval(gap.tolist()) if len(gap) > 1 else None
 
 

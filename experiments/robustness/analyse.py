@@ -117,7 +117,7 @@ def analyse(folders: Sequence[Path], out: Path) -> None:
     text = pd.DataFrame({"outcome": full["outcome"].replace(OUTCOMES), "setting": full["setting"]})
     text["rank correlation"] = [f"{value:+.2f}" for value in full["rho"]]
     text["p (Holm)"] = [f"{value:.3f}" for value in full["p"]]
-    text["importance, loss of R² (95%)"] = [
+    text["importance, loss of R² (range)"] = [
         interval(row.importance, row.importance_low, row.importance_high) for row in full.itertuples()
     ]
     text["R² left out"] = [f"{value:.2f}" for value in full["r2"]]
@@ -135,7 +135,7 @@ def answer(every: pd.DataFrame, full: pd.DataFrame) -> Answer:
         rows = full[full["outcome"] == outcome]
         sets = {kind: list(rows[rows["verdict"] == kind]["setting"]) for kind in ("matters", "hardly matters")}
         matter = ", ".join(sets["matters"]) or "no setting resolved"
-        hardly = f" (hardly: {', '.join(sets['hardly matters'])})" if sets["hardly matters"] else ""
+        hardly = f" (hardly on average: {', '.join(sets['hardly matters'])})" if sets["hardly matters"] else ""
         parts.append(f"{title}: {matter}{hardly}")
         strong = ", ".join(f"{row.setting} {row.rho:+.2f}" for row in rows[rows["verdict"] == "matters"].itertuples())
         effects.append(f"{title} {strong or 'none'}, R² left out {rows['r2'].iloc[0]:.2f}")

@@ -183,7 +183,8 @@ def open2(fine: pd.DataFrame) -> Answer:
     return Answer(
         "open 2",
         f"A distance of the centres of (tr S²)^(1/4) is {'not ' if len(against) else ''}sufficient here and "
-        f"{'not ' if len(without) else ''}necessary: radii and directions separate where centres do not have to.",
+        f"{'not ' if len(without) else ''}necessary"
+        f"{': radii and directions separate where centres do not have to' if len(without) else ''}.",
         f"kappa above 1 in {len(above)} of {len(both)} cells, {len(against)} of them with an error of the centres' "
         f"rule above 10%; of {len(below)} cells below 1, {len(without)} are separated; kappa "
         f"{both['kappa'].min():.2f} to {both['kappa'].max():.2f}",
@@ -202,9 +203,9 @@ def inversion_error(full: pd.DataFrame, limit: pd.DataFrame) -> Answer:
     excess = excess[best > 0]
     return Answer(
         "reviewer 6",
-        f"{'No' if survives.all() else 'Not everywhere'}: the separation survives the limit of exact inversion in "
-        f"{int(survives.sum())} of {len(survives)} cells; few steps of DDIM change it by {100 * excess.median():+.0f}% "
-        f"(median).",
+        f"{'No' if survives.all() else 'Not everywhere'}: the distance of the centres (kappa) stays above 0 in the "
+        f"limit of exact inversion in {int(survives.sum())} of {len(survives)} cells; few steps of DDIM "
+        f"change it by {100 * excess.median():+.0f}% (median).",
         f"kappa's limit {best.min():.2f} to {best.max():.2f} with dpmpp_2m; ddim with the fewest evaluations off by "
         f"{100 * excess.min():+.0f} to {100 * excess.max():+.0f}%; both solvers' limits agree in {int(agree.sum())} of "
         f"{len(agree)} cells",

@@ -82,7 +82,7 @@ def answers(full: pd.DataFrame) -> list[Answer]:
         Answer(
             "table 1",
             f"The pair angle is {constant} for every domain and model, and the angle to the origin follows from the "
-            f"mean vector's length: Table 1 says {dimension} what N(m, s² I) of the same m and s gives.",
+            f"mean vector's length: the means in Table 1 say {dimension} what N(m, s² I) of the same m and s gives.",
             f"pair angle {angles.min():.1f} to {angles.max():.1f}, origin angle {origins.min():.1f} to "
             f"{origins.max():.1f} degrees, at most {gap.max():.1f} from N(m, s² I)'s; held-out latents' pair distance "
             f"differs by {drift:.2f} standard deviations (median)",

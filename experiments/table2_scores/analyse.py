@@ -108,7 +108,7 @@ def answers(full: pd.DataFrame, gaps: pd.DataFrame) -> list[Answer]:
     seen = int((full[full["set"] == "replay"]["copy_rate"] >= POWER).sum())
     reach = ", ".join(f"{line['model']} on {line['domain']} ({line['set']})" for line in real) or "none"
     without = int((full[full["set"] == "replay"]["censored"] == "below").sum())
-    missed = f"; in {without} of them references miss the criterion even at eta 0" if without else ""
+    missed = f"; in {without} of {pairs} references miss the criterion even at eta 0" if without else ""
     table2 = Answer(
         "table 2",
         f"Samples that come up to real images, of {len(own)} sets: {reach}. At the bandwidth copying would be seen in "
