@@ -10,6 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
 from unseen_diffusion.cli import help_text, main
 from unseen_diffusion.composition import GROUPS, expand, options, own_config
@@ -246,6 +248,22 @@ def test_wandb_offline_logs_scores_table_and_pictures(here: Path) -> None:
     assert next(session.glob("*.wandb")).stat().st_size > 1000
 
 
+def one_at_a_time(group: str, name: str) -> list[list[str]]:
+    """Overrides that sweep one parameter of an experiment's sweep at a time, the others at their first value."""
+    config = OmegaConf.load(Path(__file__).parents[1] / "conf" / group / f"{name}.yaml")
+    params = OmegaConf.select(config, "hydra.sweeper.params") or {}
+    sweeps = {key: OverridesParser.create().parse_override(f"{key}={value}") for key, value in params.items()}
+    if any(sweep.is_interval_sweep() for sweep in sweeps.values()):  # of a search, whose ends are checked together
+        return [[]]
+    first = {
+        key: f"{key}={next(iter(sweep.sweep_string_iterator()))}"
+        if sweep.is_sweep_override()
+        else f"{key}={params[key]}"
+        for key, sweep in sweeps.items()
+    }
+    return [[f"{key}={params[key]}", *(first[other] for other in params if other != key)] for key in params] or [[]]
+
+
 def test_every_option_composes_and_passes_the_checks(here: Path, tiny_model_folder: Callable[..., Path]) -> None:
     """Every file of every group of conf/, with required values filled in."""
     from PIL import Image
@@ -278,9 +296,10 @@ def test_every_option_composes_and_passes_the_checks(here: Path, tiny_model_fold
                 overrides.append(f"domain.path={here / 'images.parquet'}")
             if group == "tolerances":
                 overrides.append("domain.references=40")
-            for point in expand("run", [*(small if group == "domain" else []), *overrides]).points:
-                settings = check(point)
-                assert settings.spec.size >= 8
+            for swept in one_at_a_time(group, name):
+                for point in expand("run", [*(small if group == "domain" else []), *overrides, *swept]).points:
+                    settings = check(point)
+                    assert settings.spec.size >= 8
 
 
 def test_help_explains_every_group() -> None:

@@ -207,11 +207,12 @@ def test_too_few_latents_to_test_are_refused() -> None:
 
 
 def test_snr_is_psnr_less_the_contrast_of_the_domain() -> None:
-    images = torch.randint(0, 256, (20, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    own = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (200, 1, 8, 8), generator=own, dtype=torch.uint8)
     search = BandwidthSearch(minimum_psnr=None, minimum_snr=10.0)
     assert search.criterion == "mean SNR of 10 dB or more"
     variance = images.double().var(0).mean()
-    noisy = images.double() + (variance / 10).sqrt() * torch.randn(images.shape, dtype=torch.float64)
+    noisy = images.double() + (variance / 10).sqrt() * torch.randn(images.shape, generator=own, dtype=torch.float64)
     psnr = 10 * torch.log10(255**2 / (noisy - images).square().mean())
     assert abs(search.on(images).minimum_psnr - float(psnr)) < 0.3
     halved = (images // 2).to(torch.uint8)

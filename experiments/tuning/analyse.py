@@ -74,12 +74,13 @@ def against_frozen(full: pd.DataFrame) -> Answer | None:
         parts.append(f"{references}: {word}")
         effects.append(f"{references} ({best}) {interval(gap.mean, gap.low, gap.high, 0)}")
     copying = [name for name in TUNED if copies(full[full["method"] == name])]
-    ratio = (
-        full[full["method"].isin(TUNED)]["evaluations"].mean() / full[full["method"] == FROZEN]["evaluations"].mean()
-    )
+    tuned = full[full["method"].isin(TUNED)]
+    still = int((tuned["stopped"] != "validation").sum())
+    ratio = tuned["evaluations"].mean() / full[full["method"] == FROZEN]["evaluations"].mean()
     return Answer(
         "reviewer 12",
-        f"Tuned instead of frozen, by number of references: {', '.join(parts)}; "
+        f"Tuned for at most {tuned['steps'].max():.0f} steps ({still} of {len(tuned)} tunings not ended by validation) "
+        f"instead of frozen, by number of references: {', '.join(parts)}; "
         f"{'copying: ' + ', '.join(copying) if copying else 'no tuned method copies'}.",
         f"KID-H x1000, better tuned method less fitted: {'; '.join(effects)}; {ratio:.1f} times the evaluations",
     )
@@ -113,6 +114,13 @@ def forgotten(full: pd.DataFrame) -> Answer | None:
     )
 
 
+def ticks(least: float, most: float) -> tuple[list[int], list[str]]:
+    """1, 2 and 5 times powers of ten from around ``least`` to around ``most``."""
+    every = [step * 10**power for power in range(7) for step in (1, 2, 5)]
+    shown = [value for value in every if least / 2 <= value <= 2 * most]
+    return shown, [str(value) for value in shown]
+
+
 def draw(full: pd.DataFrame) -> Figure:
     """Scores and what is forgotten against the number of references, and KID-H against cost."""
     figure = Figure(figsize=(13, 3.4), layout="constrained")
@@ -142,7 +150,10 @@ def draw(full: pd.DataFrame) -> Figure:
         part = full[full["method"] == method]
         axes[3].scatter(part["evaluations"], 1000 * part["kid_h"], s=18, color=f"C{number}", label=method)
     axes[3].set(xscale="log", xlabel="evaluations / image", ylabel="KID-H x1000")
+    least, most = full["evaluations"].min(), full["evaluations"].max()
+    axes[3].set_xticks(*ticks(least, most))
+    axes[3].minorticks_off()
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].legend(frameon=False, fontsize=7)
+    figure.legend(*axes[3].get_legend_handles_labels(), loc="outside upper center", ncols=len(methods), frameon=False)
     return figure
