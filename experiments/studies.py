@@ -49,13 +49,13 @@ QUICK = "solver.steps=3"
 SEARCH = (QUICK, "bandwidth.references=4", "bandwidth.resolution=0.2")
 ONE = "model=photos32"
 BANDWIDTHS = (
-    sweep("bandwidth_psnr", "bandwidth", tiny=[TWO, *SEARCH]),
+    sweep("bandwidth_psnr", "bandwidth", tiny=["mixing.t=250,500", TWO, *SEARCH]),
     sweep(
         "bandwidth_snr",
         "bandwidth",
         "bandwidth.minimum_psnr=null",
         "bandwidth.minimum_snr=10",
-        "bandwidth.recorded=false",
+        "mixing.t=500",
         tiny=[TWO, *SEARCH],
     ),
 )

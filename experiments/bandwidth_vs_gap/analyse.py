@@ -36,6 +36,7 @@ MEASURES = (*SPACES, "kid", "kappa")
 CRITERIA = {"psnr": "20 dB of PSNR", "snr": "10 dB of SNR"}
 PAIR = ["model", "domain"]
 MARKERS = "osD^vPX*"
+STEP = 500  # the mixing step of the gaps
 DRAWS = 2000  # of the bootstrap over domains
 
 
@@ -62,6 +63,8 @@ def bandwidths(folder: Path, name: str) -> pd.DataFrame:
     """Bandwidth at the run's own step by one criterion; censored searches count as 0 or 1."""
     rows = []
     for results in runs([folder]):
+        if results["settings"]["t"] != STEP:
+            continue
         own = results["bandwidth"]
         value = {"above": 1.0, "below": 0.0}.get(own["censored"], own["crossing"])
         row = {name: value, f"{name}_low": own["low"], f"{name}_high": own["high"], f"{name}_censored": own["censored"]}
