@@ -19,6 +19,7 @@ import torch
 from filelock import FileLock
 
 import unseen_diffusion
+from benchmarks.service import JOB as LEAN
 from failing import CALLS, HALT, calls_of
 from unseen_diffusion.cli import main
 from unseen_diffusion.composition import PLUGINS, quoted, replaced
@@ -29,22 +30,6 @@ from unseen_diffusion.store import load_tensor
 from unseen_diffusion.sweeps import MANIFEST, SweepState, sweep_folders
 from unseen_diffusion.tables import results_files
 
-# A whole run without any network, scored on two rows.
-LEAN = (
-    "model=analytic",
-    "model.size=16",
-    "domain=digits8",
-    "domain.references=24",
-    "domain.validation=10",
-    "domain.heldout=20",
-    "features=pixels",
-    "features.side=8",
-    "solver.steps=2",
-    "samples=12",
-    "scores=lean",
-    "tracking=none",
-    "progress=false",
-)
 FAILING = (*(a for a in LEAN if a != "features.side=8"), "features._target_=failing.Failing")
 # One run in small shards with every stage that evaluates the network; and with a model that halts in the middle.
 ALONE = (

@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from scipy.stats import spearmanr
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from experiments.common import Answer, interval, runs, write_study
+from experiments.common import Answer, interval, rank_correlation, runs, write_study
 from unseen_diffusion.scores.intervals import holm
 
 SETTINGS = {
@@ -43,9 +42,9 @@ def points(folders: Sequence[Path]) -> pd.DataFrame:
 
 def permutation_p(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     """(Spearman's rho, two-sided permutation p-value); a constant side gives (NaN, 1)."""
-    if len(np.unique(x)) < 2 or len(np.unique(y)) < 2:
-        return float("nan"), 1.0
-    rho = float(spearmanr(x, y).statistic)
+    rho = rank_correlation(x, y)
+    if rho != rho:
+        return rho, 1.0
     rng = np.random.default_rng(0)
     ranks = [pd.Series(values).rank().to_numpy() for values in (x, y)]
     a, b = ((one - one.mean()) / one.std() for one in ranks)
