@@ -49,7 +49,6 @@ SMALL = (
     "training.loop.checkpoint_every=2",
     "training.loop.sample_every=100",
     "training.loop.bf16=false",
-    "training.quality_samples=4",
     "tracking=none",
 )
 

@@ -8,6 +8,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
@@ -16,23 +17,31 @@ from unseen_diffusion.errors import InputError
 from unseen_diffusion.files import atomic_path
 
 
-def save_loss_curve(history: Tensor, path: Path, validation: Tensor | None = None) -> None:
-    """A PNG of the loss, averaged over 50 steps.
+def save_loss_curve(history: Tensor, path: Path, measured: Mapping[str, Tensor] | None = None) -> None:
+    """A PNG of the loss, averaged over 50 steps; beside it the KID of the model's own samples, where it was measured.
 
     Args:
         history: rows (step, loss, gradient norm).
         path: of the PNG.
-        validation: rows (step, loss), drawn as points if there are any.
+        measured: rows (step, value) of validation_loss, kid, kid_low and kid_high; any may be absent.
     """
+    measured = measured or {}
     width = min(50, len(history))
     means = history[: len(history) // width * width].reshape(-1, width, 3).mean(1)
-    figure, axes = plt.subplots(figsize=(5, 3), layout="constrained")
+    panels = 2 if "kid" in measured else 1
+    figure, panel = plt.subplots(1, panels, figsize=(5 * panels, 3), layout="constrained", squeeze=False)
+    axes, *beside = panel[0]
     axes.plot(means[:, 0], means[:, 1], color="black", linewidth=1, label="training")
-    if validation is not None and len(validation):
-        axes.plot(*validation.T, ".", color="tab:red", label="validation, averaged weights")
+    if "validation_loss" in measured:
+        axes.plot(*measured["validation_loss"].T, ".", color="tab:red", label="validation, averaged weights")
         axes.legend(frameon=False)
     axes.set(xlabel="step", ylabel=f"loss (mean of {width} steps)")
-    axes.spines[["top", "right"]].set_visible(False)
+    for right in beside:
+        kid, low, high = (1000 * measured[name][:, 1] for name in ("kid", "kid_low", "kid_high"))
+        right.errorbar(measured["kid"][:, 0], kid, torch.stack([kid - low, high - kid]), fmt=".-", color="tab:red")
+        right.set(xlabel="step", ylabel="KID x 1000 of its own samples", ylim=(0, None))
+    for panel in (axes, *beside):
+        panel.spines[["top", "right"]].set_visible(False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=80, format="png")
     plt.close(figure)

@@ -1,6 +1,7 @@
 """From the config of a base model to a finished, documented diffusers folder."""
 
 import logging
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,20 +9,21 @@ from typing import Any
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from omegaconf import DictConfig
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unseen_diffusion.domains.parquet import read_parquet
-from unseen_diffusion.errors import InputError
+from unseen_diffusion.errors import InputError, first_line
 from unseen_diffusion.features.base import extract
 from unseen_diffusion.features.embedded import EmbeddedFeatures
-from unseen_diffusion.files import atomic_path, write_json
+from unseen_diffusion.files import atomic_path, read_json, write_json
 from unseen_diffusion.grids import make_grid
 from unseen_diffusion.images import grid, quantise, save_png
 from unseen_diffusion.models import DiffusersModel
-from unseen_diffusion.models.folders import WEIGHTS
+from unseen_diffusion.models.folders import WEIGHTS, resolve
 from unseen_diffusion.models.losses import DiffusionLoss, validation_loss
-from unseen_diffusion.scores.kernel import KernelDistance, kid
+from unseen_diffusion.scores.kernel import kid
 from unseen_diffusion.seeds import generator, normal_rows
 from unseen_diffusion.settings import build
 from unseen_diffusion.solvers import SolverSettings, denoise
@@ -29,7 +31,15 @@ from unseen_diffusion.tracking import NoTracker, Tracker
 from unseen_diffusion.training.cards import fact_table, own_images, plain_config, save_loss_curve, training_command
 from unseen_diffusion.training.data import OwnImages, decode_once, hold_out, open_images
 from unseen_diffusion.training.journal import journal
-from unseen_diffusion.training.loop import LoopSettings, TrainState, check_resumable, new_state, seeded, train
+from unseen_diffusion.training.loop import (
+    LoopSettings,
+    TrainState,
+    check_resumable,
+    new_state,
+    seeded,
+    settle_precision,
+    train,
+)
 from unseen_diffusion.training.processes import Processes
 
 log = logging.getLogger(__name__)
@@ -42,23 +52,28 @@ SAMPLING = SolverSettings("dpmpp_2m", "karras", 25)  # of every sample here
 
 @dataclass(frozen=True)
 class TrainingImages:
-    """What a base model is trained on.
+    """What a base model is trained on, and what it is measured on.
 
     Attributes:
         images: (N, C, size, size) uint8.
         rows: (T,) int64, the images to train on.
-        held: (V,) int64, the images of the validation loss; there may be none.
-        origin: where they are from, for messages.
+        held_images: (M, C, size, size) uint8: ``images``, or test images from elsewhere.
+        held: (V,) int64, the rows of ``held_images`` for the validation loss; there may be none.
+        test: (K, C, size, size) uint8 that the samples are scored against, or None.
+        origin: where the images are from, for messages.
     """
 
     images: Tensor
     rows: Tensor
+    held_images: Tensor
     held: Tensor
+    test: Tensor | None
     origin: str
 
 
 def train_diffusion(config: DictConfig, device: torch.device, tracker: Tracker | None = None) -> Path:
     """Trains a base model; returns the diffusers folder of its averaged weights, written by the first process."""
+    config = settle_precision(config, device)
     settings: LoopSettings = build(config.loop)
     processes = Processes(device, settings.precision)
     processes.parts(settings.batch_size, settings.accumulate)
@@ -66,57 +81,104 @@ def train_diffusion(config: DictConfig, device: torch.device, tracker: Tracker |
     scheduler = DDPMScheduler(**config.schedule)
     folder = Path(config.folder)
     weights = folder / "weights"
-    state = new_state(seeded(config.network, settings.seed), settings, device)
+    state = new_state(first_network(config), settings, device)
     data = load_images(config, settings, folder, processes)
-    if config.data.get("test_path") is not None:
-        _read(config, config.data.test_path)  # refuses before the training rather than after it
     log.info("%d training images from %s", len(data.rows), data.origin)
     factor = config.network.pixel_unshuffle
-    images = data.images.to(device) if data.images.nbytes <= ON_DEVICE else data.images
+    images, held_images = (
+        tensor.to(device) if tensor.nbytes <= ON_DEVICE else tensor for tensor in (data.images, data.held_images)
+    )
     loss = DiffusionLoss(images, scheduler.alphas_cumprod, factor, config.flip, device, data.rows)
-    held = DiffusionLoss(images, scheduler.alphas_cumprod, factor, False, device, data.held)
+    held = DiffusionLoss(held_images, scheduler.alphas_cumprod, factor, False, device, data.held)
+    target = None if data.test is None else extract(EmbeddedFeatures(), data.test)
     plain = plain_config(config)
 
     with journal(tracker if tracker and processes.first else NoTracker(), config.name, plain) as book:
 
         def sheet(current: TrainState) -> None:
-            numbers = validate(current, held, settings.seed)
+            numbers = validation_losses(current, held, settings.seed)
             export(current.ema, scheduler, factor, weights)
             if current.step in settings.keep:
-                export(current.ema, scheduler, factor, folder / f"weights-{current.step:06d}")
-            samples = sample(weights, SHEET, settings.seed, device)
-            path = folder / f"samples-{current.step:06d}.png"
-            save_png(grid(samples, 8, 2), path)
+                kept = folder / f"weights-{current.step:06d}"
+                export(current.ema, scheduler, factor, kept)
+                for decay, average in current.others.items():
+                    export(average, scheduler, factor, kept.with_name(f"{kept.name}-ema-{decay}"))
+            samples = sample(weights, SHEET if target is None else scored(config), settings.seed, device)
+            path = sheet_path(folder, current)
+            save_png(grid(samples[:SHEET], 8, 2), path)
+            if target is not None:
+                distance = kid(extract(EmbeddedFeatures(), samples), target)
+                numbers |= {"kid": distance.value, "kid_low": distance.low, "kid_high": distance.high}
+            current.record(numbers)
             book.write(current.step, numbers, {"samples": path})
 
         train(settings, state, len(data.rows), loss, folder, processes, sheet, book)
     if processes.first:
         export(state.ema, scheduler, factor, weights)
-        document(config, data, state, weights, processes)
+        document(config, data, target, state, weights, processes)
     return weights
 
 
-def document(config: DictConfig, data: TrainingImages, state: TrainState, weights: Path, processes: Processes) -> None:
-    """Loss curve, samples and card of a finished training, in the folder of its weights."""
-    seed, path = config.loop.seed, config.data.get("test_path")
-    save_loss_curve(state.history, weights / "loss.png", state.validation)
-    samples = sample(weights, max(SHEET, config.quality_samples), seed, processes.device)
-    save_png(grid(samples[:SHEET], 8, 2), weights / "samples.png")
+def first_network(config: DictConfig) -> UNet2DModel:
+    """The network before the first step: initialised by the seed, or with the weights of ``training.start``.
+
+    Raises:
+        InputError: no such folder, or the weights are of another network.
+    """
+    network = seeded(config.network, config.loop.seed)
+    if (start := config.get("start")) is None:
+        return network
+    folder = resolve(start)
+    path, facts = folder / "unet" / WEIGHTS, folder / "unseen.json"
+    factor = read_json(facts)["pixel_unshuffle"] if facts.is_file() else 1
+    try:
+        network.load_state_dict({name: value.float() for name, value in load_file(path).items()})
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise InputError(f"training.start={start}: not the weights of training.network; {first_line(error)}") from error
+    if factor != config.network.pixel_unshuffle:
+        raise InputError(f"training.start={start}: set training.network.pixel_unshuffle={factor}")
+    return network
+
+
+def document(
+    config: DictConfig,
+    data: TrainingImages,
+    target: Tensor | None,
+    state: TrainState,
+    weights: Path,
+    processes: Processes,
+) -> None:
+    """Curves, samples and card of a finished training, in the folder of its weights."""
+    save_loss_curve(state.history, weights / "loss.png", state.measured)
+    with atomic_path(weights / "samples.png") as temporary:
+        shutil.copyfile(sheet_path(weights.parent, state), temporary)
     quality = None
-    if path is not None:
-        quality = measure_quality(samples, data.images[data.rows], _read(config, path), seed)
+    if target is not None and "kid" in state.measured:
+        last = {name: float(rows[-1, 1]) for name, rows in state.measured.items()}
+        quality = {
+            "its own samples": (last["kid"], last["kid_low"], last["kid_high"]),
+            "as many training images (the floor)": floor(data.images[data.rows], target, config),
+        }
     with atomic_path(weights / "README.md") as temporary:
         temporary.write_text(model_card(config, data, state, quality, processes.count), encoding="utf-8")
 
 
-def validate(state: TrainState, held: DiffusionLoss, seed: int) -> dict[str, float]:
-    """Adds the validation loss of the averaged weights to the state, if images are held out for it."""
+def sheet_path(folder: Path, state: TrainState) -> Path:
+    """Of the samples at this step."""
+    return folder / f"samples-{state.step:06d}.png"
+
+
+def scored(config: DictConfig) -> int:
+    """How many samples are scored."""
+    return max(SHEET, config.quality_samples)
+
+
+def validation_losses(state: TrainState, held: DiffusionLoss, seed: int) -> dict[str, float]:
+    """The validation loss of the averaged weights, and of the other averages, if images are held out for it."""
     if not len(held.kept):
         return {}
-    value = validation_loss(state.ema, held, seed)
-    row = torch.tensor([[state.step, value]], dtype=torch.float64)
-    state.validation = torch.cat([state.validation, row])
-    return {"validation_loss": value}
+    averages = {"validation_loss": state.ema} | {f"validation_loss_ema_{d}": net for d, net in state.others.items()}
+    return {name: validation_loss(network, held, seed) for name, network in averages.items()}
 
 
 def load_images(config: DictConfig, settings: LoopSettings, folder: Path, processes: Processes) -> TrainingImages:
@@ -139,13 +201,16 @@ def load_images(config: DictConfig, settings: LoopSettings, folder: Path, proces
         processes.wait()
         images = open_images(folder)
         rows, held = hold_out(len(images), own.validation, settings.seed)
-        data = TrainingImages(images, rows, held, f"data.path={own.path}")
+        data = TrainingImages(images, rows, images, held, None, f"data.path={own.path}")
     else:
         if processes.first:
             check_resumable(folder, plain)
         images = _read(config, config.data.path)
-        rows, held = hold_out(len(images), 0.0, settings.seed)
-        data = TrainingImages(images, rows, held, f"training.data.path={config.data.path}")
+        test = None if config.data.test_path is None else _read(config, config.data.test_path)
+        held_images = images[:0] if test is None else test
+        order = torch.randperm(len(held_images), generator=generator(settings.seed, "validation"))
+        rows, held = torch.arange(len(images)), order[: config.data.validation].sort().values
+        data = TrainingImages(images, rows, held_images, held, test, f"training.data.path={config.data.path}")
     if len(data.rows) < settings.batch_size:
         raise InputError(
             f"{data.origin}: {len(data.rows)} images to train on, fewer than one batch; give more, or set "
@@ -179,22 +244,18 @@ def sample(folder: Path, count: int, seed: int, device: torch.device) -> Tensor:
     return quantise(denoise(model, noise, nodes, 0.0, seed, solver=SAMPLING.name, batch_size=at_once, progress=True))
 
 
-def measure_quality(samples: Tensor, images: Tensor, test: Tensor, seed: int) -> dict[str, KernelDistance]:
-    """KID to the test images in the embedded features: of the samples, and of as many training images (floor)."""
-    extractor = EmbeddedFeatures()
-    rows = torch.randperm(len(images), generator=generator(seed, "quality"))[: len(samples)]
-    target = extract(extractor, test)
-    return {
-        "its own samples": kid(extract(extractor, samples), target),
-        "as many training images (the floor)": kid(extract(extractor, images[rows]), target),
-    }
+def floor(images: Tensor, target: Tensor, config: DictConfig) -> tuple[float, float, float]:
+    """KID to the features of the test images, with its interval, of as many training images as samples are scored."""
+    rows = torch.randperm(len(images), generator=generator(config.loop.seed, "quality"))[: scored(config)]
+    distance = kid(extract(EmbeddedFeatures(), images[rows]), target)
+    return distance.value, distance.low, distance.high
 
 
 def model_card(
     config: DictConfig,
     data: TrainingImages,
     state: TrainState,
-    quality: dict[str, KernelDistance] | None,
+    quality: dict[str, tuple[float, float, float]] | None,
     processes: int,
 ) -> str:
     """Markdown: data, optimisation, command, pictures and measured quality."""
@@ -205,11 +266,11 @@ def model_card(
     if own_images(config):
         lines.append("Use it: `unseen run model=diffusers model.path=THIS_FOLDER domain=...`\n")
     if quality:
-        count_scored = max(SHEET, config.quality_samples)
-        how = f"{count_scored} samples, {SAMPLING.name}, {SAMPLING.grid} grid, {SAMPLING.steps} evaluations"
+        how = f"{scored(config)} samples, {SAMPLING.name}, {SAMPLING.grid} grid, {SAMPLING.steps} evaluations"
         lines.append(f"\n## Quality\n\nKID x 1000 to the test images, embedded features ({how}):\n")
         shown = {
-            name: f"{1000 * d.value:.1f} (95% {1000 * d.low:.1f} to {1000 * d.high:.1f})" for name, d in quality.items()
+            name: f"{1000 * value:.1f} (95% {1000 * low:.1f} to {1000 * high:.1f})"
+            for name, (value, low, high) in quality.items()
         }
         lines += fact_table(shown)
     pictures = "![64 uncurated samples](samples.png)\n\n![loss](loss.png)\n"
@@ -235,10 +296,10 @@ def card_facts(config: DictConfig, data: TrainingImages, state: TrainState, proc
         "seed": loop.seed,
         "loss": f"{last:.4f} (mean of the last 200 steps)",
     }
-    if len(state.validation):
-        facts["validation loss"] = (
-            f"{state.validation[-1, 1]:.4f} (averaged weights, {len(data.held):,} held-out images)"
-        )
+    if (losses := state.measured.get("validation_loss")) is not None:
+        facts["validation loss"] = f"{losses[-1, 1]:.4f} (averaged weights, {len(data.held):,} held-out images)"
+    if config.get("start"):
+        facts["began as"] = str(config.start)
     if config.notes:
         facts["notes"] = config.notes
     return facts

@@ -34,7 +34,15 @@ from unseen_diffusion.training.features import (
     parquet_source,
 )
 from unseen_diffusion.training.journal import journal
-from unseen_diffusion.training.loop import LoopSettings, TrainState, check_resumable, new_state, seeded, train
+from unseen_diffusion.training.loop import (
+    LoopSettings,
+    TrainState,
+    check_resumable,
+    new_state,
+    seeded,
+    settle_precision,
+    train,
+)
 from unseen_diffusion.training.processes import Processes
 
 log = logging.getLogger(__name__)
@@ -42,9 +50,11 @@ log = logging.getLogger(__name__)
 
 def train_features(config: DictConfig, device: torch.device, tracker: Tracker | None = None) -> Path:
     """Trains the feature network on all sources of the config; returns the folder of its weights."""
+    config = settle_precision(config, device)
     settings: LoopSettings = build(config.loop)
-    if settings.keep:
-        raise InputError(f"training.loop.keep={list(settings.keep)}: for base models only; leave it out")
+    for name in ("keep", "ema_others"):
+        if given := list(getattr(settings, name)):
+            raise InputError(f"training.loop.{name}={given}: for base models only; leave it out")
     processes = Processes(device, settings.precision)
     training, heldout = feature_sources(config)
     data = TrainingSet.balanced(list(training.values()), config.most_repeats)

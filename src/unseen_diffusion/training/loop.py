@@ -1,16 +1,17 @@
 """One training loop: everything random is a function of (seed, step), so a resumed run is the same run."""
 
 import copy
-import csv
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import pandas as pd
 import torch
+from omegaconf import DictConfig
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -31,7 +32,9 @@ class LoopSettings:
     """Optimisation of one network. Rates are per step; ``ema_decay`` is the decay of the averaged weights.
 
     ``batch_size`` is the images of a step, of all processes together; ``accumulate`` is how many parts a process
-    takes its share in: the same step with less memory. At steps in ``keep`` samples are made and the weights kept.
+    takes its share in: the same step with less memory. ``ema_others`` are decays of further averages, whose validation
+    loss is recorded beside that of the first (0: the weights themselves). At steps in ``keep`` samples are made and
+    the averaged weights kept. ``bf16`` may be "auto": see ``settle_precision``.
     """
 
     steps: int
@@ -41,29 +44,35 @@ class LoopSettings:
     warmup_steps: int
     ema_decay: float
     gradient_clip: float
-    bf16: bool
+    bf16: bool | str
     seed: int
     checkpoint_every: int
     sample_every: int
     accumulate: int = 1
     fp16: bool = False
     keep: Sequence[int] = ()
+    ema_others: Sequence[float] = ()
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "checkpoint_every", "sample_every", "accumulate"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)}: give a whole number of 1 or more")
-        if not 0 <= self.ema_decay < 1:
-            raise InputError(f"ema_decay={self.ema_decay}: give a number in [0, 1)")
+        for name, decays in (("ema_decay", [self.ema_decay]), ("ema_others", self.ema_others)):
+            if wrong := [decay for decay in decays if not 0 <= decay < 1]:
+                raise InputError(f"{name}={wrong[0]}: give numbers in [0, 1)")
+        if len({self.ema_decay, *self.ema_others}) <= len(self.ema_others):
+            raise InputError(f"ema_others={list(self.ema_others)}: name each decay once, and not ema_decay")
         if wrong := [step for step in self.keep if not isinstance(step, int) or not 1 <= step <= self.steps]:
             raise InputError(f"keep={wrong[0]}: give whole steps between 1 and steps={self.steps}")
-        if self.bf16 and self.fp16:
+        if self.bf16 not in (True, False, "auto"):
+            raise InputError(f"bf16={self.bf16}: choose true, false or auto")
+        if self.bf16 is True and self.fp16:
             raise InputError("bf16=true, fp16=true: choose one of them")
 
     @property
     def precision(self) -> str:
-        """As ``accelerate`` calls it."""
-        return "bf16" if self.bf16 else "fp16" if self.fp16 else "no"
+        """As ``accelerate`` calls it; of settled precisions."""
+        return "fp16" if self.fp16 else "bf16" if self.bf16 else "no"
 
 
 @runtime_checkable
@@ -83,26 +92,34 @@ class Loss(Protocol):
 class TrainState:
     """What a checkpoint holds.
 
-    ``history`` has a row (step, loss, gradient norm) per step, ``validation`` a row (step, loss) per evaluation;
+    ``others`` are further averages of the weights by their decay. ``history`` has a row (step, loss, gradient norm) per
+    step, ``measured`` rows (step, value) by what was measured now and then on images that were never trained on;
     ``scaler`` is the scale of the gradients in half precision (None in others).
     """
 
     network: nn.Module
     ema: nn.Module
+    others: dict[float, nn.Module]
     optimizer: torch.optim.Optimizer
     step: int
     history: Tensor
-    validation: Tensor
+    measured: dict[str, Tensor]
     scaler: torch.amp.GradScaler | None = None
+
+    def record(self, numbers: Mapping[str, float]) -> None:
+        """Appends what was measured at this step."""
+        for name, value in numbers.items():
+            row = torch.tensor([[self.step, value]], dtype=torch.float64)
+            self.measured[name] = torch.cat([self.measured.get(name, row[:0]), row])
 
 
 def new_state(network: nn.Module, settings: LoopSettings, device: torch.device) -> TrainState:
     """A fresh AdamW state; the averaged weights start as a copy."""
     network = network.to(device).train()
-    ema = copy.deepcopy(network).requires_grad_(False).eval()
+    ema, *others = (copy.deepcopy(network).requires_grad_(False).eval() for _ in (None, *settings.ema_others))
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    history, validation = (torch.empty((0, width), dtype=torch.float64) for width in (3, 2))
-    return TrainState(network, ema, optimizer, 0, history, validation)
+    averages = dict(zip(settings.ema_others, others, strict=True))
+    return TrainState(network, ema, averages, optimizer, 0, torch.empty((0, 3), dtype=torch.float64), {})
 
 
 def seeded(config: Any, seed: int) -> nn.Module:
@@ -122,11 +139,14 @@ def learning_rate(settings: LoopSettings, step: int) -> float:
 
 def save_checkpoint(path: Path, state: TrainState) -> None:
     """All that an exact resume needs, in one safetensors file, written atomically."""
-    tensors = {"step": torch.tensor(state.step), "history": state.history, "validation": state.validation}
+    tensors = {"step": torch.tensor(state.step), "history": state.history}
+    tensors |= {f"measured.{name}": rows for name, rows in state.measured.items()}
     if state.scaler is not None:
         tensors |= {f"scaler.{k}": torch.tensor(v) for k, v in state.scaler.state_dict().items()}
     tensors |= {f"network.{k}": v for k, v in state.network.state_dict().items()}
     tensors |= {f"ema.{k}": v for k, v in state.ema.state_dict().items()}
+    for decay, average in state.others.items():
+        tensors |= {f"ema_{decay}.{k}": v for k, v in average.state_dict().items()}
     for index, entry in state.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{k}": v for k, v in entry.items()}
     with atomic_path(path) as temporary:
@@ -147,6 +167,8 @@ def load_checkpoint(path: Path, state: TrainState) -> None:
     try:
         state.network.load_state_dict(part("network."))
         state.ema.load_state_dict(part("ema."))
+        for decay, average in state.others.items():
+            average.load_state_dict(part(f"ema_{decay}."))
     except RuntimeError as error:
         raise InputError(f"{path}: checkpoint of another network; choose another output folder") from error
     moments: dict[int, dict[str, Tensor]] = {}
@@ -156,7 +178,9 @@ def load_checkpoint(path: Path, state: TrainState) -> None:
     state.optimizer.load_state_dict({**state.optimizer.state_dict(), "state": moments})
     state.step = int(tensors["step"])
     state.history = tensors["history"]
-    state.validation = tensors.get("validation", state.validation)  # absent in older checkpoints
+    state.measured = part("measured.")
+    if len(rows := tensors.get("validation", ())):  # of older checkpoints
+        state.measured["validation_loss"] = rows
     if state.scaler is not None:
         state.scaler.load_state_dict({k: v.item() for k, v in part("scaler.").items()})
 
@@ -164,7 +188,35 @@ def load_checkpoint(path: Path, state: TrainState) -> None:
 # What may change between a training and its resumption; everything else must be what it was.
 CHANGEABLE = ("steps", "checkpoint_every", "sample_every", "accumulate", "keep")
 UNCOMPARED = ("folder", "notes", "about", "quality_samples")
-ADDED = {"fp16": False}  # what trainings from before these keys had
+ADDED = {"fp16": False, "ema_others": []}  # what trainings from before these keys had
+
+
+def settle_precision(config: DictConfig, device: torch.device) -> DictConfig:
+    """A training's config with ``bf16=auto`` made true or false.
+
+    A training that is resumed keeps its precision. A new one is in bfloat16 where the device computes in it: elsewhere
+    it is emulated, and 12 times slower than float32 (measured on a CPU with AVX2).
+    """
+    if config.loop.bf16 != "auto":
+        return config
+    path = Path(config.folder) / "training.json"
+    if (path.parent / CHECKPOINT).exists() and path.exists():
+        chosen = bool(read_json(path)["loop"]["bf16"])
+    else:
+        chosen = not config.loop.get("fp16") and computes_bf16(device)
+    config = copy.deepcopy(config)
+    config.loop.bf16 = chosen
+    return config
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether the device has instructions for bfloat16."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        has = torch.cpu.get_capabilities()
+        return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+    return False
 
 
 def check_resumable(folder: Path, config: dict[str, Any]) -> None:
@@ -233,6 +285,8 @@ def train(
         with memory_errors(settings, processes):
             value, norm = optimise(settings, state, image_count, loss, processes, network, optimizer, parts)
         update_ema(state.ema, state.network, settings.ema_decay, state.step)
+        for decay, average in state.others.items():
+            update_ema(average, state.network, decay, state.step)
         state.step += 1
         rows.append([state.step, value, norm])
         bar.update()
@@ -245,8 +299,10 @@ def train(
             if state.step % settings.checkpoint_every == 0 or last:
                 state.history = torch.tensor(rows, dtype=torch.float64)
                 save_checkpoint(folder / CHECKPOINT, state)
-                write_rows(folder / "loss.csv", ["step", "loss", "gradient_norm"], state.history)
-                write_rows(folder / "validation.csv", ["step", "loss"], state.validation)
+                history = pd.DataFrame(rows, columns=["step", "loss", "gradient_norm"])
+                write_csv(folder / "loss.csv", history.astype({"step": int}).set_index("step"))
+                if state.measured:
+                    write_csv(folder / "validation.csv", measured_table(state.measured))
     bar.close()
     return state
 
@@ -316,11 +372,15 @@ def remove_unfinished(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def write_rows(path: Path, header: Sequence[str], rows: Tensor) -> None:
-    """A curve as CSV: step, then numbers. Without rows, nothing is written."""
-    if not len(rows):
-        return
-    with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows([int(step), *(f"{value:.6f}" for value in values)] for step, *values in rows.tolist())
+def measured_table(measured: Mapping[str, Tensor]) -> pd.DataFrame:
+    """A column for each name, a row for each step."""
+    columns = {
+        name: pd.Series(rows[:, 1].tolist(), index=rows[:, 0].long().tolist()) for name, rows in measured.items()
+    }
+    return pd.DataFrame(columns).rename_axis("step")
+
+
+def write_csv(path: Path, frame: pd.DataFrame) -> None:
+    """A curve, indexed by step."""
+    with atomic_path(path) as temporary:
+        frame.to_csv(temporary, float_format="%.6f")
