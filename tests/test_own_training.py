@@ -216,7 +216,7 @@ def test_a_training_killed_while_it_writes_ends_with_the_same_bits(photos: Path,
         load_file(tmp_path / name / "training" / "folder16" / "checkpoint.safetensors") for name in ("cut", "whole")
     )
     assert first.keys() == second.keys()
-    assert {"step", "history", "validation"} < first.keys()
+    assert {"step", "history", "measured.validation_loss"} < first.keys()
     for key, value in first.items():
         assert torch.equal(value, second[key]), key
 

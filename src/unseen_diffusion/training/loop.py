@@ -374,9 +374,7 @@ def remove_unfinished(folder: Path) -> None:
 
 def measured_table(measured: Mapping[str, Tensor]) -> pd.DataFrame:
     """A column for each name, a row for each step."""
-    columns = {
-        name: pd.Series(rows[:, 1].tolist(), index=rows[:, 0].long().tolist()) for name, rows in measured.items()
-    }
+    columns = {name: pd.Series({int(step): value for step, value in rows.tolist()}) for name, rows in measured.items()}
     return pd.DataFrame(columns).rename_axis("step")
 
 
