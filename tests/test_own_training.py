@@ -13,7 +13,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from unseen_diffusion.cli import main
@@ -32,9 +32,10 @@ from unseen_diffusion.training import diffusion_recipe, loop
 from unseen_diffusion.training.data import OwnImages, decode_once, hold_out, open_images
 from unseen_diffusion.training.diffusion_recipe import train_diffusion
 from unseen_diffusion.training.journal import Journal, journal
-from unseen_diffusion.training.loop import LoopSettings, check_resumable, memory_errors, new_state, save_checkpoint
+from unseen_diffusion.training.loop import LoopSettings, check_resumable, memory_errors, new_state
 from unseen_diffusion.training.networks import levels, scaled_unet
 from unseen_diffusion.training.processes import Processes
+from unseen_diffusion.training.state import TrainState, load_checkpoint, save_checkpoint
 from unseen_diffusion.training.tasks import check_training
 
 SMALL = (
@@ -138,7 +139,13 @@ def test_one_command_from_a_folder_to_a_model_that_runs(photos: Path, here: Path
         (["data=folder", "data.path=x", "data.validation=0.9"], "data.validation=0.9: give a share"),
         (["training=base"], "set data=folder, data=parquet or data=hub"),
         (["data=folder", "data.path=x", "training=photos32"], "photos32 has its own data"),
-        (["data=folder", "data.path=x", "training.loop.fp16=true"], "choose one of them"),
+        (["data=folder", "data.path=x", "training.loop.fp16=true", "training.loop.bf16=true"], "choose one of them"),
+        (["data=folder", "data.path=x", "training.loop.bf16=maybe"], "bf16=maybe: choose true, false or auto"),
+        (["data=folder", "data.path=x", "training.loop.ema_others=[1]"], "ema_others=1: give numbers in [0, 1)"),
+        (
+            ["data=folder", "data.path=x", "training.loop.ema_others=[0.9995]"],
+            "name each decay once, and not ema_decay",
+        ),
         (["data=folder", "data.path=x", "training.loop.accumulate=0"], "accumulate=0: give a whole number"),
         (["data=folder", "data.path=x", "training.task=other"], "training.task=other: choose one of"),
         (["data=photo"], "data=photo: no such option; choose one of folder, hub, parquet"),
@@ -181,10 +188,10 @@ def test_what_the_recipe_refuses(photos: Path, tmp_path: Path, arguments: list[s
 KILLED = """
 import os, signal, sys, torch
 from unseen_diffusion.composition import expand
-from unseen_diffusion.training import diffusion_recipe, loop
+from unseen_diffusion.training import state
 from unseen_diffusion.training.diffusion_recipe import train_diffusion
 
-save, saved = loop.save_file, []
+save, saved = state.save_file, []
 
 def killed(tensors, path):
     save(tensors, path)
@@ -193,7 +200,7 @@ def killed(tensors, path):
         os.truncate(path, os.path.getsize(path) // 2)  # as if half of it were written
         os.kill(os.getpid(), signal.SIGKILL)
 
-loop.save_file = killed
+state.save_file = killed
 torch.set_num_threads(int(sys.argv[1]))
 train_diffusion(expand("train", sys.argv[2:]).points[0].training, torch.device("cpu"))
 """
@@ -231,13 +238,25 @@ def test_older_trainings_resume(tmp_path: Path) -> None:
         check_resumable(tmp_path, {"name": "a", "loop": {**now, "fp16": True}})
 
 
+def test_validation_losses_of_older_checkpoints_are_read(tmp_path: Path) -> None:
+    """They were the only thing that was measured."""
+    state = new_state(nn.Linear(2, 1), settings(), torch.device("cpu"))
+    save_checkpoint(tmp_path / "checkpoint.safetensors", state)
+    old = load_file(tmp_path / "checkpoint.safetensors") | {
+        "validation": torch.tensor([[2.0, 0.5]], dtype=torch.float64)
+    }
+    save_file(old, tmp_path / "checkpoint.safetensors")
+    load_checkpoint(tmp_path / "checkpoint.safetensors", state)
+    assert {name: rows.tolist() for name, rows in state.measured.items()} == {"validation_loss": [[2.0, 0.5]]}
+
+
 def test_the_scale_of_gradients_is_part_of_a_checkpoint(tmp_path: Path) -> None:
     """In half precision an exact resume needs it."""
     first, second = (new_state(nn.Linear(2, 1), settings(), torch.device("cpu")) for _ in range(2))
     first.scaler = torch.amp.GradScaler("cpu", init_scale=512.0)
     second.scaler = torch.amp.GradScaler("cpu")
     save_checkpoint(tmp_path / "checkpoint.safetensors", first)
-    loop.load_checkpoint(tmp_path / "checkpoint.safetensors", second)
+    load_checkpoint(tmp_path / "checkpoint.safetensors", second)
     assert second.scaler.state_dict() == first.scaler.state_dict()
 
 
@@ -364,7 +383,7 @@ def test_parts_of_a_batch_add_up_to_it() -> None:
     torch.testing.assert_close(network.a.grad, gradient)
 
 
-def trained(accumulate: int, folder: Path, journal: Journal, **changes: Any) -> loop.TrainState:
+def trained(accumulate: int, folder: Path, journal: Journal, **changes: Any) -> TrainState:
     chosen = settings(accumulate=accumulate, **changes)
     state = new_state(Scale(), chosen, torch.device("cpu"))
     processes = Processes(torch.device("cpu"), "no")

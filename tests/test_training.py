@@ -1,6 +1,7 @@
 """The trainer: exact resume, seeded data order, and a folder at the end that ``unseen run`` takes."""
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from unseen_diffusion.errors import InputError
 from unseen_diffusion.models import DiffusersModel
 from unseen_diffusion.optimisation import epoch_rows, update_ema
 from unseen_diffusion.training.diffusion_recipe import train_diffusion
-from unseen_diffusion.training.loop import LoopSettings, learning_rate
+from unseen_diffusion.training.loop import LoopSettings, learning_rate, settle_precision
 
 SMALL = [
     "training.data.size=16",
@@ -60,20 +61,21 @@ def test_resume_is_exact(photos: Path, tmp_path: Path, monkeypatch: pytest.Monke
     """A training that dies between checkpoints and starts again ends with the same bits."""
     from unseen_diffusion.training import loop
 
-    whole = train(photos, tmp_path / "whole", 7)
+    others = "training.loop.ema_others=[0.0,0.5]"
+    whole = train(photos, tmp_path / "whole", 7, others)
     update, calls = loop.update_ema, []
 
     def dies(*arguments: Any) -> None:
         calls.append(1)
-        if len(calls) == 5:
+        if len(calls) == 3 * 5:  # averages
             raise KeyboardInterrupt
         update(*arguments)
 
     monkeypatch.setattr(loop, "update_ema", dies)
     with pytest.raises(KeyboardInterrupt):
-        train(photos, tmp_path / "cut", 7)
+        train(photos, tmp_path / "cut", 7, others)
     monkeypatch.setattr(loop, "update_ema", update)
-    resumed = train(photos, tmp_path / "cut", 7)
+    resumed = train(photos, tmp_path / "cut", 7, others)
     name = "checkpoint.safetensors"
     first, second = load_file(whole.parent / name), load_file(resumed.parent / name)
     assert first.keys() == second.keys()
@@ -92,6 +94,10 @@ def test_the_folder_is_complete(photos: Path, tmp_path: Path, monkeypatch: pytes
     card = (weights / "README.md").read_text()
     assert "unseen train training=photos32 \\\n  training.data.path='photos.parquet'" in card
     assert "KID x 1000" in card
+    assert "(averaged weights, 40 held-out images)" in card
+    measured = pd.read_csv(weights.parent / "validation.csv")
+    assert measured.columns.tolist() == ["step", "validation_loss", "kid", "kid_low", "kid_high"]
+    assert f"its own samples | {1000 * measured['kid'].item():.1f} " in card
     assert {"loss.png", "samples.png", "unseen.json", "model_index.json"} <= {p.name for p in weights.iterdir()}
     assert len(pd.read_csv(weights.parent / "loss.csv")) == 3
 
@@ -123,6 +129,66 @@ def test_weights_are_kept_along_the_way(photos: Path, tmp_path: Path) -> None:
     assert DiffusersModel(str(kept.parent / "weights-000002")).shape == (3, 16, 16)
     with pytest.raises(InputError, match="keep=6: give whole steps between 1 and steps=5"):
         train(photos, tmp_path / "kept", 5, "training.loop.keep=[6]")
+
+
+def test_a_further_average_is_that_of_a_training_with_its_decay(photos: Path, tmp_path: Path) -> None:
+    """To the last bit, and so is its validation loss; a decay of 0 is the weights themselves."""
+    more = ["training.loop.keep=[4]", f"training.data.test_path={photos}", "training.data.validation=8"]
+    both = train(
+        photos, tmp_path / "both", 4, "training.loop.ema_decay=0.3", "training.loop.ema_others=[0.6,0.0]", *more
+    )
+    alone = train(photos, tmp_path / "alone", 4, "training.loop.ema_decay=0.6", *more)
+    part = "unet/diffusion_pytorch_model.safetensors"
+    expected = load_file(alone / part)
+    for key, value in load_file(both.parent / "weights-000004-ema-0.6" / part).items():
+        assert torch.equal(value, expected[key]), key
+    assert not torch.equal(load_file(both / part)["conv_in.weight"], expected["conv_in.weight"])
+    last = load_file(both.parent / "checkpoint.safetensors")
+    assert torch.equal(last["ema_0.0.conv_in.weight"], last["network.conv_in.weight"])
+    first, second = (pd.read_csv(folder.parent / "validation.csv") for folder in (both, alone))
+    assert first["validation_loss_ema_0.6"].tolist() == second["validation_loss"].tolist()
+    assert {f"validation_loss_ema_{decay}" for decay in (0.6, 0.0)} < set(first.columns)
+
+
+def test_a_training_starts_from_given_weights(photos: Path, tmp_path: Path) -> None:
+    """Those of an earlier one, or of any diffusers folder with the same network; others are refused in one line."""
+    start, part = train(photos, tmp_path / "start", 3), "unet/diffusion_pytorch_model.safetensors"
+    still = train(photos, tmp_path / "still", 1, f"training.start={start}", "training.loop.learning_rate=0")
+    for key, value in load_file(start / part).items():
+        assert torch.equal(load_file(still / part)[key], value), key
+    assert f"| began as | {start.name} |" in (still / "README.md").read_text()
+    assert f"training.start={start.name}" in (still / "README.md").read_text()
+    for wrong, expected in (
+        ([f"training.start={tmp_path / 'absent'}"], r"training.start=.*absent: no such folder"),
+        (["training.start=embedded:photos32"], "training.start=embedded:photos32: not the weights of training.network"),
+        ([f"training.start={start}", "training.network.pixel_unshuffle=1"], "training.start=.*: not the weights of"),
+    ):
+        with pytest.raises(InputError, match=expected):
+            train(photos, tmp_path / "wrong", 1, *wrong)
+    assert not (tmp_path / "wrong").exists()
+
+
+@pytest.mark.parametrize(("has", "expected"), [({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({}, False)])
+def test_bf16_where_the_device_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has: dict[str, bool], expected: bool
+) -> None:
+    """And a training that is resumed on another machine keeps the precision that it began with."""
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: has)
+    given = ["training.data.path=x", f"paths.outputs={tmp_path}", "training.loop.bf16=auto"]
+    (config,) = expand("train", given).points
+    settled = settle_precision(config.training, torch.device("cpu"))
+    assert settled.loop.bf16 is expected
+    assert settled.folder == config.training.folder
+    assert settle_precision(config.training, torch.device("mps")).loop.bf16 is False
+    (half,) = expand("train", [*given, "training.loop.fp16=true"]).points
+    assert settle_precision(half.training, torch.device("cpu")).loop.bf16 is False
+
+    folder = Path(config.training.folder)
+    folder.mkdir(parents=True)
+    (folder / "training.json").write_text(json.dumps({"loop": {"bf16": not expected}}))
+    assert settle_precision(config.training, torch.device("cpu")).loop.bf16 is expected
+    (folder / "checkpoint.safetensors").touch()
+    assert settle_precision(config.training, torch.device("cpu")).loop.bf16 is not expected
 
 
 def test_epochs_are_permutations() -> None:

@@ -67,7 +67,7 @@ def training_command(config: DictConfig) -> str:
     Within a Hydra job these are its own overrides; elsewhere the data of the config.
     """
     rest = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
-    left_out = ["training.notes", "training.folder", "paths.", "device", "tracking"]
+    left_out = ["training.notes", "training.folder", "training.start", "paths.", "device", "tracking"]
     if own_images(config):
         data = config.data
         path = data.path if data.kind == "hub" else Path(data.path).name
@@ -79,8 +79,15 @@ def training_command(config: DictConfig) -> str:
         given = {f"training.data.{key}": value for key, value in config.data.items() if isinstance(value, str)}
         words = [f"{key}='{Path(value).name}'" for key, value in given.items()]
         left_out += ["training=", "training.data."]
+    words += [f"training.start={start_name(config)}"] if config.get("start") else []
     words += [word for word in rest if not word.startswith(tuple(left_out))]
     return " \\\n  ".join([start, *words])
+
+
+def start_name(config: DictConfig) -> str:
+    """The weights that a training started from, without the folders that they were in."""
+    local = Path(config.start).is_dir()
+    return Path(config.start).name if local else str(config.start)
 
 
 def own_images(config: DictConfig) -> bool:

@@ -28,12 +28,18 @@ from unseen_diffusion.seeds import generator, normal_rows
 from unseen_diffusion.settings import build
 from unseen_diffusion.solvers import SolverSettings, denoise
 from unseen_diffusion.tracking import NoTracker, Tracker
-from unseen_diffusion.training.cards import fact_table, own_images, plain_config, save_loss_curve, training_command
+from unseen_diffusion.training.cards import (
+    fact_table,
+    own_images,
+    plain_config,
+    save_loss_curve,
+    start_name,
+    training_command,
+)
 from unseen_diffusion.training.data import OwnImages, decode_once, hold_out, open_images
 from unseen_diffusion.training.journal import journal
 from unseen_diffusion.training.loop import (
     LoopSettings,
-    TrainState,
     check_resumable,
     new_state,
     seeded,
@@ -41,6 +47,7 @@ from unseen_diffusion.training.loop import (
     train,
 )
 from unseen_diffusion.training.processes import Processes
+from unseen_diffusion.training.state import TrainState
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +135,10 @@ def first_network(config: DictConfig) -> UNet2DModel:
     network = seeded(config.network, config.loop.seed)
     if (start := config.get("start")) is None:
         return network
-    folder = resolve(start)
+    try:
+        folder = resolve(start)
+    except InputError as error:
+        raise InputError(str(error).replace("model.path", "training.start")) from error
     path, facts = folder / "unet" / WEIGHTS, folder / "unseen.json"
     factor = read_json(facts)["pixel_unshuffle"] if facts.is_file() else 1
     try:
@@ -299,7 +309,7 @@ def card_facts(config: DictConfig, data: TrainingImages, state: TrainState, proc
     if (losses := state.measured.get("validation_loss")) is not None:
         facts["validation loss"] = f"{losses[-1, 1]:.4f} (averaged weights, {len(data.held):,} held-out images)"
     if config.get("start"):
-        facts["began as"] = str(config.start)
+        facts["began as"] = start_name(config)
     if config.notes:
         facts["notes"] = config.notes
     return facts

@@ -36,7 +36,6 @@ from unseen_diffusion.training.features import (
 from unseen_diffusion.training.journal import journal
 from unseen_diffusion.training.loop import (
     LoopSettings,
-    TrainState,
     check_resumable,
     new_state,
     seeded,
@@ -44,6 +43,7 @@ from unseen_diffusion.training.loop import (
     train,
 )
 from unseen_diffusion.training.processes import Processes
+from unseen_diffusion.training.state import TrainState
 
 log = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,19 +12,24 @@ from typing import Any, Protocol, runtime_checkable
 import pandas as pd
 import torch
 from omegaconf import DictConfig
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from unseen_diffusion.errors import InputError
-from unseen_diffusion.files import atomic_path, read_json, write_json
+from unseen_diffusion.files import read_json, write_json
 from unseen_diffusion.optimisation import epoch_rows, update_ema
 from unseen_diffusion.seeds import generator
 from unseen_diffusion.settings import build
 from unseen_diffusion.training.journal import Journal
 from unseen_diffusion.training.processes import Processes
-
-CHECKPOINT = "checkpoint.safetensors"
+from unseen_diffusion.training.state import (
+    CHECKPOINT,
+    TrainState,
+    load_checkpoint,
+    measured_table,
+    save_checkpoint,
+    write_csv,
+)
 
 
 @dataclass(frozen=True)
@@ -88,31 +93,6 @@ class Loss(Protocol):
         ...
 
 
-@dataclass
-class TrainState:
-    """What a checkpoint holds.
-
-    ``others`` are further averages of the weights by their decay. ``history`` has a row (step, loss, gradient norm) per
-    step, ``measured`` rows (step, value) by what was measured now and then on images that were never trained on;
-    ``scaler`` is the scale of the gradients in half precision (None in others).
-    """
-
-    network: nn.Module
-    ema: nn.Module
-    others: dict[float, nn.Module]
-    optimizer: torch.optim.Optimizer
-    step: int
-    history: Tensor
-    measured: dict[str, Tensor]
-    scaler: torch.amp.GradScaler | None = None
-
-    def record(self, numbers: Mapping[str, float]) -> None:
-        """Appends what was measured at this step."""
-        for name, value in numbers.items():
-            row = torch.tensor([[self.step, value]], dtype=torch.float64)
-            self.measured[name] = torch.cat([self.measured.get(name, row[:0]), row])
-
-
 def new_state(network: nn.Module, settings: LoopSettings, device: torch.device) -> TrainState:
     """A fresh AdamW state; the averaged weights start as a copy."""
     network = network.to(device).train()
@@ -135,54 +115,6 @@ def learning_rate(settings: LoopSettings, step: int) -> float:
         return settings.learning_rate * (step + 1) / settings.warmup_steps
     done = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
     return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
-
-
-def save_checkpoint(path: Path, state: TrainState) -> None:
-    """All that an exact resume needs, in one safetensors file, written atomically."""
-    tensors = {"step": torch.tensor(state.step), "history": state.history}
-    tensors |= {f"measured.{name}": rows for name, rows in state.measured.items()}
-    if state.scaler is not None:
-        tensors |= {f"scaler.{k}": torch.tensor(v) for k, v in state.scaler.state_dict().items()}
-    tensors |= {f"network.{k}": v for k, v in state.network.state_dict().items()}
-    tensors |= {f"ema.{k}": v for k, v in state.ema.state_dict().items()}
-    for decay, average in state.others.items():
-        tensors |= {f"ema_{decay}.{k}": v for k, v in average.state_dict().items()}
-    for index, entry in state.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{k}": v for k, v in entry.items()}
-    with atomic_path(path) as temporary:
-        save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, temporary)
-
-
-def load_checkpoint(path: Path, state: TrainState) -> None:
-    """Restores ``state`` in place.
-
-    Raises:
-        InputError: the checkpoint belongs to another network.
-    """
-    tensors = load_file(path)
-
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-    try:
-        state.network.load_state_dict(part("network."))
-        state.ema.load_state_dict(part("ema."))
-        for decay, average in state.others.items():
-            average.load_state_dict(part(f"ema_{decay}."))
-    except RuntimeError as error:
-        raise InputError(f"{path}: checkpoint of another network; choose another output folder") from error
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, value in part("optimizer.").items():
-        index, key = name.split(".", 1)
-        moments.setdefault(int(index), {})[key] = value
-    state.optimizer.load_state_dict({**state.optimizer.state_dict(), "state": moments})
-    state.step = int(tensors["step"])
-    state.history = tensors["history"]
-    state.measured = part("measured.")
-    if len(rows := tensors.get("validation", ())):  # of older checkpoints
-        state.measured["validation_loss"] = rows
-    if state.scaler is not None:
-        state.scaler.load_state_dict({k: v.item() for k, v in part("scaler.").items()})
 
 
 # What may change between a training and its resumption; everything else must be what it was.
@@ -370,15 +302,3 @@ def remove_unfinished(folder: Path) -> None:
     for stem in (Path(CHECKPOINT).stem, "images"):
         for path in folder.glob(f".{stem}-*"):
             path.unlink(missing_ok=True)
-
-
-def measured_table(measured: Mapping[str, Tensor]) -> pd.DataFrame:
-    """A column for each name, a row for each step."""
-    columns = {name: pd.Series({int(step): value for step, value in rows.tolist()}) for name, rows in measured.items()}
-    return pd.DataFrame(columns).rename_axis("step")
-
-
-def write_csv(path: Path, frame: pd.DataFrame) -> None:
-    """A curve, indexed by step."""
-    with atomic_path(path) as temporary:
-        frame.to_csv(temporary, float_format="%.6f")
