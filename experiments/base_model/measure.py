@@ -45,7 +45,7 @@ CANDIDATES = {
     "all_pixels": network(1, [16, 32, 96, 128], [0, 0, 1, 1], 1, 32, 8),
     "two_levels": network(2, [56, 112], [0, 1], 1, 28, 8),
     "wide_end": network(2, [48, 96, 160], [0, 1, 1], 1, 32, 16),
-    "no_attention": network(2, [64, 96, 152], [0, 0, 0], 1, 8, 8),
+    "middle_attention": network(2, [64, 96, 152], [0, 0, 0], 1, 8, 8),
     "unshuffle_4": network(4, [144, 176], [1, 1], 1, 16, 16),
 }
 OTHERS = {"photos32_seed_1": ["training.loop.seed=1"], "no_flips": ["training.flip=false"]}

@@ -1,0 +1,268 @@
+"""Networks of one inference time, averages of the weights and a longer training of `photos32`, measured on test images.
+
+python -m experiments.base_model.analyse FOLDER [IMAGES]
+
+FOLDER has the Parquet files that `experiments.base_model.measure` trained on. Trainings that are absent are left out.
+"""
+
+import sys
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from experiments.base_model.measure import ALL, CANDIDATES, LONGER, TEST, TRAIN, TRAININGS
+from experiments.common import fill, pm, signed
+from experiments.studies import commit, hardware
+from unseen_diffusion.domains.parquet import read_parquet
+from unseen_diffusion.features.base import extract
+from unseen_diffusion.features.embedded import EmbeddedFeatures
+from unseen_diffusion.files import atomic_path
+from unseen_diffusion.models import DiffusersModel
+from unseen_diffusion.models.folders import embedded_folder
+from unseen_diffusion.models.losses import image_losses
+from unseen_diffusion.models.unet import unet_forward
+from unseen_diffusion.scores.intervals import MeanInterval, paired_difference, t_interval
+from unseen_diffusion.scores.kernel import KernelDistance, kid
+from unseen_diffusion.scores.memorisation import copy_rate
+from unseen_diffusion.seeds import generator
+from unseen_diffusion.training.diffusion_recipe import sample
+
+HERE = Path(__file__).parent
+DRAWS = 8  # timesteps and noises an image
+AT_ONCE = 64  # images of a timed forward pass
+REPEATS = 7  # of a timed forward pass; the fastest counts
+DECAYS = (0.0, 0.99, 0.999, 0.9995, 0.9998)
+OWN = 0.999  # of `photos32`
+CPU = torch.device("cpu")
+
+
+@dataclass
+class Measuring:
+    """Test and training images to measure on, and what was measured of a folder of weights, once each."""
+
+    test: Tensor
+    train: Tensor
+    count: int
+
+    def __post_init__(self) -> None:
+        self.losses: dict[Path | str, Tensor] = {}
+        self.extractor = EmbeddedFeatures()
+        self.target = extract(self.extractor, self.test)
+
+    def some(self, images: Tensor) -> Tensor:
+        """``count`` of the images, the same ones every time."""
+        return images[torch.randperm(len(images), generator=generator(0, "base_model"))[: self.count]]
+
+    def loss(self, path: Path | str) -> list[float]:
+        """Of each of some test images."""
+        if path not in self.losses:
+            print(f"loss of {path}", flush=True)
+            model = DiffusersModel(str(path))
+            self.losses[path] = image_losses(model.network, model.loss(self.some(self.test)), 0, DRAWS)
+        return self.losses[path].tolist()
+
+    def training_loss(self, path: Path | str) -> list[float]:
+        """Of each of as many training images."""
+        model = DiffusersModel(str(path))
+        return image_losses(model.network, model.loss(self.some(self.train)), 0, DRAWS).tolist()
+
+    def features(self, path: Path | str) -> Tensor:
+        """Of 500 own samples."""
+        print(f"samples of {path}", flush=True)
+        return extract(self.extractor, sample(Path(path), 500, 0, CPU))
+
+
+def weights(name: str) -> Path:
+    """The finished weights of a training."""
+    return TRAININGS / name / "weights"
+
+
+@torch.no_grad()
+def forward(model: DiffusersModel, x: Tensor) -> None:
+    """One pass of the bare network."""
+    unet_forward(model.network, x, torch.full((len(x),), 500.0), model.factor)
+
+
+def seconds(models: dict[str, DiffusersModel]) -> dict[str, float]:
+    """The fastest forward pass of each; they take turns, so that other work on the machine meets them alike."""
+    x = torch.randn((AT_ONCE, *next(iter(models.values())).shape), generator=generator(0, "timed"))
+    found = dict.fromkeys(models, float("inf"))
+    for _ in range(REPEATS):
+        for name, model in models.items():
+            started = time.perf_counter()
+            forward(model, x)
+            found[name] = min(found[name], time.perf_counter() - started)
+    return found
+
+
+def operations(model: DiffusersModel) -> float:
+    """Floating-point operations of one image."""
+    with FlopCounterMode(display=False) as counter:
+        forward(model, torch.zeros((1, *model.shape)))
+    return float(counter.get_total_flops())
+
+
+def networks(measuring: Measuring, names: list[str]) -> pd.DataFrame:
+    """A row for each short training."""
+    models = {name: DiffusersModel(str(weights(name))) for name in names}
+    times = seconds(models)
+    rows = []
+    for name, model in models.items():
+        last = pd.read_csv(TRAININGS / name / "validation.csv").iloc[-1]
+        difference = paired_difference(measuring.loss(weights(name)), measuring.loss(weights("photos32")))
+        row = {"training": name, "parameters": sum(p.numel() for p in model.network.parameters())}
+        row |= {"operations": operations(model), "seconds": times[name], "loss": last["validation_loss"]}
+        row |= {key: last[key] for key in ("kid", "kid_low", "kid_high")}
+        rows.append(row | {"difference": difference.mean, "low": difference.low, "high": difference.high})
+    return pd.DataFrame(rows)
+
+
+def better(table: pd.DataFrame) -> list[str]:
+    """By the protocol's rule."""
+    noise = abs(float(table.set_index("training").loc["photos32_seed_1", "difference"]))
+    candidates = table[table["training"].isin(CANDIDATES) & (table["training"] != "photos32")]
+    return candidates[(candidates["high"] < 0) & (candidates["difference"] < -2 * noise)]["training"].tolist()
+
+
+def kid_row(step: int, found: KernelDistance) -> dict[str, float]:
+    return {"step": step, "kid": found.value, "kid_low": found.low, "kid_high": found.high}
+
+
+def longer(measuring: Measuring) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    """The longer training: own quality by step, the averages at its end, and what is said of memorising."""
+    before = 7000  # steps behind the embedded weights
+    embedded = embedded_folder("photos32")
+    first = measuring.features(embedded)
+    curve = pd.read_csv(TRAININGS / "longer" / "validation.csv")
+    curve["step"] += before
+    own = pd.DataFrame([kid_row(before, kid(first, measuring.target)), *curve.to_dict("records")])
+
+    last = TRAININGS / "longer" / f"weights-{int(curve['step'].iloc[-1]) - before:06d}"
+    folders = {decay: last if decay == OWN else last.with_name(f"{last.name}-ema-{decay}") for decay in DECAYS}
+    rows = []
+    for decay, folder in folders.items():
+        column = "validation_loss" if decay == OWN else f"validation_loss_ema_{decay}"
+        difference = paired_difference(measuring.loss(folder), measuring.loss(last))
+        row = {"decay": decay, **{str(one["step"]): one[column] for one in curve.to_dict("records")}}
+        rows.append(row | {"difference": difference.mean, "low": difference.low, "high": difference.high})
+
+    gain = paired_difference(measuring.loss(last), measuring.loss(embedded))
+    said = [f"- 4000 more steps change the loss of test images by {thousandths(gain)} x 10⁻³."]
+    training = extract(measuring.extractor, measuring.train)
+    for title, folder, features in (("7000", embedded, first), ("11000", last, measuring.features(last))):
+        seen, unseen = t_interval(measuring.training_loss(folder)), t_interval(measuring.loss(folder))
+        half = 1.96 * (seen.standard_error**2 + unseen.standard_error**2) ** 0.5
+        copies = copy_rate(features, training, measuring.target)
+        gap = f"{1000 * (seen.mean - unseen.mean):+.2f} ± {1000 * half:.2f} x 10⁻³ (unpaired: different images)"
+        share = f"{100 * copies.share:.1f}% ({100 * copies.low:.1f} to {100 * copies.high:.1f})"
+        said.append(
+            f"- After {title} steps: loss of training images less that of test images {gap}; copies of training "
+            f"images among 500 own samples {share}, 1% among real images."
+        )
+    return own, pd.DataFrame(rows), said
+
+
+def thousandths(found: MeanInterval) -> str:
+    return signed(found.mean, found.low, found.high, 1000, 2)
+
+
+def network_table(full: pd.DataFrame) -> pd.DataFrame:
+    """What people read."""
+    records = full.to_dict("records")
+    base = next(one["seconds"] for one in records if one["training"] == "photos32")
+    return pd.DataFrame(
+        {
+            "training": full["training"],
+            "parameters": [f"{one['parameters'] / 1e6:.1f} M" for one in records],
+            "GFLOP an image": [f"{one['operations'] / 1e9:.2f}" for one in records],
+            "time": [f"{one['seconds'] / base:.2f}" for one in records],
+            "loss less photos32's, x 10⁻³": [
+                signed(one["difference"], one["low"], one["high"], 1000, 2) if one["training"] != "photos32" else ""
+                for one in records
+            ],
+            "own KID x1000": [pm(1000 * one["kid"], 500 * (one["kid_high"] - one["kid_low"]), 0) for one in records],
+        }
+    )
+
+
+def average_table(full: pd.DataFrame) -> pd.DataFrame:
+    """Validation losses by step, and the paired difference at the end."""
+    steps = [name for name in full if name.isdigit()]
+    columns = {f"loss at {step}": [f"{value:.5f}" for value in full[step]] for step in steps}
+    return pd.DataFrame(
+        {
+            "decay": [f"{value:g}" for value in full["decay"]],
+            **columns,
+            f"less {OWN}'s, x 10⁻³": [
+                signed(one["difference"], one["low"], one["high"], 1000, 3) if one["decay"] != OWN else ""
+                for one in full.to_dict("records")
+            ],
+        }
+    )
+
+
+def draw(shown: pd.DataFrame, own: pd.DataFrame | None, averages: pd.DataFrame | None) -> Figure:
+    """Networks, own quality by step, averages by step."""
+    figure = Figure(figsize=(13, 3.6), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    part = shown[shown["training"] != "photos32"].iloc[::-1]
+    value, low, high = (1000 * part[name] for name in ("difference", "low", "high"))
+    left.errorbar(value, part["training"], xerr=[value - low, high - value], fmt="o", ms=4, capsize=2)
+    left.axvline(0, color="0.6", lw=0.8)
+    left.set_xlabel("loss less that of photos32's network, x 10⁻³\n(1000 steps of 32; better to the left)")
+    earlier = pd.read_csv(HERE.parent / "base_quality" / "results.csv").drop_duplicates("step")
+    earlier = earlier.rename(columns={f"own_{name}": name for name in ("kid", "kid_low", "kid_high")})
+    parts = [("from scratch (base_quality: 200 samples)", earlier)]
+    parts += [] if own is None else [("from photos32, 4000 more (500 samples)", own)]
+    for label, one in parts:
+        value, low, high = (1000 * one[name] for name in ("kid", "kid_low", "kid_high"))
+        middle.errorbar(one["step"], value, [value - low, high - value], fmt=".-", capsize=2, label=label)
+    middle.set(xlabel="training step", ylabel="own KID x1000", yscale="log")
+    middle.legend(frameon=False, fontsize=8)
+    if averages is not None:
+        steps = [name for name in averages if name.isdigit()]
+        for one in averages.to_dict("records"):
+            right.plot([int(s) for s in steps], [one[s] for s in steps], ".-", label=f"{one['decay']:g}")
+        right.set(xlabel="training step", ylabel="validation loss")
+        right.legend(frameon=False, fontsize=8, title="decay of the average")
+    for axis in (left, middle, right):
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def main() -> None:
+    folder, count = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 500
+    torch.set_num_threads(1)
+    test, train = (read_parquet(str(folder / name), 32, 3)[0] for name in (TEST, TRAIN))
+    measuring = Measuring(test, train, count)
+    done = [name for name in ALL if (weights(name) / "README.md").exists()]
+    full = networks(measuring, [name for name in done if ALL[name] is not LONGER])
+    found = better(full)
+    lines = [f"*commit {commit()}; {hardware()}, one thread a training.*", "", "**Networks.**", ""]
+    markdown = partial(pd.DataFrame.to_markdown, index=False, disable_numparse=True)
+    lines += [markdown(network_table(full)), "", f"Better by the protocol's rule: {', '.join(found) or 'none'}.", ""]
+    own = averages = None
+    if "longer" in done:
+        own, averages, said = longer(measuring)
+        lines += ["**Averages along the longer training.**", "", markdown(average_table(averages)), ""]
+        kids = [pm(1000 * one["kid"], 500 * (one["kid_high"] - one["kid_low"]), 0) for one in own.to_dict("records")]
+        steps = own["step"].astype(int).astype(str)
+        lines += ["**Longer.**", "", f"- Own KID x1000 at steps {', '.join(steps)}: {', '.join(kids)}.", *said, ""]
+    for name, frame in (("networks", full), ("longer", own), ("averages", averages)):
+        if frame is not None:
+            with atomic_path(HERE / f"{name}.csv") as path:
+                frame.to_csv(path, index=False, float_format="%.6g")
+    with atomic_path(HERE / "figure.png") as path:
+        draw(full, own, averages).savefig(path, format="png", dpi=130)
+    fill(HERE / "README.md", "\n".join([*lines, "![figure](figure.png)"]))
+
+
+if __name__ == "__main__":
+    main()
