@@ -22,7 +22,7 @@ from unseen_diffusion.domains.folder import Folder
 from unseen_diffusion.domains.parquet import Parquet
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.files import read_json, write_json
-from unseen_diffusion.images import decode, stack
+from unseen_diffusion.images import decode, dequantise, stack
 from unseen_diffusion.models.losses import DiffusionLoss, validation_loss
 from unseen_diffusion.models.unet import unet_forward
 from unseen_diffusion.seeds import generator
@@ -381,6 +381,42 @@ def test_parts_of_a_batch_add_up_to_it() -> None:
             total += value.item()
     assert total == pytest.approx(whole.item(), rel=1e-6)
     torch.testing.assert_close(network.a.grad, gradient)
+
+
+class Predicts(nn.Module):
+    """x0 = x / 2, in the network's own words."""
+
+    def __init__(self, prediction_type: str) -> None:
+        super().__init__()
+        self.prediction_type = prediction_type
+
+    def forward(self, x: Tensor, timestep: Tensor, return_dict: bool) -> tuple[Tensor]:
+        ac = DDPMScheduler().alphas_cumprod[timestep][:, None, None, None]
+        x0 = x / 2
+        eps = (x - ac.sqrt() * x0) / (1 - ac).sqrt()
+        v = ac.sqrt() * eps - (1 - ac).sqrt() * x0
+        return ({"epsilon": eps, "sample": x0, "v_prediction": v}[self.prediction_type],)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "sample", "v_prediction"])
+def test_min_snr_weights_the_error_of_x0(kind: str) -> None:
+    """By min(SNR, gamma), whatever the network predicts; without a bound, and predicting eps, it is the simple loss."""
+    images = torch.randint(0, 256, (20, 1, 8, 8), generator=generator(0, "images"), dtype=torch.uint8)
+    ac = DDPMScheduler().alphas_cumprod
+
+    def loss(min_snr: float | None) -> DiffusionLoss:
+        return DiffusionLoss(images, ac, 1, False, torch.device("cpu"), None, kind, min_snr=min_snr)
+
+    _, _, t, eps = batch = loss(5).batch(torch.arange(20), generator(0, "step"))
+    a = ac[t][:, None, None, None]
+    x0 = dequantise(images)
+    x = a.sqrt() * x0 + (1 - a).sqrt() * eps
+    expected = ((a / (1 - a)).clamp(max=5) * (x0 - x / 2).square()).mean()
+    torch.testing.assert_close(loss(5)(Predicts(kind), *batch), expected, rtol=1e-4, atol=0)
+    if kind == "epsilon":
+        torch.testing.assert_close(loss(1e9)(Predicts(kind), *batch), loss(None)(Predicts(kind), *batch))
+    with pytest.raises(InputError, match="min_snr=0: give a number above 0"):
+        loss(0)
 
 
 def trained(accumulate: int, folder: Path, journal: Journal, **changes: Any) -> TrainState:

@@ -48,7 +48,11 @@ CANDIDATES = {
     "middle_attention": network(2, [64, 96, 152], [0, 0, 0], 1, 8, 8),
     "unshuffle_4": network(4, [144, 176], [1, 1], 1, 16, 16),
 }
-OTHERS = {"photos32_seed_1": ["training.loop.seed=1"], "no_flips": ["training.flip=false"]}
+OTHERS = {
+    "photos32_seed_1": ["training.loop.seed=1"],
+    "no_flips": ["training.flip=false"],
+    "min_snr": ["training.min_snr=5"],
+}
 LONGER = [
     "training.start=embedded:photos32",
     "training.loop.steps=4000",

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from unseen_diffusion.errors import InputError
 from unseen_diffusion.images import dequantise
 from unseen_diffusion.models.unet import unet_forward
 from unseen_diffusion.precision import mixed_precision
@@ -27,6 +28,8 @@ class DiffusionLoss:
         device: of the network.
         prediction_type: as diffusers calls it.
         dtype: of the network's arithmetic; the loss is float32.
+        min_snr: gamma of Hang et al. 2023 (arXiv 2303.09556): the squared error of x0 counts min(SNR, gamma) times,
+            so that timesteps with little noise count less. None: the simple loss.
     """
 
     def __init__(
@@ -39,7 +42,10 @@ class DiffusionLoss:
         kept: Tensor | None = None,
         prediction_type: str = "epsilon",
         dtype: torch.dtype = torch.float32,
+        min_snr: float | None = None,
     ) -> None:
+        if min_snr is not None and not min_snr > 0:
+            raise InputError(f"min_snr={min_snr}: give a number above 0, e.g. 5, or null")
         self.images = images
         self.alphas_cumprod = alphas_cumprod.to(device, torch.float32)
         self.factor = factor
@@ -48,6 +54,7 @@ class DiffusionLoss:
         self.kept = torch.arange(len(images)) if kept is None else kept
         self.prediction_type = prediction_type
         self.dtype = dtype
+        self.min_snr = min_snr
 
     def batch(self, rows: Tensor, rng: torch.Generator) -> tuple[Tensor, ...]:
         """Images (B, C, H, W) uint8, which are mirrored (B,), timesteps (B,) and noise, drawn on the CPU."""
@@ -61,7 +68,18 @@ class DiffusionLoss:
 
     def __call__(self, network: nn.Module, *batch: Tensor) -> Tensor:
         """The loss of (a part of) a batch."""
-        return self.squares(network, *batch).mean()
+        squares = self.squares(network, *batch)
+        if self.min_snr is None:
+            return squares.mean()
+        return (self.weights(batch[2].to(self.device))[:, None, None, None] * squares).mean()
+
+    def weights(self, t: Tensor) -> Tensor:
+        """What ``min_snr`` makes of the squared errors at timesteps t (B,), in the network's parameterisation: (B,)."""
+        ac = self.alphas_cumprod[t]
+        snr = ac / (1 - ac)
+        # Squared errors in units of those of x0: of eps SNR times as large, of v SNR + 1 times.
+        unit = {"epsilon": snr, "sample": torch.ones_like(snr), "v_prediction": snr + 1}[self.prediction_type]
+        return snr.clamp(max=self.min_snr) / unit
 
     def squares(self, network: nn.Module, *batch: Tensor) -> Tensor:
         """Squared errors of a batch, (B, C, H, W)."""

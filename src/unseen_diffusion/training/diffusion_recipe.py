@@ -95,7 +95,8 @@ def train_diffusion(config: DictConfig, device: torch.device, tracker: Tracker |
     images, held_images = (
         tensor.to(device) if tensor.nbytes <= ON_DEVICE else tensor for tensor in (data.images, data.held_images)
     )
-    loss = DiffusionLoss(images, scheduler.alphas_cumprod, factor, config.flip, device, data.rows)
+    min_snr = config.get("min_snr")
+    loss = DiffusionLoss(images, scheduler.alphas_cumprod, factor, config.flip, device, data.rows, min_snr=min_snr)
     held = DiffusionLoss(held_images, scheduler.alphas_cumprod, factor, False, device, data.held)
     target = None if data.test is None else extract(EmbeddedFeatures(), data.test)
     plain = plain_config(config)
@@ -308,6 +309,8 @@ def card_facts(config: DictConfig, data: TrainingImages, state: TrainState, proc
     }
     if (losses := state.measured.get("validation_loss")) is not None:
         facts["validation loss"] = f"{losses[-1, 1]:.4f} (averaged weights, {len(data.held):,} held-out images)"
+    if config.get("min_snr"):
+        facts["loss weights"] = f"min-SNR, gamma {config.min_snr}; the validation loss has none"
     if config.get("start"):
         facts["began as"] = start_name(config)
     if config.notes:
