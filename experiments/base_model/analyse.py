@@ -154,9 +154,14 @@ def longer(measuring: Measuring) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]
         rows.append(row | {"difference": difference.mean, "low": difference.low, "high": difference.high})
 
     gain = paired_difference(measuring.loss(last), measuring.loss(embedded))
-    said = [f"- 4000 more steps change the loss of test images by {thousandths(gain)} x 10⁻³."]
+    said = [
+        f"- {int(curve['step'].iloc[-1]) - before} more steps change the loss of test images by {thousandths(gain)} x 10⁻³."
+    ]
     training = extract(measuring.extractor, measuring.train)
-    for title, folder, features in (("7000", embedded, first), ("11000", last, measuring.features(last))):
+    for title, folder, features in (
+        ("7000", embedded, first),
+        (str(int(curve["step"].iloc[-1])), last, measuring.features(last)),
+    ):
         seen, unseen = t_interval(measuring.training_loss(folder)), t_interval(measuring.loss(folder))
         half = 1.96 * (seen.standard_error**2 + unseen.standard_error**2) ** 0.5
         copies = copy_rate(features, training, measuring.target)
@@ -220,7 +225,7 @@ def draw(shown: pd.DataFrame, own: pd.DataFrame | None, averages: pd.DataFrame |
     earlier = pd.read_csv(HERE.parent / "base_quality" / "results.csv").drop_duplicates("step")
     earlier = earlier.rename(columns={f"own_{name}": name for name in ("kid", "kid_low", "kid_high")})
     parts = [("from scratch (base_quality: 200 samples)", earlier)]
-    parts += [] if own is None else [("from photos32, 4000 more (500 samples)", own)]
+    parts += [] if own is None else [("from photos32 on (500 samples)", own)]
     for label, one in parts:
         value, low, high = (1000 * one[name] for name in ("kid", "kid_low", "kid_high"))
         middle.errorbar(one["step"], value, [value - low, high - value], fmt=".-", capsize=2, label=label)

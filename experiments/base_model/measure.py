@@ -55,11 +55,11 @@ OTHERS = {
 }
 LONGER = [
     "training.start=embedded:photos32",
-    "training.loop.steps=4000",
+    "training.loop.steps=3000",
     "training.loop.learning_rate=5e-4",
     "training.loop.warmup_steps=200",
     "training.loop.ema_others=[0.0,0.99,0.9995,0.9998]",
-    "training.loop.keep=[1000,2000,3000,4000]",
+    "training.loop.keep=[1000,2000,3000]",
 ]
 ALL = {name: [*SHORT, *own] for name, own in (CANDIDATES | OTHERS).items()} | {"longer": LONGER}
 
