@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.base_model.measure import ALL, CANDIDATES, LONGER, TEST, TRAIN, TRAININGS
-from experiments.common import fill, pm, signed
+from experiments.common import fill, interval, pm, runs, score, signed
 from experiments.studies import commit, hardware
 from unseen_diffusion.domains.parquet import read_parquet
 from unseen_diffusion.features.base import extract
@@ -40,6 +40,7 @@ AT_ONCE = 64  # images of a timed forward pass
 REPEATS = 7  # of a timed forward pass; the fastest counts
 DECAYS = (0.0, 0.99, 0.999, 0.9995, 0.9998)
 OWN = 0.999  # of `photos32`
+SWEEP = Path("outputs/sweeps/base_model")
 CPU = torch.device("cpu")
 
 
@@ -153,14 +154,12 @@ def longer(measuring: Measuring) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]
         row = {"decay": decay, **{str(one["step"]): one[column] for one in curve.to_dict("records")}}
         rows.append(row | {"difference": difference.mean, "low": difference.low, "high": difference.high})
 
-    gain = paired_difference(measuring.loss(last), measuring.loss(embedded))
-    said = [
-        f"- {int(curve['step'].iloc[-1]) - before} more steps change the loss of test images by {thousandths(gain)} x 10⁻³."
-    ]
+    gain, more = paired_difference(measuring.loss(last), measuring.loss(embedded)), int(curve["step"].iloc[-1]) - before
+    said = [f"- {more} more steps change the loss of test images by {thousandths(gain)} x 10⁻³."]
     training = extract(measuring.extractor, measuring.train)
     for title, folder, features in (
         ("7000", embedded, first),
-        (str(int(curve["step"].iloc[-1])), last, measuring.features(last)),
+        (str(before + more), last, measuring.features(last)),
     ):
         seen, unseen = t_interval(measuring.training_loss(folder)), t_interval(measuring.loss(folder))
         half = 1.96 * (seen.standard_error**2 + unseen.standard_error**2) ** 0.5
@@ -172,6 +171,42 @@ def longer(measuring: Measuring) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]
             f"images among 500 own samples {share}, 1% among real images."
         )
     return own, pd.DataFrame(rows), said
+
+
+def unseen_domains() -> pd.DataFrame:
+    """KID-H, copies and bandwidth of both base models by domain."""
+    rows = []
+    for results in runs([SWEEP]):
+        generated, found = results["rows"][0], results["bandwidth"]
+        name = "photos32" if results["config"]["model"]["path"].startswith("embedded") else "longer"
+        row = {"domain": results["settings"]["domain"], "model": name}
+        row |= {key: generated[key] for base in ("kid_h", "copy_rate") for key in (base, f"{base}_low", f"{base}_high")}
+        rows.append(row | {"eta": found["eta"], "eta_low": found["low"], "eta_high": found["high"]})
+    return pd.DataFrame(rows).sort_values(["domain", "model"], ascending=[True, False], kind="stable")
+
+
+def unseen_table(full: pd.DataFrame) -> pd.DataFrame:
+    """What people read."""
+    records = full.to_dict("records")
+    return pd.DataFrame(
+        {
+            "domain": full["domain"],
+            "model": full["model"],
+            "KID-H x1000": [score(one, "kid_h") for one in records],
+            "copies": [score(one, "copy_rate") for one in records],
+            "bandwidth": [interval(one["eta"], one["eta_low"], one["eta_high"]) for one in records],
+        }
+    )
+
+
+def differing(full: pd.DataFrame) -> list[str]:
+    """Domains on which the intervals of KID-H do not overlap."""
+    found = []
+    for domain, part in full.groupby("domain"):
+        one, other = part.to_dict("records")
+        if one["kid_h_low"] > other["kid_h_high"] or other["kid_h_low"] > one["kid_h_high"]:
+            found.append(str(domain))
+    return found
 
 
 def thousandths(found: MeanInterval) -> str:
@@ -260,7 +295,11 @@ def main() -> None:
         kids = [pm(1000 * one["kid"], 500 * (one["kid_high"] - one["kid_low"]), 0) for one in own.to_dict("records")]
         steps = own["step"].astype(int).astype(str)
         lines += ["**Longer.**", "", f"- Own KID x1000 at steps {', '.join(steps)}: {', '.join(kids)}.", *said, ""]
-    for name, frame in (("networks", full), ("longer", own), ("averages", averages)):
+    domains = unseen_domains() if SWEEP.exists() else None
+    if domains is not None:
+        lines += ["**Unseen domains.**", "", markdown(unseen_table(domains)), ""]
+        lines += [f"KID-H differs on {', '.join(differing(domains)) or 'none of them'}.", ""]
+    for name, frame in (("networks", full), ("longer", own), ("averages", averages), ("domains", domains)):
         if frame is not None:
             with atomic_path(HERE / f"{name}.csv") as path:
                 frame.to_csv(path, index=False, float_format="%.6g")
