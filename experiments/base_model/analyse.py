@@ -1,6 +1,6 @@
 """Networks of one inference time, averages of the weights and a longer training of `photos32`, measured on test images.
 
-python -m experiments.base_model.analyse FOLDER [IMAGES]
+python -m experiments.base_model.analyse FOLDER
 
 FOLDER has the Parquet files that `experiments.base_model.measure` trained on. Trainings that are absent are left out.
 """
@@ -50,7 +50,8 @@ class Measuring:
 
     test: Tensor
     train: Tensor
-    count: int
+    images: int = 500
+    samples: int = 500
 
     def __post_init__(self) -> None:
         self.losses: dict[Path | str, Tensor] = {}
@@ -58,8 +59,8 @@ class Measuring:
         self.target = extract(self.extractor, self.test)
 
     def some(self, images: Tensor) -> Tensor:
-        """``count`` of the images, the same ones every time."""
-        return images[torch.randperm(len(images), generator=generator(0, "base_model"))[: self.count]]
+        """``self.images`` of the images, the same ones every time."""
+        return images[torch.randperm(len(images), generator=generator(0, "base_model"))[: self.images]]
 
     def loss(self, path: Path | str) -> list[float]:
         """Of each of some test images."""
@@ -75,9 +76,9 @@ class Measuring:
         return image_losses(model.network, model.loss(self.some(self.train)), 0, DRAWS).tolist()
 
     def features(self, path: Path | str) -> Tensor:
-        """Of 500 own samples."""
+        """Of own samples."""
         print(f"samples of {path}", flush=True)
-        return extract(self.extractor, sample(Path(path), 500, 0, CPU))
+        return extract(self.extractor, sample(Path(path), self.samples, 0, CPU))
 
 
 def weights(name: str) -> Path:
@@ -168,7 +169,7 @@ def longer(measuring: Measuring) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]
         share = f"{100 * copies.share:.1f}% ({100 * copies.low:.1f} to {100 * copies.high:.1f})"
         said.append(
             f"- After {title} steps: loss of training images less that of test images {gap}; copies of training "
-            f"images among 500 own samples {share}, 1% among real images."
+            f"images among {measuring.samples} own samples {share}, 1% among real images."
         )
     return own, pd.DataFrame(rows), said
 
@@ -277,17 +278,14 @@ def draw(shown: pd.DataFrame, own: pd.DataFrame | None, averages: pd.DataFrame |
     return figure
 
 
-def main() -> None:
-    folder, count = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 500
-    torch.set_num_threads(1)
-    test, train = (read_parquet(str(folder / name), 32, 3)[0] for name in (TEST, TRAIN))
-    measuring = Measuring(test, train, count)
+def analyse(measuring: Measuring, out: Path) -> None:
+    """Writes tables and figure into ``out``, and fills its README, from the trainings that have ended."""
     done = [name for name in ALL if (weights(name) / "README.md").exists()]
     full = networks(measuring, [name for name in done if ALL[name] is not LONGER])
-    found = better(full)
     lines = [f"*commit {commit()}; {hardware()}, one thread a training.*", "", "**Networks.**", ""]
     markdown = partial(pd.DataFrame.to_markdown, index=False, disable_numparse=True)
-    lines += [markdown(network_table(full)), "", f"Better by the protocol's rule: {', '.join(found) or 'none'}.", ""]
+    lines += [markdown(network_table(full)), ""]
+    lines += [f"Better by the protocol's rule: {', '.join(better(full)) or 'none'}.", ""]
     own = averages = None
     if "longer" in done:
         own, averages, said = longer(measuring)
@@ -301,11 +299,18 @@ def main() -> None:
         lines += [f"KID-H differs on {', '.join(differing(domains)) or 'none of them'}.", ""]
     for name, frame in (("networks", full), ("longer", own), ("averages", averages), ("domains", domains)):
         if frame is not None:
-            with atomic_path(HERE / f"{name}.csv") as path:
+            with atomic_path(out / f"{name}.csv") as path:
                 frame.to_csv(path, index=False, float_format="%.6g")
-    with atomic_path(HERE / "figure.png") as path:
+    with atomic_path(out / "figure.png") as path:
         draw(full, own, averages).savefig(path, format="png", dpi=130)
-    fill(HERE / "README.md", "\n".join([*lines, "![figure](figure.png)"]))
+    fill(out / "README.md", "\n".join([*lines, "![figure](figure.png)"]))
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    torch.set_num_threads(1)
+    test, train = (read_parquet(str(folder / name), 32, 3)[0] for name in (TEST, TRAIN))
+    analyse(Measuring(test, train), HERE)
 
 
 if __name__ == "__main__":

@@ -92,9 +92,8 @@ def train_diffusion(config: DictConfig, device: torch.device, tracker: Tracker |
     data = load_images(config, settings, folder, processes)
     log.info("%d training images from %s", len(data.rows), data.origin)
     factor = config.network.pixel_unshuffle
-    images, held_images = (
-        tensor.to(device) if tensor.nbytes <= ON_DEVICE else tensor for tensor in (data.images, data.held_images)
-    )
+    images = on_device(data.images, device)
+    held_images = images if data.held_images is data.images else on_device(data.held_images, device)
     min_snr = config.get("min_snr")
     loss = DiffusionLoss(images, scheduler.alphas_cumprod, factor, config.flip, device, data.rows, min_snr=min_snr)
     held = DiffusionLoss(held_images, scheduler.alphas_cumprod, factor, False, device, data.held)
@@ -107,10 +106,7 @@ def train_diffusion(config: DictConfig, device: torch.device, tracker: Tracker |
             numbers = validation_losses(current, held, settings.seed)
             export(current.ema, scheduler, factor, weights)
             if current.step in settings.keep:
-                kept = folder / f"weights-{current.step:06d}"
-                export(current.ema, scheduler, factor, kept)
-                for decay, average in current.others.items():
-                    export(average, scheduler, factor, kept.with_name(f"{kept.name}-ema-{decay}"))
+                export_all(current, scheduler, factor, folder)
             samples = sample(weights, SHEET if target is None else scored(config), settings.seed, device)
             path = sheet_path(folder, current)
             save_png(grid(samples[:SHEET], 8, 2), path)
@@ -125,6 +121,11 @@ def train_diffusion(config: DictConfig, device: torch.device, tracker: Tracker |
         export(state.ema, scheduler, factor, weights)
         document(config, data, target, state, weights, processes)
     return weights
+
+
+def on_device(images: Tensor, device: torch.device) -> Tensor:
+    """The images there, unless they are too many."""
+    return images.to(device) if images.nbytes <= ON_DEVICE else images
 
 
 def first_network(config: DictConfig) -> UNet2DModel:
@@ -214,6 +215,7 @@ def load_images(config: DictConfig, settings: LoopSettings, folder: Path, proces
         rows, held = hold_out(len(images), own.validation, settings.seed)
         data = TrainingImages(images, rows, images, held, None, f"data.path={own.path}")
     else:
+        del plain["data"]["validation"]  # what is measured along the way is not what is trained
         if processes.first:
             check_resumable(folder, plain)
         images = _read(config, config.data.path)
@@ -244,6 +246,14 @@ def export(ema: UNet2DModel, scheduler: DDPMScheduler, factor: int, folder: Path
     write_json(folder / "unseen.json", {"pixel_unshuffle": factor})
     index = {"unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "DDPMScheduler"]}
     write_json(folder / "model_index.json", {"_class_name": "DDPMPipeline", **index})
+
+
+def export_all(state: TrainState, scheduler: DDPMScheduler, factor: int, folder: Path) -> None:
+    """All averages of the weights at this step: weights-STEP, and weights-STEP-ema-DECAY for the others."""
+    kept = folder / f"weights-{state.step:06d}"
+    export(state.ema, scheduler, factor, kept)
+    for decay, average in state.others.items():
+        export(average, scheduler, factor, kept.with_name(f"{kept.name}-ema-{decay}"))
 
 
 def sample(folder: Path, count: int, seed: int, device: torch.device) -> Tensor:
