@@ -73,6 +73,7 @@ TUNING = (
     "method.tuning.check_every=1",
     "method.tuning.batch_size=4",
 )
+COMPARISON = (QUICK, "domain.draw=0,1", "seed=0")
 STEPS = (125, 250, 500, 1000, 2000, 3000, 4000, 6000)
 KEPT = tuple(f"outputs/training/photos32/weights-{step:06d}" for step in STEPS)  # by training.loop.keep
 ALL_KEPT = f"model.path={','.join(KEPT)}"
@@ -129,8 +130,18 @@ STUDIES: dict[str, tuple[Sweep, ...]] = {
         sweep("base_quality", "base_quality", ALL_KEPT, *SEARCHED, tiny=["domain=hubble", TWO_KEPT, *SEARCH]),
         sweep("base_quality_own", "base_quality", ALL_KEPT, *OWN_DOMAIN, tiny=[TWO_KEPT, QUICK, "scores.latents=8"]),
     ),
-    # Without sweeps here: their READMEs say how their tables are made, and their analyses read those.
-    "comparison": (),
+    "comparison": (
+        sweep("comparison_100", "comparison", "domain=hubble,textures", tiny=[*COMPARISON, "domain=hubble"]),
+        sweep(
+            "comparison_50",
+            "comparison",
+            "domain=turbulence,digits8",
+            "samples=50",
+            tiny=[*COMPARISON, "domain=digits8"],
+        ),
+        sweep("comparison_faces", "comparison", "domain=faces", "domain.references=50", "samples=50", tiny=COMPARISON),
+    ),
+    # Without sweeps here: its README says how its tables are made, and its analysis reads those.
     "solvers": (),
 }
 

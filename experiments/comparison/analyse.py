@@ -1,4 +1,4 @@
-"""What comparison.csv says of the criteria and of simple densities (M3; reviewers 1, 2, 3, 10).
+"""Nine methods on five domains: what they say of the criteria and of simple densities (M3; reviewers 1, 2, 3, 10).
 
 `python -m experiments.studies comparison --analyse`
 """
@@ -9,9 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.common import Answer, effect_of, mean_interval, signed, write_answers
+from experiments.common import Answer, effect_of, mean_interval, provenance, score, signed, write_answers
+from unseen_diffusion.comparison import compare, write_comparison
+from unseen_diffusion.figures import comparison_figure
+from unseen_diffusion.tables import load_results
 
-HERE = Path(__file__).parent
 FULL, FITTED, CHECK, REAL, SLERP = "full", "fitted", "random_rejection", "held_out", "slerp"
 DENSITIES = ("noised_reference", "standard_gaussian", "base_samples", SLERP)
 LEVEL = 0.05
@@ -20,13 +22,42 @@ Lines = dict[str, dict[Any, Any]]  # by domain, in the order of the table
 
 
 def analyse(folders: Sequence[Path], out: Path) -> None:
-    """Writes the study's answers; ``folders`` are none."""
-    table = pd.read_csv(HERE / "comparison.csv")
-    methods = {name: part.set_index("domain").to_dict("index") for name, part in table.groupby("method", sort=False)}
-    draws, seeds = table[["draws", "seeds"]].iloc[0]
-    where = f"comparison.csv of this folder: photos32, {draws} draws x {seeds} seeds; command, hardware and time above"
+    """Writes the study's results."""
+    write(compare(load_results(folders)).sort_values(["domain", "kid_h"], kind="stable"), provenance(folders), out)
+
+
+def write(frame: pd.DataFrame, where: str, out: Path) -> None:
+    """Writes results.csv, table.md, figure.png, study.json and the README's block from the frame of ``compare``."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in ("results.csv", "table.md"):
+        write_comparison(frame, out / name)
+    comparison_figure(frame, out / "figure.png")
+    methods = {name: part.set_index("domain").to_dict("index") for name, part in frame.groupby("method", sort=False)}
     answers = [criteria(methods), copies(methods), diversity(methods), inside(methods), densities(methods)]
-    write_answers(out, answers, where)
+    shown = summary(methods).to_markdown(index=False, disable_numparse=True)
+    draws, seeds = frame[["draws", "seeds"]].iloc[0]
+    lines = [f"*{where}; {draws} reference draws x {seeds} seeds.*", "", shown, ""]
+    write_answers(out, answers, where, [*lines, "![figure](figure.png)", "", "**Verdict.**", ""])
+
+
+def summary(methods: dict[str, Lines]) -> pd.DataFrame:
+    """KID-H of every method by domain with copies, differences to ``fitted``, and the share that the criteria keep."""
+    rows = []
+    for name, lines in methods.items():
+        cells = {}
+        for domain, line in lines.items():
+            copied = f" ({100 * line['copy_rate']:.0f}%)" if name != REAL else ""
+            cells[domain] = f"{score(line, 'kid_h')}{copied}"
+        rows.append({"method": name, **cells})
+    for name in (FULL, CHECK, SLERP):
+        cells = {}
+        for domain, line in methods[name].items():
+            half = (line["kid_h_difference_high"] - line["kid_h_difference_low"]) / 2
+            p = "< .001" if line["kid_h_p"] < 0.001 else f"{line['kid_h_p']:.3f}"
+            cells[domain] = f"{1000 * line['kid_h_difference']:+.0f} ± {1000 * half:.0f} (p {p})"
+        rows.append({"method": f"*{name} - {FITTED}*", **cells})
+    kept = {domain: f"{100 * line['acceptance']:.0f}%" for domain, line in methods[FULL].items()}
+    return pd.DataFrame([*rows, {"method": f"*kept by {FULL}*", **kept}])
 
 
 def sorted_out(lines: Lines, verdict: Callable[[str], str]) -> str:
