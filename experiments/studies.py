@@ -73,7 +73,7 @@ TUNING = (
     "method.tuning.check_every=1",
     "method.tuning.batch_size=4",
 )
-COMPARISON = (QUICK, "domain.draw=0,1", "seed=0")
+COMPARISON = (QUICK, "domain.draw=0,1", "seed=0", "domain.heldout=20")  # of which conformal shares need 20
 STEPS = (125, 250, 500, 1000, 2000, 3000, 4000, 6000)
 KEPT = tuple(f"outputs/training/photos32/weights-{step:06d}" for step in STEPS)  # by training.loop.keep
 ALL_KEPT = f"model.path={','.join(KEPT)}"
