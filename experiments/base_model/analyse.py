@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from experiments.base_model.measure import ALL, CANDIDATES, LONGER, TEST, TRAIN, TRAININGS
+from experiments.base_model.measure import ALL, CANDIDATES, CONTINUED, TEST, TRAIN, TRAININGS
 from experiments.common import fill, interval, pm, runs, score, signed
 from experiments.studies import commit, hardware
 from unseen_diffusion.domains.parquet import read_parquet
@@ -281,7 +281,7 @@ def draw(shown: pd.DataFrame, own: pd.DataFrame | None, averages: pd.DataFrame |
 def analyse(measuring: Measuring, out: Path) -> None:
     """Writes tables and figure into ``out``, and fills its README, from the trainings that have ended."""
     done = [name for name in ALL if (weights(name) / "README.md").exists()]
-    full = networks(measuring, [name for name in done if ALL[name] is not LONGER])
+    full = networks(measuring, [name for name in done if name not in CONTINUED])
     lines = [f"*commit {commit()}; {hardware()}, one thread a training.*", "", "**Networks.**", ""]
     markdown = partial(pd.DataFrame.to_markdown, index=False, disable_numparse=True)
     lines += [markdown(network_table(full)), ""]
