@@ -124,6 +124,7 @@ def write_study(
     figure: Figure,
     answers: Sequence[Answer],
     most: int = 40,
+    more: Sequence[str] = (),
 ) -> None:
     """Writes results.csv, table.md, figure.png, study.json and the README's block of results into ``out``.
 
@@ -135,6 +136,7 @@ def write_study(
         figure: closed after it is written.
         answers: verdicts for the scoreboard.
         most: rows of ``text`` in the README.
+        more: lines that follow them there.
     """
     out.mkdir(parents=True, exist_ok=True)
     markdown = partial(pd.DataFrame.to_markdown, index=False, disable_numparse=True)
@@ -148,7 +150,7 @@ def write_study(
     lines = [f"*{where}.*", "", markdown(text.head(most)), ""]
     if len(text) > most:
         lines += [f"({most} of {len(text)} rows; all of them in [table.md](table.md).)", ""]
-    lines += ["![figure](figure.png)", "", "**Verdict.**", ""]
+    lines += [*more, "![figure](figure.png)", "", "**Verdict.**", ""]
     write_answers(out, answers, where, lines)
 
 

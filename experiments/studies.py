@@ -74,6 +74,16 @@ TUNING = (
     "method.tuning.batch_size=4",
 )
 COMPARISON = (QUICK, "domain.draw=0,1", "seed=0", "domain.heldout=20")  # of which conformal shares need 20
+CHOICE = (QUICK, "mixing.t=250,500", "bandwidth.eta=0,0.5")
+LARGER = ("model=photos32", "solver.steps=50")  # round trips of more images
+
+
+def larger(domains: str, images: int) -> tuple[str, ...]:
+    """Overrides of `reconstruct` on that many references."""
+    counts = (f"domain.references={images}", f"samples={images}", f"scores.reconstructions={images}")
+    return (*LARGER, f"domain={domains}", *counts)
+
+
 STEPS = (125, 250, 500, 1000, 2000, 3000, 4000, 6000)
 KEPT = tuple(f"outputs/training/photos32/weights-{step:06d}" for step in STEPS)  # by training.loop.keep
 ALL_KEPT = f"model.path={','.join(KEPT)}"
@@ -92,7 +102,21 @@ OWN_DOMAIN = (  # classes of photos32's training, and as many own samples
 STUDIES: dict[str, tuple[Sweep, ...]] = {
     "first_three": (sweep("first_three", "first_three", tiny=SEARCH),),
     "table1_geometry": (TABLE1,),
-    "reconstruct": (sweep("reconstruct", "reconstruct", tiny=["model=photos32,untrained", TWO, "solver.steps=2,4"]),),
+    "reconstruct": (
+        sweep("reconstruct", "reconstruct", tiny=["model=photos32,untrained", TWO, "solver.steps=2,4"]),
+        sweep(
+            "reconstruct_100",
+            "reconstruct",
+            *larger("hubble,textures,digits8,turbulence", 100),
+            tiny=["domain=hubble", "solver.steps=4", "scores.reconstructions=8"],
+        ),
+        sweep(
+            "reconstruct_faces",
+            "reconstruct",
+            *larger("faces", 50),
+            tiny=["domain=noise", "solver.steps=4", "scores.reconstructions=8"],
+        ),
+    ),
     "bandwidth_vs_step": BANDWIDTHS[:1],
     "bandwidth_vs_gap": (*BANDWIDTHS, TABLE1, TABLE2),
     "separability": (
@@ -140,6 +164,10 @@ STUDIES: dict[str, tuple[Sweep, ...]] = {
             tiny=[*COMPARISON, "domain=digits8"],
         ),
         sweep("comparison_faces", "comparison", "domain=faces", "domain.references=50", "samples=50", tiny=COMPARISON),
+    ),
+    "prior_choice": (
+        sweep("prior_choice", "prior_choice", tiny=[*CHOICE, "prior=sample_covariance,slerp"]),
+        sweep("prior_choice_replay", "prior_choice", "prior=replay", "tolerances=none", tiny=CHOICE),
     ),
     # Without sweeps here: its README says how its tables are made, and its analysis reads those.
     "solvers": (),

@@ -1,29 +1,31 @@
-"""Reads the sweep's artefacts; writes results.csv, table.md and figure.png beside this file, and names the choice.
+"""Prior, mixing step and bandwidth by scores on validation images, where nothing is copied (reviewer 1).
 
-python experiments/prior_choice/analyse.py outputs/sweeps/SWEEP outputs/sweeps/REPLAYS
+`python -m experiments.studies prior_choice --analyse`
 """
 
-import sys
+from collections.abc import Hashable, Sequence
 from pathlib import Path
+from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.figure import Figure
 
-from unseen_diffusion.files import atomic_path
-from unseen_diffusion.tables import load_results
+from experiments.common import Answer, generated, score, write_study
 
-HERE = Path(__file__).parent
 NOMINAL = 0.01  # share of held-out images that count as copies
 POWER = 0.9  # share of true copies that the criterion must catch before "no" means anything
 
 
-def points(paths: list[str]) -> pd.DataFrame:
+def analyse(folders: Sequence[Path], out: Path) -> None:
+    """Writes the study's results; ``folders`` are the sweep's and that of the replays."""
+    table = points(folders)
+    text = pd.DataFrame([readable(line) for line in table.to_dict("records")])
+    write_study(out, folders, table.drop(columns="run"), text, draw(table), [choice(table)], most=10)
+
+
+def points(folders: Sequence[Path]) -> pd.DataFrame:
     """The generated rows, best first, with the share of replays caught at the same t and eta, and the verdict."""
-    table = load_results(paths)
-    table = table[table["row"] == "generated"]
+    table = generated(folders)
     replays = table[table["prior"] == "replay"].set_index(["t", "eta"])["copy_rate"]
     table = table[table["prior"] != "replay"].sort_values("kid_h").reset_index(drop=True)
     table["caught"] = [replays[cell] for cell in zip(table["t"], table["eta"], strict=True)]
@@ -34,33 +36,48 @@ def points(paths: list[str]) -> pd.DataFrame:
     return table
 
 
-def markdown(table: pd.DataFrame, most: int) -> str:
-    """The first rows as Markdown."""
-    text = pd.DataFrame(
-        {
-            "prior": table["prior"],
-            "t": table["t"].map("{:g}".format),
-            "eta": table["eta"].map("{:g}".format),
-            "KID-V x1000 (95%)": [
-                f"{1000 * r.kid_h:.0f} ({1000 * r.kid_h_low:.0f} to {1000 * r.kid_h_high:.0f})"
-                for r in table.itertuples()
-            ],
-            "FID-V": table["fid_h"].map("{:.1f}".format),
-            "copy rate (95%)": [
-                f"{r.copy_rate:.0%} ({r.copy_rate_low:.1%} to {r.copy_rate_high:.1%})" for r in table.itertuples()
-            ],
-            "replays caught": table["caught"].map("{:.0%}".format),
-            "copies": table["copies"],
-            "accepted": table["acceptance"].map("{:.0%}".format),
-        }
+def readable(line: dict[Hashable, Any]) -> dict[str, str]:
+    """A row of what people read."""
+    return {
+        "prior": line["prior"],
+        "t": f"{line['t']:g}",
+        "eta": f"{line['eta']:g}",
+        "KID-V x1000": score(line, "kid_h"),
+        "FID-V": f"{line['fid_h']:.1f}",
+        "copies": score(line, "copy_rate"),
+        "replays caught": f"{line['caught']:.0%}",
+        "copies?": line["copies"],
+        "accepted": f"{line['acceptance']:.0%}",
+    }
+
+
+def choice(table: pd.DataFrame) -> Answer:
+    """Reviewer 1: which priors copy where that can be told, and the best setting that does not."""
+    told = table[table["copies"] != "cannot tell"]
+    counts = [f"{name} in {(rows['copies'] == 'yes').sum()} of {len(rows)}" for name, rows in told.groupby("prior")]
+    new = told[told["copies"] == "no"]
+    best = f"{setting(new.iloc[0])} has the lowest KID to validation images" if len(new) else "there is none"
+    scores = "; ".join(
+        f"{name} {score(rows.iloc[0].to_dict(), 'kid_h')}" for name, rows in new.groupby("prior", sort=False)
     )
-    return text.head(most).to_markdown(index=False) + "\n"
+    return Answer(
+        "reviewer 1",
+        f"Copying can be told at {len(told)} of {len(table)} settings of prior, step and eta; of those without copies "
+        f"{best}.",
+        f"copying: {', '.join(counts)}; KID-V x1000, best setting of each prior that does not: {scores or 'none'}",
+    )
 
 
-def figure(table: pd.DataFrame, path: Path) -> None:
+def setting(line: pd.Series) -> str:
+    """A point's prior, step and bandwidth as overrides."""
+    return f"prior={line['prior']} mixing.t={line['t']:g} bandwidth.eta={line['eta']:g}"
+
+
+def draw(table: pd.DataFrame) -> Figure:
     """KID-V against the mixing step, a panel an eta; filled: does not copy, hollow: does, or nobody can tell."""
     etas = sorted(table["eta"].unique())
-    figure, axes = plt.subplots(1, len(etas), figsize=(4 * len(etas), 3.8), sharey=True, layout="constrained")
+    figure = Figure(figsize=(4 * len(etas), 3.8), layout="constrained")
+    axes = figure.subplots(1, len(etas), sharey=True, squeeze=False)[0]
     for axis, eta in zip(axes, etas, strict=True):
         for number, (prior, rows) in enumerate(table[table["eta"] == eta].groupby("prior")):
             rows = rows.sort_values("t")
@@ -73,20 +90,4 @@ def figure(table: pd.DataFrame, path: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("KID-V x1000, embedded features")
     axes[-1].legend(frameon=False, fontsize=8, title="filled: does not copy", title_fontsize=8)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
-    plt.close(figure)
-
-
-def main() -> None:
-    table = points(sys.argv[1:])
-    table.drop(columns="run").round(6).to_csv(HERE / "results.csv", index=False)
-    (HERE / "table.md").write_text(markdown(table, len(table)), encoding="utf-8")
-    figure(table, HERE / "figure.png")
-    print(markdown(table, 12))
-    best = table[table["copies"] == "no"].iloc[0]
-    print(f"choice: prior={best['prior']} mixing.t={best['t']:g} bandwidth.eta={best['eta']:g}")
-
-
-if __name__ == "__main__":
-    main()
+    return figure

@@ -36,8 +36,8 @@ def line(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def analyse(folders: Sequence[Path], out: Path) -> None:
-    """Writes the study's results."""
-    full = pd.DataFrame([line(results) for results in runs(folders)])
+    """Writes the study's results; ``folders`` are the sweep's, and those of the round trips of more images."""
+    full = pd.DataFrame([line(results) for results in runs(folders[:1])])
     full["reconstructed"] = (full["psnr_low"] >= PSNR) & (full["snr_low"] >= SNR)
     full = full.sort_values(["solver", "steps"], kind="stable")
     text = full[["model", "domain"]].drop_duplicates().reset_index(drop=True)
@@ -49,7 +49,23 @@ def analyse(folders: Sequence[Path], out: Path) -> None:
                 pm(cells[name][key], cells[f"{name}_high"][key] - cells[name][key]) for key in keys
             ]
     answers = [claim(full), training(full), schedule(full)]
-    write_study(out, folders, full, text, draw(full), [answer for answer in answers if answer])
+    larger = pd.DataFrame([readable(results) for results in runs(folders[1:])])
+    more = ["**More images.**", "", larger.to_markdown(index=False, disable_numparse=True), ""]
+    write_study(out, folders, full, text, draw(full), [answer for answer in answers if answer], more=more)
+
+
+def readable(results: dict[str, Any]) -> dict[str, str]:
+    """A run's round trips, and the geometry of its latents (means; angles in degrees)."""
+    row, geometry = line(results), results["geometry"]
+    digits = {"radius": 1, "pair_distance": 1, "pair_angle": 2, "origin_angle": 1, "residual_sd": 3}
+    return {
+        "domain": row["domain"],
+        "solver": results["settings"]["solver"],
+        "images": str(row["images"]),
+        "PSNR dB": pm(row["psnr"], row["psnr_high"] - row["psnr"]),
+        "SSIM": f"{row['ssim']:.3f}",
+        **{name.replace("_", " "): f"{geometry[name]['mean']:.{places}f}" for name, places in digits.items()},
+    }
 
 
 def best(full: pd.DataFrame, solver: str = "dpmpp_2m") -> pd.DataFrame:
