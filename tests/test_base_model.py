@@ -1,6 +1,7 @@
 """The study of `photos32`'s recipe: its trainings compose, and its tables follow from weights and curves."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -9,7 +10,7 @@ import torch
 
 from conftest import TinyModelFolder
 from experiments.base_model import analyse
-from experiments.base_model.measure import ALL, CANDIDATES, TRAININGS
+from experiments.base_model.measure import ALL, CANDIDATES, START, TRAININGS
 from experiments.common import BEGIN, END
 from unseen_diffusion.composition import expand
 from unseen_diffusion.files import write_json
@@ -30,25 +31,30 @@ def test_every_training_composes(name: str) -> None:
     assert (name in CANDIDATES) <= (point.training.loop.steps == 1000)
 
 
+def end_training(name: str, seed: int, steps: Sequence[int], copy: TinyModelFolder, decays: Sequence[float]) -> None:
+    """A finished training of a tiny network: weights, their averages and a curve."""
+    folder = TRAININGS / name
+    shutil.copytree(copy(size=32, seed=seed), folder / "weights")
+    (folder / "weights" / "README.md").touch()
+    kept = f"weights-{steps[-1]:06d}"
+    for number, suffix in enumerate(["", *(f"-ema-{decay}" for decay in decays)]):
+        shutil.copytree(copy(size=32, seed=seed + number), folder / f"{kept}{suffix}")
+    curve = {"validation_loss": 0.5, "kid": 1.0, "kid_low": 0.9, "kid_high": 1.2}
+    others = {f"{analyse.AVERAGE}{decay}": 0.5 for decay in decays}
+    pd.DataFrame([{"step": step, **curve, **others} for step in steps]).to_csv(folder / "validation.csv", index=False)
+
+
 @pytest.fixture
 def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model_folder: TinyModelFolder) -> Path:
-    """Finished trainings of tiny networks, with curves, and two runs on unseen domains."""
+    """Finished trainings of tiny networks, and runs on unseen domains."""
     monkeypatch.chdir(tmp_path)
-    curve = {"validation_loss": 0.5, "kid": 1.0, "kid_low": 0.9, "kid_high": 1.2}
-    for seed, name in enumerate(("photos32", "deep", "photos32_seed_1", "longer")):
-        folder = TRAININGS / name
-        shutil.copytree(tiny_model_folder(size=32, seed=seed), folder / "weights")
-        (folder / "weights" / "README.md").touch()
-        others = {f"validation_loss_ema_{decay}": 0.5 for decay in analyse.DECAYS if decay != analyse.OWN}
-        steps = [1000, 3000] if name == "longer" else [1000]
-        pd.DataFrame([{"step": step, **curve, **others} for step in steps]).to_csv(
-            folder / "validation.csv", index=False
-        )
-    for number, decay in enumerate(analyse.DECAYS):
-        kept = "weights-003000" if decay == analyse.OWN else f"weights-003000-ema-{decay}"
-        shutil.copytree(tiny_model_folder(size=32, seed=3 + number), TRAININGS / "longer" / kept)
+    shutil.copytree(tiny_model_folder(size=32, seed=9), START)
+    for seed, name in enumerate(("photos32", "deep", "photos32_seed_1")):
+        end_training(name, seed, [1000], tiny_model_folder, [])
+    end_training("longer", 3, [1000, 3000], tiny_model_folder, [0.0, 0.99])
+    end_training("longest", 5, [5000, 10000], tiny_model_folder, [0.0])
     interval = {"eta": 0.5, "low": 0.4, "high": 0.6}
-    for job, (domain, path) in enumerate((d, p) for d in DOMAINS for p in ("embedded:photos32", "longer/weights")):
+    for job, (domain, path) in enumerate((d, p) for d in DOMAINS for p in analyse.MODELS):
         kid_h = 2.0 if (domain, path) == ("hubble", "embedded:photos32") else 1.0
         row = {"kid_h": kid_h, "kid_h_low": kid_h - 0.2, "kid_h_high": kid_h + 0.2}
         row |= {"copy_rate": 0.0, "copy_rate_low": 0.0, "copy_rate_high": 0.1}
@@ -70,12 +76,22 @@ def test_the_study_is_made_from_trainings(trained: Path) -> None:
     networks = pd.read_csv(out / "networks.csv").set_index("training")
     assert networks.loc["photos32", ["difference", "low", "high"]].tolist() == [0, 0, 0]
     assert networks.loc["deep", "low"] < networks.loc["deep", "difference"] < networks.loc["deep", "high"]
-    assert pd.read_csv(out / "longer.csv")["step"].tolist() == [7000, 8000, 10000]
-    averages = pd.read_csv(out / "averages.csv").set_index("decay")
-    assert averages.loc[analyse.OWN, "difference"] == 0
+    assert pd.read_csv(out / "longer.csv")["step"].tolist() == [7000, 8000, 10000, 15000, 20000]
+    averages = pd.read_csv(out / "averages.csv").set_index(["training", "decay"])
+    assert list(averages.index) == [
+        ("longer", 0),
+        ("longer", 0.99),
+        ("longer", 0.999),
+        ("longest", 0),
+        ("longest", 0.999),
+    ]
+    assert averages.loc[(slice(None), analyse.OWN), "difference"].tolist() == [0, 0]
     said = (out / "README.md").read_text()
-    assert "3000 more steps change the loss" in said
-    assert "KID-H differs on hubble." in said
+    assert "From 7000 to 10000 steps" in said
+    assert "From 10000 to 20000 steps" in said
+    assert "After 20000 steps: loss of training images" in said
+    assert "After 10000 steps KID-H differs from that after 7000 on none of them." in said
+    assert "After 20000 steps KID-H differs from that after 7000 on hubble." in said
 
 
 def test_better_is_beyond_twice_the_seeds_difference() -> None:

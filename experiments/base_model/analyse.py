@@ -1,4 +1,4 @@
-"""Networks of one inference time, averages of the weights and a longer training of `photos32`, measured on test images.
+"""Networks of one inference time, averages of the weights and longer trainings of `photos32`, measured on test images.
 
 python -m experiments.base_model.analyse FOLDER
 
@@ -7,8 +7,10 @@ FOLDER has the Parquet files that `experiments.base_model.measure` trained on. T
 
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
@@ -17,7 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from experiments.base_model.measure import ALL, CANDIDATES, CONTINUED, TEST, TRAIN, TRAININGS
+from experiments.base_model.measure import ALL, CANDIDATES, CONTINUED, START, TEST, TRAIN, TRAININGS
 from experiments.common import fill, interval, pm, runs, score, signed
 from experiments.studies import commit, hardware
 from unseen_diffusion.domains.parquet import read_parquet
@@ -25,7 +27,6 @@ from unseen_diffusion.features.base import extract
 from unseen_diffusion.features.embedded import EmbeddedFeatures
 from unseen_diffusion.files import atomic_path
 from unseen_diffusion.models import DiffusersModel
-from unseen_diffusion.models.folders import embedded_folder
 from unseen_diffusion.models.losses import image_losses
 from unseen_diffusion.models.unet import unet_forward
 from unseen_diffusion.scores.intervals import MeanInterval, paired_difference, t_interval
@@ -38,9 +39,15 @@ HERE = Path(__file__).parent
 DRAWS = 8  # timesteps and noises an image
 AT_ONCE = 64  # images of a timed forward pass
 REPEATS = 7  # of a timed forward pass; the fastest counts
-DECAYS = (0.0, 0.99, 0.999, 0.9995, 0.9998)
-OWN = 0.999  # of `photos32`
+AVERAGE = "validation_loss_ema_"  # and a decay: columns of validation.csv
+OWN = 0.999  # decay of `photos32`
+BEFORE = 7000  # steps behind the weights that `longer` began with
 SWEEP = Path("outputs/sweeps/base_model")
+MODELS = {  # of the sweep, by path: steps behind the weights
+    str(START): "7000",
+    str(TRAININGS / "longer" / "weights"): "10000",
+    "embedded:photos32": "20000",
+}
 CPU = torch.device("cpu")
 
 
@@ -137,53 +144,64 @@ def kid_row(step: int, found: KernelDistance) -> dict[str, float]:
     return {"step": step, "kid": found.value, "kid_low": found.low, "kid_high": found.high}
 
 
-def longer(measuring: Measuring) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
-    """The longer training: own quality by step, the averages at its end, and what is said of memorising."""
-    before = 7000  # steps behind the embedded weights
-    embedded = embedded_folder("photos32")
-    first = measuring.features(embedded)
-    curve = pd.read_csv(TRAININGS / "longer" / "validation.csv")
-    curve["step"] += before
-    own = pd.DataFrame([kid_row(before, kid(first, measuring.target)), *curve.to_dict("records")])
+def curves(names: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """validation.csv of trainings that each went on from the one before; ``step`` counts from random weights."""
+    found, before = {}, BEFORE
+    for name in names:
+        curve = pd.read_csv(TRAININGS / name / "validation.csv")
+        found[name] = curve.assign(step=curve["step"] + before, own_step=curve["step"])
+        before = int(found[name]["step"].iloc[-1])
+    return found
 
-    last = TRAININGS / "longer" / f"weights-{int(curve['step'].iloc[-1]) - before:06d}"
-    folders = {decay: last if decay == OWN else last.with_name(f"{last.name}-ema-{decay}") for decay in DECAYS}
+
+def averages(measuring: Measuring, name: str, curve: pd.DataFrame) -> pd.DataFrame:
+    """A training's averages of the weights: validation loss by step, and the paired difference at the end."""
+    last = TRAININGS / name / f"weights-{curve['own_step'].iloc[-1]:06d}"
+    others = [column for column in curve if column.startswith(AVERAGE)]
+    columns = {OWN: "validation_loss"} | {float(column.removeprefix(AVERAGE)): column for column in others}
     rows = []
-    for decay, folder in folders.items():
-        column = "validation_loss" if decay == OWN else f"validation_loss_ema_{decay}"
+    for decay, column in sorted(columns.items()):
+        folder = last if decay == OWN else last.with_name(f"{last.name}-ema-{decay}")
         difference = paired_difference(measuring.loss(folder), measuring.loss(last))
-        row = {"decay": decay, **{str(one["step"]): one[column] for one in curve.to_dict("records")}}
+        row = {"training": name, "decay": decay, **dict(zip(curve["step"].astype(str), curve[column], strict=True))}
         rows.append(row | {"difference": difference.mean, "low": difference.low, "high": difference.high})
+    return pd.DataFrame(rows)
 
-    gain, more = paired_difference(measuring.loss(last), measuring.loss(embedded)), int(curve["step"].iloc[-1]) - before
-    said = [f"- {more} more steps change the loss of test images by {thousandths(gain)} x 10⁻³."]
+
+def quality(measuring: Measuring, found: dict[str, pd.DataFrame]) -> tuple[pd.DataFrame, list[str]]:
+    """Own quality by step along the trainings, and what is said of their ends: losses, and memorising."""
+    ends = {BEFORE: START} | {int(curve["step"].iloc[-1]): weights(name) for name, curve in found.items()}
+    samples = {step: measuring.features(path) for step, path in ends.items()}
+    first = kid_row(BEFORE, kid(samples[BEFORE], measuring.target))
+    own = pd.DataFrame([first, *(row for curve in found.values() for row in curve.to_dict("records"))])
+    said = []
+    for (step, path), (after, later) in pairwise(ends.items()):
+        gain = paired_difference(measuring.loss(later), measuring.loss(path))
+        said.append(f"- From {step} to {after} steps the loss of test images changes by {thousandths(gain)} x 10⁻³.")
     training = extract(measuring.extractor, measuring.train)
-    for title, folder, features in (
-        ("7000", embedded, first),
-        (str(before + more), last, measuring.features(last)),
-    ):
-        seen, unseen = t_interval(measuring.training_loss(folder)), t_interval(measuring.loss(folder))
+    for step, path in ends.items():
+        seen, unseen = t_interval(measuring.training_loss(path)), t_interval(measuring.loss(path))
         half = 1.96 * (seen.standard_error**2 + unseen.standard_error**2) ** 0.5
-        copies = copy_rate(features, training, measuring.target)
+        copies = copy_rate(samples[step], training, measuring.target)
         gap = f"{1000 * (seen.mean - unseen.mean):+.2f} ± {1000 * half:.2f} x 10⁻³ (unpaired: different images)"
         share = f"{100 * copies.share:.1f}% ({100 * copies.low:.1f} to {100 * copies.high:.1f})"
         said.append(
-            f"- After {title} steps: loss of training images less that of test images {gap}; copies of training "
+            f"- After {step} steps: loss of training images less that of test images {gap}; copies of training "
             f"images among {measuring.samples} own samples {share}, 1% among real images."
         )
-    return own, pd.DataFrame(rows), said
+    return own.drop(columns="own_step"), said
 
 
 def unseen_domains() -> pd.DataFrame:
-    """KID-H, copies and bandwidth of both base models by domain."""
+    """KID-H, copies and bandwidth of the base models by domain, in the order of ``MODELS``."""
     rows = []
     for results in runs([SWEEP]):
         generated, found = results["rows"][0], results["bandwidth"]
-        name = "photos32" if results["config"]["model"]["path"].startswith("embedded") else "longer"
-        row = {"domain": results["settings"]["domain"], "model": name}
+        steps = MODELS[results["config"]["model"]["path"]]
+        row = {"domain": results["settings"]["domain"], "steps": int(steps)}
         row |= {key: generated[key] for base in ("kid_h", "copy_rate") for key in (base, f"{base}_low", f"{base}_high")}
         rows.append(row | {"eta": found["eta"], "eta_low": found["low"], "eta_high": found["high"]})
-    return pd.DataFrame(rows).sort_values(["domain", "model"], ascending=[True, False], kind="stable")
+    return pd.DataFrame(rows).sort_values(["domain", "steps"], kind="stable")
 
 
 def unseen_table(full: pd.DataFrame) -> pd.DataFrame:
@@ -192,7 +210,7 @@ def unseen_table(full: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "domain": full["domain"],
-            "model": full["model"],
+            "steps": full["steps"].astype(str),
             "KID-H x1000": [score(one, "kid_h") for one in records],
             "copies": [score(one, "copy_rate") for one in records],
             "bandwidth": [interval(one["eta"], one["eta_low"], one["eta_high"]) for one in records],
@@ -200,13 +218,14 @@ def unseen_table(full: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def differing(full: pd.DataFrame) -> list[str]:
-    """Domains on which the intervals of KID-H do not overlap."""
-    found = []
+def differing(full: pd.DataFrame) -> dict[int, list[str]]:
+    """Steps -> domains on which the interval of KID-H does not overlap that of the first weights."""
+    found: dict[int, list[str]] = {steps: [] for steps in sorted(full["steps"].unique())[1:]}
     for domain, part in full.groupby("domain"):
-        one, other = part.to_dict("records")
-        if one["kid_h_low"] > other["kid_h_high"] or other["kid_h_low"] > one["kid_h_high"]:
-            found.append(str(domain))
+        first, *others = part.sort_values("steps").to_dict("records")
+        for one in others:
+            if one["kid_h_low"] > first["kid_h_high"] or first["kid_h_low"] > one["kid_h_high"]:
+                found[one["steps"]].append(str(domain))
     return found
 
 
@@ -234,8 +253,8 @@ def network_table(full: pd.DataFrame) -> pd.DataFrame:
 
 
 def average_table(full: pd.DataFrame) -> pd.DataFrame:
-    """Validation losses by step, and the paired difference at the end."""
-    steps = [name for name in full if name.isdigit()]
+    """What people read of one training's averages."""
+    steps = [name for name in full.dropna(axis="columns", how="all") if name.isdigit()]
     columns = {f"loss at {step}": [f"{value:.5f}" for value in full[step]] for step in steps}
     return pd.DataFrame(
         {
@@ -249,7 +268,7 @@ def average_table(full: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def draw(shown: pd.DataFrame, own: pd.DataFrame | None, averages: pd.DataFrame | None) -> Figure:
+def draw(shown: pd.DataFrame, own: pd.DataFrame | None, averaged: pd.DataFrame | None) -> Figure:
     """Networks, own quality by step, averages by step."""
     figure = Figure(figsize=(13, 3.6), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
@@ -267,10 +286,11 @@ def draw(shown: pd.DataFrame, own: pd.DataFrame | None, averages: pd.DataFrame |
         middle.errorbar(one["step"], value, [value - low, high - value], fmt=".-", capsize=2, label=label)
     middle.set(xlabel="training step", ylabel="own KID x1000", yscale="log")
     middle.legend(frameon=False, fontsize=8)
-    if averages is not None:
-        steps = [name for name in averages if name.isdigit()]
-        for one in averages.to_dict("records"):
-            right.plot([int(s) for s in steps], [one[s] for s in steps], ".-", label=f"{one['decay']:g}")
+    if averaged is not None:
+        steps = [name for name in averaged if name.isdigit()]
+        for number, (decay, part) in enumerate(averaged.groupby("decay")):
+            curve = part[steps].mean()  # of the trainings, which have no step in common
+            right.plot([int(step) for step in steps], curve, ".-", color=f"C{number}", label=f"{decay:g}")
         right.set(xlabel="training step", ylabel="validation loss")
         right.legend(frameon=False, fontsize=8, title="decay of the average")
     for axis in (left, middle, right):
@@ -286,23 +306,31 @@ def analyse(measuring: Measuring, out: Path) -> None:
     markdown = partial(pd.DataFrame.to_markdown, index=False, disable_numparse=True)
     lines += [markdown(network_table(full)), ""]
     lines += [f"Better by the protocol's rule: {', '.join(better(full)) or 'none'}.", ""]
-    own = averages = None
-    if "longer" in done:
-        own, averages, said = longer(measuring)
-        lines += ["**Averages along the longer training.**", "", markdown(average_table(averages)), ""]
+    found = curves([name for name in CONTINUED if name in done])
+    own = averaged = None
+    if found:
+        tables = [averages(measuring, name, curve) for name, curve in found.items()]
+        for table in tables:
+            lines += [f"**Averages along `{table['training'].iloc[0]}`.**", "", markdown(average_table(table)), ""]
+        averaged = pd.concat(tables)
+        own, said = quality(measuring, found)
         kids = [pm(1000 * one["kid"], 500 * (one["kid_high"] - one["kid_low"]), 0) for one in own.to_dict("records")]
         steps = own["step"].astype(int).astype(str)
         lines += ["**Longer.**", "", f"- Own KID x1000 at steps {', '.join(steps)}: {', '.join(kids)}.", *said, ""]
     domains = unseen_domains() if SWEEP.exists() else None
     if domains is not None:
         lines += ["**Unseen domains.**", "", markdown(unseen_table(domains)), ""]
-        lines += [f"KID-H differs on {', '.join(differing(domains)) or 'none of them'}.", ""]
-    for name, frame in (("networks", full), ("longer", own), ("averages", averages), ("domains", domains)):
+        for after, differ in differing(domains).items():
+            lines += [
+                f"After {after} steps KID-H differs from that after {BEFORE} on {', '.join(differ) or 'none of them'}.",
+                "",
+            ]
+    for name, frame in (("networks", full), ("longer", own), ("averages", averaged), ("domains", domains)):
         if frame is not None:
             with atomic_path(out / f"{name}.csv") as path:
                 frame.to_csv(path, index=False, float_format="%.6g")
     with atomic_path(out / "figure.png") as path:
-        draw(full, own, averages).savefig(path, format="png", dpi=130)
+        draw(full, own, averaged).savefig(path, format="png", dpi=130)
     fill(out / "README.md", "\n".join([*lines, "![figure](figure.png)"]))
 
 

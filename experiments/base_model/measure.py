@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 TRAININGS = Path("outputs/training/base_model")
+START = Path("experiments/base_model/weights")  # 7000 steps, the first `photos32`
 TEST = "cifar10-*-test.parquet"
 TRAIN = "cifar10-*-train.parquet"
 SHORT = (
@@ -54,7 +55,7 @@ OTHERS = {
     "min_snr": ["training.min_snr=5"],
 }
 LONGER = [
-    "training.start=embedded:photos32",
+    f"training.start={START}",
     "training.loop.steps=3000",
     "training.loop.learning_rate=5e-4",
     "training.loop.warmup_steps=200",
