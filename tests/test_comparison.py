@@ -74,6 +74,20 @@ def test_differences_are_paired_and_corrected() -> None:
     assert np.isnan(line(frame, "fitted").kid_h_p)
 
 
+def test_equal_points_keep_the_interval_of_a_run() -> None:
+    """No copies in any of 15 runs is no proof that there are none."""
+    made = table(full=values(0, 3.0))
+    frame = compare(made.assign(copy_rate=0.0, copy_rate_low=0.0, copy_rate_high=0.04, copy_rate_p=1.0))
+    assert (frame.copy_rate[0], frame.copy_rate_low[0], frame.copy_rate_high[0]) == (0, 0, pytest.approx(0.04))
+    assert frame.copies_p[0] == 1
+    assert np.isnan(compare(made.assign(copy_rate=0.01))["copy_rate_high"][0])
+
+
+def test_copies_are_tested_over_all_points() -> None:
+    made = table(full=values(0, 3.0)).assign(copy_rate=0.5, copy_rate_p=np.linspace(0.001, 0.015, 15))
+    assert compare(made)["copies_p"][0] == pytest.approx(0.016)
+
+
 def test_a_method_blind_to_the_references_varies_with_the_seed() -> None:
     """Its draws are equal: an interval over them would have no width."""
     by_seed = np.array([1.0, 2.0, 4.0])

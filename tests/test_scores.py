@@ -293,6 +293,28 @@ def test_replay_is_a_copy_and_new_images_are_not() -> None:
     assert copy_threshold(refs, heldout, 0.05) > copy_threshold(refs, heldout, 0.01) > 0
 
 
+@pytest.mark.parametrize(("heldout", "rank"), [(35, 1), (99, 1), (200, 2)])
+def test_new_images_copy_as_often_as_expected_and_are_rarely_called_copies(heldout: int, rank: int) -> None:
+    """However few held-out images set the threshold: the test is exact, so that its level holds."""
+    found = []
+    for trial in range(400):
+        images = normal(20 + heldout + 50, 3, f"copies {heldout} {trial}")
+        found.append(copy_rate(images[-50:], images[:20], images[20:-50]))
+    assert {one.expected for one in found} == {rank / (heldout + 1)}
+    shares = torch.tensor([one.share for one in found])
+    assert abs(float(shares.mean()) - rank / (heldout + 1)) < 4 * float(shares.std()) / 400**0.5
+    for level in (0.05, 0.2):
+        assert sum(one.p_value <= level for one in found) / 400 <= level + 3 * (level * (1 - level) / 400) ** 0.5
+
+
+def test_the_p_value_of_copies_is_the_beta_binomial_one() -> None:
+    """By the ranks of held-out and new distances: with one held-out image each order is equally likely."""
+    refs, heldout = torch.zeros(2, 1), torch.tensor([[1.0]])
+    assert copy_rate(torch.tensor([[0.5]]), refs, heldout).p_value == pytest.approx(1 / 2)
+    assert copy_rate(torch.tensor([[0.5], [0.2]]), refs, heldout).p_value == pytest.approx(1 / 3)
+    assert copy_rate(torch.tensor([[2.0], [3.0]]), refs, heldout).p_value == 1.0
+
+
 def test_replay_is_a_copy_even_of_constant_features() -> None:
     ones = torch.ones(5, 3)
     assert copy_rate(ones, ones, ones).share == 1.0

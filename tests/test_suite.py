@@ -13,7 +13,7 @@ from unseen_diffusion.errors import InputError
 from unseen_diffusion.scores.diversity import vendi, vendi_ratio
 from unseen_diffusion.scores.frechet import FeatureStatistics, frechet_distance, frechet_from_statistics
 from unseen_diffusion.scores.inputs import rows_at_a_time
-from unseen_diffusion.scores.intervals import crossed_interval, holm, paired_difference, t_interval
+from unseen_diffusion.scores.intervals import combined_p, crossed_interval, holm, paired_difference, t_interval
 from unseen_diffusion.scores.kernel import kid, kid_difference, permutation_p_value
 from unseen_diffusion.scores.logistic import fit_logistic
 from unseen_diffusion.scores.manifold import prdc
@@ -271,17 +271,18 @@ def test_conformal_share_agrees_with_the_definition() -> None:
     strange = torch.cdist(samples, target).sort(1).values[:, 4]
     p_values = (1 + (usual >= strange[:, None]).sum(1)) / 58
     share = conformal_share(samples, target)
-    assert share.value == pytest.approx(float((p_values > 0.05).double().mean()) / 0.95, rel=1e-12)
+    assert share.value == pytest.approx(float((p_values > 0.05).double().mean()) / (1 - 2 / 58), rel=1e-12)
     assert share.low < share.value < share.high
 
 
-def test_conformal_share_of_new_target_images_is_one_in_the_mean() -> None:
-    values = [conformal_share(normal(50, 4, "x", draw), normal(199, 4, "y", draw)).value for draw in range(40)]
-    assert np.mean(values) == pytest.approx(1, abs=3.5 * np.std(values) / math.sqrt(40))
+@pytest.mark.parametrize("held_out", [20, 35, 199])
+def test_conformal_share_of_new_target_images_is_one_in_the_mean(held_out: int) -> None:
+    values = [conformal_share(normal(50, 4, "x", draw), normal(held_out, 4, "y", draw)).value for draw in range(60)]
+    assert np.mean(values) == pytest.approx(1, abs=3.5 * np.std(values) / math.sqrt(60))
 
 
 def test_conformal_share_of_degenerate_features() -> None:
-    assert conformal_share(torch.ones(5, 3), torch.ones(30, 3)).value == pytest.approx(1 / 0.95)
+    assert conformal_share(torch.ones(5, 3), torch.ones(30, 3)).value == pytest.approx(1 / (1 - 1 / 31))
     assert conformal_share(torch.full((5, 3), 2.0), torch.ones(30, 3)).value == 0
     assert math.isnan(conformal_share(torch.ones(5, 3), normal(18, 3, "few")).value)
     assert not math.isnan(conformal_share(torch.ones(5, 3), normal(19, 3, "enough")).value)
@@ -316,7 +317,7 @@ def test_paired_difference_agrees_with_scipy() -> None:
 
 
 def test_equal_values_have_a_point_for_an_interval() -> None:
-    assert t_interval([2.0, 2.0, 2.0]).p_value == 0
+    assert t_interval([2.0, 2.0, 2.0]).p_value == 0.25  # of three equal signs
     assert (t_interval([2.0, 2.0]).low, t_interval([2.0, 2.0]).high) == (2, 2)
     assert paired_difference([1.0, 2.0], [1.0, 2.0]).p_value == 1
 
@@ -327,6 +328,18 @@ def test_holm_of_known_p_values() -> None:
     assert holm([0.6, 0.9]) == [1.0, 1.0]
     assert holm([0.2]) == [0.2]
     assert holm([0.0, 1.0, 0.5]) == pytest.approx([0.0, 1.0, 1.0])
+
+
+def test_combined_p_is_one_of_the_hypothesis_whatever_the_dependence() -> None:
+    """Twice the median; of equal, correlated and independent p-values its level holds."""
+    assert combined_p([0.3]) == 0.3
+    assert combined_p([0.01, 0.04, 0.2]) == 0.08
+    assert combined_p([0.9, 0.8]) == 1
+    rng = np.random.default_rng(0)
+    common, own = rng.normal(size=(4000, 1)), rng.normal(size=(4000, 5))
+    for weight in (0.0, 0.7, 1.0):
+        families = scipy.stats.norm.sf(weight * common + math.sqrt(1 - weight**2) * own)
+        assert np.mean([combined_p(family) <= 0.05 for family in families.tolist()]) <= 0.05
 
 
 def test_holm_keeps_the_familywise_error() -> None:
@@ -496,6 +509,7 @@ def test_unusable_features_are_refused(score, x: Tensor, y: Tensor, message: str
         (lambda: t_interval([1.0, 2.0], level=95.0), "level=95.0"),
         (lambda: paired_difference([1.0], [1.0, 2.0]), "1 and 2 values"),
         (lambda: holm([]), "no p-values"),
+        (lambda: combined_p([]), "no p-values"),
         (lambda: holm([0.5, math.nan]), "nan"),
         (lambda: holm([1.5]), "1.5"),
         (lambda: permutation_p_value(GOOD, GOOD[:2], 10, 0), "2 images"),

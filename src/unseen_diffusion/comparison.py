@@ -14,7 +14,7 @@ import pandas as pd
 from rich.console import Console
 
 from unseen_diffusion.errors import InputError
-from unseen_diffusion.scores.intervals import MeanInterval, crossed_interval, holm
+from unseen_diffusion.scores.intervals import MeanInterval, combined_p, crossed_interval, holm
 from unseen_diffusion.scoring import METRICS
 from unseen_diffusion.tables import SETTINGS, plus_minus, print_frame, width, write_frame
 
@@ -50,7 +50,8 @@ def compare(table: pd.DataFrame, reference: str = "fitted") -> pd.DataFrame:
     Returns:
         Settings, method, prior, tolerances, draws, seeds, n; for each score s of ``METRICS`` at hand: s, s_low, s_high
         (mean, 95% interval) and s_difference, s_difference_low, s_difference_high, s_p (of paired points,
-        Holm-corrected over the methods of the setting). NaN where there are fewer than two points.
+        Holm-corrected over the methods of the setting). NaN where there are fewer than two points. copies_p: of so many
+        copies among new images of the domain, combined over the points (``scores.intervals.combined_p``).
 
     Raises:
         InputError: no generated rows.
@@ -86,6 +87,8 @@ def _setting(
         line = setting | dict(zip(METHOD, kind, strict=True))
         whole = replicates(part, scores[0])
         line |= {"draws": whole.shape[0], "seeds": whole.shape[1], "n": int(part["n"].median())}
+        if "copy_rate_p" in part and part["copy_rate_p"].notna().all():
+            line["copies_p"] = combined_p(part["copy_rate_p"].tolist())
         base = _partner(kind, methods, reference)
         for score in scores:
             line |= _mean_of(score, part)
@@ -139,7 +142,12 @@ def _mean_of(name: str, runs: pd.DataFrame) -> dict[str, float]:
     values = replicates(runs, name)
     if values.size < 2:
         return {name: runs[name].mean(), f"{name}_low": nan, f"{name}_high": nan}
-    return _prefixed(name, crossed_interval(values.to_numpy().tolist()))
+    found = _prefixed(name, crossed_interval(values.to_numpy().tolist()))
+    if (
+        values.to_numpy().min() == values.to_numpy().max()
+    ):  # equal points, such as 0 copies in all: the runs' own bounds
+        found |= {end: runs[end].mean() if end in runs else nan for end in (f"{name}_low", f"{name}_high")}
+    return found
 
 
 def _prefixed(name: str, interval: MeanInterval) -> dict[str, float]:

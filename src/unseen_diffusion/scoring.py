@@ -1,6 +1,6 @@
 """Rows of the results table: one set of images against the held-out images and the references."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from unseen_diffusion.scores.frechet import frechet_distance
 from unseen_diffusion.scores.kernel import kid, permutation_p_value
 from unseen_diffusion.scores.manifold import prdc
 from unseen_diffusion.scores.membership import classifier_share, conformal_share
-from unseen_diffusion.scores.memorisation import copy_rate
+from unseen_diffusion.scores.memorisation import CopyRate, copy_rate
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ METRICS = {
     "psnr": Metric("dB", "PSNR, dB", "higher", "number", NEAR),
 }
 ROWS = ("held_out", "replay", "standard", "base_samples")
+CLASSIFIER = "target_classifier"
 LATENTS = 8  # least of a set that can be tested
 MINIMUM = 4  # images behind any score; more for those of nearest neighbours
 
@@ -66,7 +67,7 @@ class ScoreSettings:
     Attributes:
         target: score against ``heldout`` images, or against ``validation`` images to choose settings.
         rows: comparison rows beside the generated images.
-        copy_quantile: share of held-out images that lie as near to the references as a "copy".
+        copy_quantile: share of new images of the domain that lie as near to the references as a "copy".
         reconstructions: references reconstructed for PSNR and SSIM; 0 for none.
         permutations: behind the p-value of "KID-H is zero"; 0 for none.
         membership: score the share that a classifier takes for the target domain rather than the base model's own;
@@ -143,12 +144,16 @@ def score_row(row: str, samples: Views, domain: DomainViews, settings: ScoreSett
         **_prefixed("kid_r", asdict(kid(samples.features, references.features))),
         "fid_h": frechet_distance(samples.features, target.features),
         "fid_r": frechet_distance(samples.features, references.features),
-        **_prefixed("copy_rate", {"value": copies.share, "low": copies.low, "high": copies.high}),
+        **_prefixed("copy_rate", _copies(copies)),
         **prdc(samples.features, target.features, settings.neighbours)._asdict(),
         "vendi": vendi_ratio(samples.features, target.features).value,
         **_membership(samples, domain, settings.neighbours),
     }
     return {name: None if value != value else value for name, value in scores.items()}  # JSON knows no NaN
+
+
+def _copies(found: CopyRate) -> dict[str, float]:
+    return {"value": found.share, "low": found.low, "high": found.high, "p": found.p_value, "expected": found.expected}
 
 
 def _p_value(samples: Views, target: Views, permutations: int) -> dict[str, float]:
@@ -163,20 +168,31 @@ def _membership(samples: Views, domain: DomainViews, neighbours: int) -> dict[st
     found = _prefixed("target_conformal", near._asdict())
     if domain.own is not None:
         share = classifier_share(samples.features, domain.target.features, domain.own)
-        found |= _prefixed("target_classifier", share._asdict())
+        found |= _prefixed(CLASSIFIER, share._asdict())
     return found
 
 
 def held_out_row(domain: DomainViews, count: int, settings: ScoreSettings) -> dict[str, Any]:
     """The floor: what real images of the domain score at the same number of images.
 
-    Against H the real images are references (they and H never share an image); against R, and for the copy
-    rate, they are H itself.
+    Against H the real images are references (they and H never share an image), against R they are H itself. Their
+    copy rate is what new images score on average: H set the threshold, and cannot be counted against it.
     """
     real = score_row("held_out", _first(domain.references, count), domain, settings)
     back = score_row("held_out", _first(domain.target, count), domain, settings)
-    taken = {key: value for key, value in back.items() if key.startswith(("kid_r", "fid_r", "copy_rate"))}
-    return {**real, **taken}
+    taken = {key: value for key, value in back.items() if key.startswith(("kid_r", "fid_r"))}
+    floor = {key: value for key, value in real.items() if not key.startswith("copy_rate")}
+    return {**floor, **taken, "copy_rate": real["copy_rate_expected"]}
+
+
+def agreed(row: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """One row for the same images scored in two runs: without the classifier's share where the runs differ in it.
+
+    It depends on the base model's own samples, the rest of a comparison row only on its images.
+    """
+    if row.get(CLASSIFIER) == other.get(CLASSIFIER):
+        return dict(row)
+    return {name: value for name, value in row.items() if not name.startswith(CLASSIFIER)}
 
 
 def _first(views: Views, count: int) -> Views:

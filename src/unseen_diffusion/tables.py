@@ -12,7 +12,7 @@ from rich.table import Table
 
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.files import atomic_path, read_json
-from unseen_diffusion.scoring import METRICS
+from unseen_diffusion.scoring import METRICS, agreed
 
 RESULTS = "results.json"
 SCHEMA = 2  # of results.json
@@ -107,7 +107,8 @@ def load_results(paths: Sequence[Path | str]) -> pd.DataFrame:
             split = {key: value for key, value in config.items() if key.startswith(("domain.", "features.", "scores."))}
             split.pop("scores.rows", None)
             known = json.dumps(config if row["row"] == "generated" else [row["images"], split], sort_keys=True)
-            lines.setdefault((row["row"], known, line["features"], line["target"]), line)
+            key = (row["row"], known, line["features"], line["target"])
+            lines[key] = agreed(lines[key], line) if key in lines else line
     table = pd.DataFrame(list(lines.values()))
     return _tell_apart(table).drop(columns="config").reset_index(drop=True)
 
@@ -214,9 +215,10 @@ def caption(table: pd.DataFrame) -> str:
     against = "held-out" if first["target"] == "heldout" else "validation"
     return (
         f"KID and FID: {first['features']} features, lower is better, ± half a 95% jackknife interval. "
-        f"H: {against} images, R: references. copies: nearer to R in pixels than 1% of H is. "
+        f"H: {against} images, R: references. copies: nearer to R in pixels than 1% of H is (fewer than 99 of H: than "
+        "the nearest one). "
         "prec to conf: precision, recall, density, coverage (k nearest in H), Vendi score over that of H, share taken "
-        "for the domain by a classifier and by nearest neighbours. "
+        "for the domain by a classifier, and by nearest neighbours over that of real images. "
         "kept: share of candidates within the tolerances. dB: PSNR of references inverted and denoised. "
         "[real images]: the floor; [replay]: the references back from their latents, the cheat; "
         "[base samples]: what the model makes of its own."

@@ -10,6 +10,7 @@ from pandas import DataFrame
 from unseen_diffusion.report.load import CONTROLS, Run
 from unseen_diffusion.report.naming import SETTINGS, Names, is_missing, say
 from unseen_diffusion.report.scores import P_VALUE, SCORES, Estimate, estimate, marks, show
+from unseen_diffusion.scoring import agreed
 
 ROW_NAMES = {
     "held_out": "real images",
@@ -92,7 +93,8 @@ def lines_of(runs: Sequence[Run]) -> list[Line]:
         against = [split, run.settings.get("features"), run.settings.get("target")]
         for row in run.rows:
             same = [run.flat] if row["row"] == "generated" else [row.get("images"), *against]
-            found.setdefault(json.dumps([row["row"], *same], sort_keys=True), Line(run, row))
+            key = json.dumps([row["row"], *same], sort_keys=True)
+            found[key] = replace(found[key], row=agreed(found[key].row, row)) if key in found else Line(run, row)
     # Comparison rows follow the runs of their domain.
     order = list(dict.fromkeys(run.domain for run in runs))
     return sorted(found.values(), key=lambda line: (order.index(line.run.domain), line.row["row"] != "generated"))

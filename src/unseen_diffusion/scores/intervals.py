@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite, sqrt
-from statistics import NormalDist, fmean, stdev
+from statistics import NormalDist, fmean, median, stdev
 
 import numpy as np
 from scipy.special import stdtr, stdtrit
@@ -73,7 +73,7 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> MeanInterval:
     """Student's interval for the mean of independent values, e.g. one score per reference draw.
 
     The p-value is that of the two-sided t test of a mean of zero. Where all values are equal the interval is a
-    point, and the p-value 1 (all zero) or 0.
+    point, and the p-value 1 (all zero) or that of the sign test, 2^(1 - n).
 
     Args:
         values: one per independent repetition, at least 2.
@@ -132,9 +132,9 @@ def crossed_interval(table: Sequence[Sequence[float]], level: float = 0.95) -> M
 
 
 def _t_test(average: float, error: float, count: float) -> float:
-    """Two-sided p-value of a mean of zero."""
+    """Two-sided p-value of a mean of zero; of equal values, which have no t, that of their signs."""
     if error == 0:
-        return 1.0 if average == 0 else 0.0
+        return 1.0 if average == 0 else 2.0 ** (1 - count)
     return 2 * float(stdtr(count - 1, -abs(average) / error))
 
 
@@ -154,6 +154,16 @@ def paired_difference(a: Sequence[float], b: Sequence[float], level: float = 0.9
     return t_interval([first - second for first, second in zip(a, b, strict=True)], level)
 
 
+def combined_p(p_values: Sequence[float]) -> float:
+    """Twice the median: a p-value of one hypothesis from several, whatever their dependence (Vovk and Wang 2020).
+
+    Raises:
+        InputError: no p-values, or one outside [0, 1].
+    """
+    _check_p_values(p_values)
+    return min(1.0, 2 * median(p_values)) if len(p_values) > 1 else float(p_values[0])
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm 1979: p-values adjusted for their number, in the order given; reject those up to the level.
 
@@ -162,13 +172,17 @@ def holm(p_values: Sequence[float]) -> list[float]:
     Raises:
         InputError: no p-values, or one outside [0, 1].
     """
-    if not p_values:
-        raise InputError("no p-values: a correction needs at least one")
-    if broken := [float(p) for p in p_values if not 0 <= p <= 1]:
-        raise InputError(f"p-values {broken}: give numbers between 0 and 1")
+    _check_p_values(p_values)
     order = sorted(range(len(p_values)), key=lambda index: p_values[index])
     adjusted, highest = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(order):
         highest = max(highest, min(1.0, (len(p_values) - rank) * float(p_values[index])))
         adjusted[index] = highest
     return adjusted
+
+
+def _check_p_values(p_values: Sequence[float]) -> None:
+    if not p_values:
+        raise InputError("no p-values: give at least one")
+    if broken := [float(p) for p in p_values if not 0 <= p <= 1]:
+        raise InputError(f"p-values {broken}: give numbers between 0 and 1")

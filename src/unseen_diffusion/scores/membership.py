@@ -38,7 +38,7 @@ class TargetShare(NamedTuple):
 
 
 class ConformalShare(NamedTuple):
-    """Share of samples that pass the conformal test, over the share 1 - alpha of real ones; with an interval."""
+    """Share of samples that pass the conformal test, over that of real images; with an interval."""
 
     value: float
     low: float
@@ -76,10 +76,11 @@ def classifier_share(samples: Tensor, target: Tensor, source: Tensor, level: flo
 def conformal_share(
     samples: Tensor, target: Tensor, k: int = 5, alpha: float = 0.05, block: int | None = None
 ) -> ConformalShare:
-    """Share of samples with p > alpha against the target images H, over 1 - alpha (Vovk et al. 2005).
+    """Share of samples with p > alpha against the target images H, over that of real images (Vovk et al. 2005).
 
     The strangeness of a sample is the distance to its k-th nearest neighbour in H, that of an image of H the
-    same among the others; p = (1 + images of H at least as strange) / (M + 1). The interval is Wilson's.
+    same among the others; p = (1 + images of H at least as strange) / (M + 1). Of real images 1 - r / (M + 1) pass,
+    r = floor(alpha (M + 1)), which is more than 1 - alpha where M is small. The interval is Wilson's.
 
     Args:
         samples: features (N, d).
@@ -96,7 +97,8 @@ def conformal_share(
     target = as_features(target, "the target images", k + 1)
     samples, target = as_pair(samples, target, ("the samples", "the target images"), 1)
     count = len(target)
-    if alpha * (count + 1) < 1:
+    rejected = int(alpha * (count + 1) + 1e-9)  # of M + 1 equally likely ranks
+    if rejected < 1:
         return ConformalShare(nan, nan, nan)
     centre = target.mean(0)
     samples, target = samples - centre, target - centre
@@ -104,9 +106,10 @@ def conformal_share(
     strange = neighbour_squares(samples, target, k, block)
     margin = RESOLUTION * (samples.square().sum(1) + target.square().sum(1).max())
     as_strange = count - torch.searchsorted(usual, strange - margin)
-    passed = int((1 + as_strange > alpha * (count + 1)).sum())
+    passed = int((1 + as_strange > rejected).sum())
     share = wilson(passed, len(samples))
-    return ConformalShare(*(bound / (1 - alpha) for bound in (share.share, share.low, share.high)))
+    real = 1 - rejected / (count + 1)
+    return ConformalShare(*(bound / real for bound in (share.share, share.low, share.high)))
 
 
 def _adjusted(samples: Tensor, target: Tensor, source: Tensor, z: float) -> TargetShare:

@@ -1,7 +1,10 @@
 """Is a sample new? Distances to the references, measured against those of held-out images."""
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float64, Int64
+from scipy.stats import betabinom
 from torch import Tensor
 
 from unseen_diffusion.errors import InputError
@@ -29,26 +32,52 @@ def nearest(x: Tensor, refs: Tensor, block: int | None = None) -> tuple[Float64[
     return torch.linalg.vector_norm(x - refs[index], dim=1), index
 
 
+@dataclass(frozen=True)
+class CopyRate(Proportion):
+    """Share of samples that count as copies, with Wilson's interval at the threshold as it is.
+
+    Attributes:
+        expected: what new images of the domain score on average over the held-out images that set the threshold.
+        p_value: of so many copies or more among new images of the domain.
+    """
+
+    expected: float
+    p_value: float
+
+
 def copy_threshold(references: Tensor, heldout: Tensor, quantile: float = 0.01) -> float:
-    """The distance to R (M, d) that only a share ``quantile`` of the held-out images H (K, d) undercuts.
+    """The k-th smallest distance from H (M, d) to R (K, d), k = floor(quantile (M + 1)) and at least 1.
+
+    A new image of the domain undercuts it with probability k / (M + 1), which is at most ``quantile`` where M is
+    1 / quantile - 1 or more.
 
     Raises:
         InputError: ``quantile`` is not inside (0, 1), or ``nearest`` refuses the features.
     """
-    if not 0 < quantile < 1:
-        raise InputError(f"quantile={quantile}: give a share between 0 and 1, e.g. 0.01")
-    return float(torch.quantile(nearest(heldout, references)[0], quantile))
+    return _threshold(nearest(heldout, references)[0], quantile)
 
 
-def copy_rate(samples: Tensor, references: Tensor, heldout: Tensor, quantile: float = 0.01) -> Proportion:
-    """Share of samples (N, d) no farther from R than the ``quantile`` of the distances H -> R.
+def copy_rate(samples: Tensor, references: Tensor, heldout: Tensor, quantile: float = 0.01) -> CopyRate:
+    """Share of samples (N, d) no farther from R than ``copy_threshold``; a replay of the references scores 1.
 
-    New images of the same distribution score about ``quantile``, a replay of the references scores 1. The
-    interval is Wilson's.
+    Under "samples are new images of the domain", that is exchangeable with H, the number of copies has a
+    beta-binomial distribution, whatever the distances are: the p-value is exact, and allows for a threshold that
+    few held-out images set.
 
     Raises:
         InputError: as ``copy_threshold``.
     """
-    threshold = copy_threshold(references, heldout, quantile)
+    known, _ = nearest(heldout, references)
+    threshold = _threshold(known, quantile)
     distance, _ = nearest(samples, references)
-    return wilson(int((distance <= threshold).sum()), len(distance))
+    count, total, rank = int((distance <= threshold).sum()), len(distance), int((known <= threshold).sum())
+    p_value = float(betabinom.sf(count - 1, total, rank, len(known) + 1 - rank))
+    found = wilson(count, total)
+    return CopyRate(count, total, found.share, found.low, found.high, rank / (len(known) + 1), p_value)
+
+
+def _threshold(distances: Tensor, quantile: float) -> float:
+    if not 0 < quantile < 1:
+        raise InputError(f"quantile={quantile}: give a share between 0 and 1, e.g. 0.01")
+    rank = max(1, int(quantile * (len(distances) + 1) + 1e-9))  # 0.29 * 100 is 28.999999999999996
+    return float(distances.kthvalue(rank).values)
