@@ -107,7 +107,7 @@ def test_the_reading_adds_up_to_the_state_at_every_noise_level(family: Family, n
     top = model.schedule.timesteps - 1
     for t in (-1.0, -0.5, 0.0, 0.3 * top, float(top)):
         node = model.schedule.node(t)
-        x = node.sigma * noise(2, *model.shape).double()
+        x = node.alpha + node.sigma * noise(2, *model.shape).double()
         denoised, eps = model.predict(x, node)
         assert bool(denoised.isfinite().all() and eps.isfinite().all()), t
         close(node.alpha * denoised + node.sigma * eps, x)

@@ -15,7 +15,7 @@ from unseen_diffusion.files import read_json, write_json
 from unseen_diffusion.models import DiffusersModel, GaussianModel
 from unseen_diffusion.models.analytic import cosine_basis, linear_schedule, natural_gaussian
 from unseen_diffusion.models.folders import WEIGHTS
-from unseen_diffusion.models.parameterisations import to_prediction
+from unseen_diffusion.models.parameterisations import VariancePreserving, to_prediction
 from unseen_diffusion.models.pipeline import describe
 from unseen_diffusion.schedules import CLEAN_NODE
 
@@ -86,6 +86,20 @@ def test_every_parameterisation_yields_the_same_reading(prediction_type: str) ->
     prediction = to_prediction(output, node.alpha * x0 + node.sigma * eps, node, prediction_type)
     torch.testing.assert_close(prediction.denoised, x0, rtol=0, atol=1e-12)
     torch.testing.assert_close(prediction.eps, eps, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("t", [-1.0, -0.4])
+@pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
+def test_below_t_0_every_parameterisation_reads_the_same_noise(prediction_type: str, t: float) -> None:
+    """That of t = 0, where the network is asked: the state is not replaced by its denoised image."""
+    x, denoised = states().double(), states().double().flip(0)
+    node, lowest = SCHEDULE.node(t), SCHEDULE.node(0.0)
+    eps = (x - lowest.alpha * denoised) / lowest.sigma
+    v = lowest.alpha * eps - lowest.sigma * denoised
+    output = {"epsilon": eps, "sample": denoised, "v_prediction": v}[prediction_type]
+    found = VariancePreserving(SCHEDULE, prediction_type).read(output, x, node)
+    torch.testing.assert_close(found.eps, eps, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(node.alpha * found.denoised + node.sigma * found.eps, x, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])

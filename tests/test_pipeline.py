@@ -26,7 +26,16 @@ from unseen_diffusion.models import GaussianModel
 from unseen_diffusion.models.analytic import natural_gaussian
 from unseen_diffusion.pipeline import UnseenDomainOutput, UnseenDomainPipeline
 from unseen_diffusion.pipeline.pixels import to_pixels
-from unseen_diffusion.priors import Diagonal, KernelDensity, LowRank, SampleCovariance, Slerp, Stationary
+from unseen_diffusion.priors import (
+    Diagonal,
+    KernelDensity,
+    LowRank,
+    SampleCovariance,
+    Slerp,
+    Standard,
+    Stationary,
+    SubspaceKernelDensity,
+)
 from unseen_diffusion.rejection import (
     AbsoluteTolerances,
     CalibratedTolerances,
@@ -183,7 +192,7 @@ def test_images_that_are_none_are_refused(pipe: UnseenDomainPipeline, images: An
         ({"solver": SolverSettings("ddim", "uniform_t", 4)}, "have their own"),
         ({"prior": LowRank(rank=20)}, "needs"),
         ({"prior": Slerp(towards="id")}, "model's own domain"),
-        ({"tolerances": CalibratedTolerances(k=9)}, "tolerances.k=9"),
+        ({"tolerances": CalibratedTolerances(k=8)}, "tolerances.k=8: with 8 references give a number between 2 and 7"),
         ({"batch_size": 0}, "batch_size=0"),
     ],
 )
@@ -201,6 +210,7 @@ def test_settings_are_refused_before_anything_runs(
     [
         ({"num_images": 0}, "num_images=0"),
         ({"eta": 1.5}, "eta=1.5"),
+        ({"max_proposals": 0}, "max_proposals=0: give 1 or more"),
         ({"output_type": "latent"}, "output_type=latent"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"generator": [torch.Generator()]}, "one torch.Generator for all"),
@@ -301,10 +311,14 @@ def test_references_can_stay_at_home(pipe: UnseenDomainPipeline, tmp_path: Path)
     again.save_pretrained(tmp_path / "more", include_references=False)
 
 
-@pytest.mark.parametrize("prior", [SampleCovariance(), Slerp(), KernelDensity()], ids=lambda prior: prior.name)
+@pytest.mark.parametrize(
+    "prior",
+    [SampleCovariance(), Slerp(), KernelDensity(), SubspaceKernelDensity(rank=6, bandwidth=0.3)],
+    ids=lambda prior: prior.name,
+)
 def test_a_prior_made_of_references_cannot_leave_them(pipe: UnseenDomainPipeline, tmp_path: Path, prior: Any) -> None:
     pipe.fit(pictures(), **QUICK, prior=prior)
-    with refuses(f"include_references=False: prior={prior.name} consists of"):
+    with refuses(f"include_references=False: prior={prior.name} holds"):
         pipe.save_pretrained(tmp_path / "domain", include_references=False)
     assert not list(tmp_path.iterdir())
 
@@ -453,6 +467,15 @@ def test_families_with_codecs_conditions_and_guidance(tmp_path: Path, family: st
     unguided = load(tmp_path / family, **(options | {"guidance": 1.0}))
     unguided.domain = pipe.domain
     assert equal(before, draws(unguided, tolerances=NoTolerances())) == ("guidance" not in options)
+
+
+def test_n_0_i_is_as_wide_as_the_schedules_states(tmp_path: Path) -> None:
+    """Of a variance-exploding model, whose latents are far wider than 1."""
+    pipe = load(make("ncsnpp", tmp_path / "ve")).fit(pictures(6), **(QUICK | {"t": 900, "prior": Standard()}))
+    assert pipe.domain is not None
+    width = pipe.model.schedule.state_std(900)
+    assert width > 2
+    assert float(pipe.domain.prior.sample(range(64), 0).std()) == pytest.approx(width, rel=0.1)
 
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -517,8 +517,8 @@ def test_the_fewest_references_that_determine_a_prior(name: str) -> None:
 
 @pytest.mark.parametrize("rank", [0, -3])
 def test_a_rank_must_be_positive(rank: int) -> None:
-    with pytest.raises(InputError, match=rf"prior\.rank={rank}: give a number between 1 and {D - 1}"):
-        LowRank(rank=rank).fit(LATENTS)
+    with pytest.raises(InputError, match=rf"prior\.rank={rank}: give a whole number of 1 or more, or auto"):
+        LowRank(rank=rank)
 
 
 def test_a_rank_must_lie_below_the_number_of_coordinates() -> None:
@@ -589,6 +589,8 @@ def test_slerp_towards_id_ends_in_the_gaussian_of_the_models_own_domain() -> Non
 
 
 def test_unknown_slerp_target_is_refused() -> None:
+    with pytest.raises(InputError, match=r"prior\.id_count=0: a Gaussian needs 2 or more"):
+        Slerp(towards="id", id_count=0)
     with pytest.raises(InputError, match=r"prior\.towards=somewhere: choose references or id"):
         Slerp(towards="somewhere")
 
@@ -596,8 +598,8 @@ def test_unknown_slerp_target_is_refused() -> None:
 def test_settings_of_the_new_priors_are_checked() -> None:
     for prior, message in (
         (lambda: Shrinkage(amount=1.5), r"prior\.amount=1\.5: give a number between 0 and 1, or null"),
-        (lambda: LowRank(rank="many"), r"prior\.rank=many: give a whole number or auto"),
-        (lambda: StationaryLowRank(rank="many"), r"prior\.rank=many: give a whole number or auto"),
+        (lambda: LowRank(rank="many"), r"prior\.rank=many: give a whole number of 1 or more, or auto"),
+        (lambda: StationaryLowRank(rank="many"), r"prior\.rank=many: give a whole number of 1 or more, or auto"),
         (lambda: Mixture(components=0), r"prior\.components=0: give 1 or more"),
         (lambda: KernelDensity(bandwidth=0.0), r"prior\.bandwidth=0\.0: give a number above 0, or null"),
         (

@@ -43,6 +43,12 @@ def check_drawn(count: int, k: int) -> None:
         raise InputError(f"tolerances.k={k}: with {count} references give a number between 2 and {count}")
 
 
+def check_left_out(count: int, k: int) -> None:
+    """Raises InputError unless a band can be taken from them: each meets k of the others."""
+    if not 2 <= k <= count - 1:
+        raise InputError(f"tolerances.k={k}: with {count} references give a number between 2 and {count - 1}")
+
+
 def draw_references(count: int, k: int, seed: int, indices: Sequence[int]) -> Int[Tensor, "b k"]:
     """k different reference rows per candidate, from the stream (seed, "criteria", index).
 

@@ -27,7 +27,7 @@ from unseen_diffusion.searches import (
     find_step,
     separation,
 )
-from unseen_diffusion.settings import RunSettings, build, local_artefacts, prior_at
+from unseen_diffusion.settings import RunSettings, build, local_artefacts
 from unseen_diffusion.stages import LatentSet, Stages
 from unseen_diffusion.store import Artefact, Store
 
@@ -62,7 +62,7 @@ class Run:
     def at(self, **changes: Any) -> "Run":
         """The same run at other settings (t, eta, samples), over the same stages."""
         if "t" in changes:
-            changes |= {"prior": prior_at(self.settings.prior, self.settings.spec, changes["t"])}
+            changes |= {"prior": prior_at(self.settings.prior, self.settings.spec.schedule, changes["t"])}
             if self.settings.record:  # one trajectory serves them all
                 changes |= {"record": tuple(sorted({self.settings.t, *self.settings.record}))}
         other = copy(self)

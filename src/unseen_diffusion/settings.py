@@ -1,7 +1,7 @@
 """From a composed config to checked objects, before any model is loaded or anything is written."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from unseen_diffusion.methods import Method
 from unseen_diffusion.models.analytic import linear_schedule
 from unseen_diffusion.models.base import ModelSpec
 from unseen_diffusion.models.pipeline import inspect_model
-from unseen_diffusion.priors import Prior, Replay, Standard
+from unseen_diffusion.priors import Prior, Replay, prior_at
 from unseen_diffusion.rejection import NoTolerances, Tolerances, check_route
 from unseen_diffusion.schedules import CLEAN
 from unseen_diffusion.scoring import ScoreSettings
@@ -276,7 +276,7 @@ def _check(config: DictConfig) -> RunSettings:
         spec=spec,
         domain=domain,
         method=method,
-        prior=prior_at(prior, spec, t),
+        prior=prior_at(prior, spec.schedule, t),
         prior_config=plain["method"].get("prior") or plain["prior"],
         tolerances=tolerances,
         tolerances_config=plain["method"].get("tolerances") or plain["tolerances"],
@@ -341,11 +341,6 @@ def _mixing(
             f"mixing.t={fractions[0]}: solver.grid={solver.grid} knows whole timesteps only; choose another grid or t"
         )
     return search, float(t), record
-
-
-def prior_at(prior: Prior, spec: ModelSpec, t: float) -> Prior:
-    """The prior as the mixing step needs it: N(0, I) is as wide as the schedule's states there."""
-    return replace(prior, std=spec.schedule.state_std(t)) if isinstance(prior, Standard) else prior
 
 
 def check_mixing(search: MixingSearch, method: Method, max_proposals: int) -> None:

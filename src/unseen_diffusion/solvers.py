@@ -231,7 +231,7 @@ def invert(
     Returns:
         Latents by mixing step, float32 on the CPU.
     """
-    times = {node.t for node in grid.up}
+    times = {node.t for node in grid.up[1:]}
     if missing := [t for t in record if t not in times]:
         raise InputError(f"mixing.record={missing}: not among the nodes of the inversion's grid")
     wanted, steps = set(record), len(grid.up) - 1

@@ -151,7 +151,7 @@ class Stages:
                 return facts
 
             how = RowWise(len(images), self.batch_size, make, finish, lambda rows: skip(bar, rows * steps))
-            artefact = self._get_rows("invert", 2, inputs, how)
+            artefact = self._get_rows("invert", 3, inputs, how)
         latents = artefact.tensors[f"t{float(t):g}"]
         return artefact, LatentSet(float(t), latents, list(range(len(latents))))
 
@@ -188,7 +188,7 @@ class Stages:
                 return {"latents": states}, {"evaluations": model.evaluations - before}
 
             how = RowWise(count, self.batch_size, make, _evaluations, lambda rows: skip(bar, rows * steps))
-            artefact = self._get_rows("base_latents", 1, inputs, how)
+            artefact = self._get_rows("base_latents", 2, inputs, how)
         return LatentSet(float(t), artefact.tensors["latents"], list(range(count)))
 
     def tuned(
@@ -309,7 +309,7 @@ class Stages:
                 return {"images": images}, {"evaluations": model.evaluations - before}
 
             how = RowWise(count, self.batch_size, make, _evaluations, lambda rows: skip(bar, rows * steps))
-            return self._get_rows("denoise", 1, inputs, how)
+            return self._get_rows("denoise", 2, inputs, how)
 
     def features(self, extractor: FeatureExtractor, key: str, images: Tensor, device: torch.device) -> Tensor:
         """Images -> float32 features (n, dimension); ``key`` identifies the images."""

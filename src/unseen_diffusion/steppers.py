@@ -64,27 +64,6 @@ class Ddim:
         return move(model.predict(x, here), there)
 
 
-@dataclass
-class DpmSolver2M:
-    """DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095): second order, one evaluation a step, both directions.
-
-    The denoised image is extrapolated linearly in log(alpha / sigma) to the middle of the step; steps from or
-    to the clean end or pure noise, where that coordinate is infinite, are DDIM steps.
-    """
-
-    previous: tuple[Node, Tensor] | None = field(default=None)
-
-    def __call__(self, model: DiffusionModel, x: Tensor, here: Node, there: Node) -> Tensor:
-        prediction = model.predict(x, here)
-        before, self.previous = self.previous, (here, prediction.denoised)
-        if before is None or any(math.isinf(node.log_snr_half) for node in (before[0], here, there)):
-            return move(prediction, there)
-        earlier, denoised_earlier = before
-        ratio = (there.log_snr_half - here.log_snr_half) / (here.log_snr_half - earlier.log_snr_half)
-        denoised = prediction.denoised + 0.5 * ratio * (prediction.denoised - denoised_earlier)
-        return move(Prediction(denoised, (x - here.alpha * denoised) / here.sigma), there)
-
-
 class Known(NamedTuple):
     """What the network said at a node."""
 
@@ -92,13 +71,39 @@ class Known(NamedTuple):
     prediction: Prediction
 
 
+def multistep(model: DiffusionModel, x: Tensor, now: Known, before: Known | None, there: Node) -> Tensor:
+    """A step of DPM-Solver++(2M), with noise to come that of its SDE form (Lu et al. 2022, arXiv 2211.01095, A.6).
+
+    The denoised image is extrapolated linearly in log(alpha / sigma) to the middle between the two timesteps, also
+    where the deterministic part ends below the second one. First order without a step before, and from or to the
+    clean end or pure noise, where that coordinate is infinite.
+    """
+    (here, prediction), end = now, model.schedule.node(there.t)
+    if before is None or any(math.isinf(node.log_snr_half) for node in (before.node, here, there)):
+        return move(prediction, there)
+    ratio = (end.log_snr_half - here.log_snr_half) / (here.log_snr_half - before.node.log_snr_half)
+    denoised = prediction.denoised + 0.5 * ratio * (prediction.denoised - before.prediction.denoised)
+    return move(Prediction(denoised, (x - here.alpha * denoised) / here.sigma), there)
+
+
+@dataclass
+class DpmSolver2M:
+    """DPM-Solver++(2M): second order, one evaluation a step, both directions."""
+
+    previous: Known | None = field(default=None)
+
+    def __call__(self, model: DiffusionModel, x: Tensor, here: Node, there: Node) -> Tensor:
+        before, self.previous = self.previous, Known(here, model.predict(x, here))
+        return multistep(model, x, self.previous, before, there)
+
+
 @dataclass
 class Trapezoid:
     """The trapezoid rule in vs with a two-step Adams-Bashforth predictor (PEC): second order.
 
     The evaluation at the predicted end corrects this step and opens the next: one evaluation a step, and one to
-    start. Noise between two steps (eta > 0) makes it stale, so a noisy step is the predictor alone, from a fresh
-    evaluation at its start.
+    start. Noise between two steps (eta > 0) makes it stale, and differences of eps no derivative: a noisy step is
+    DPM-Solver++(2M)'s, which extrapolates denoised images.
     """
 
     ahead: Known | None = field(default=None)
@@ -110,10 +115,9 @@ class Trapezoid:
         if touches_end(here, there):
             return move(first, there)
         self.behind = Known(here, first)
-        guess = advance(x, here, there, self._slope(self.behind, behind, there))
         if not on_schedule(model, there):
-            return guess
-        second = read(model, guess, there)
+            return multistep(model, x, self.behind, behind, there)
+        second = read(model, advance(x, here, there, self._slope(self.behind, behind, there)), there)
         self.ahead = Known(there, second)
         return advance(x, here, there, (first.eps + second.eps) / 2)
 

@@ -75,7 +75,12 @@ class VariancePreserving(Parameterisation):
         return max(node.t, 0.0)
 
     def read(self, output: Tensor, x: Tensor, node: Node) -> Prediction:
-        return to_prediction(output, x, node, self.prediction_type)
+        """By the prediction type; below t = 0 the noise is what the network sees at t = 0, where it is asked."""
+        lowest = self.schedule.node(0.0)
+        if node.sigma >= lowest.sigma:
+            return to_prediction(output, x, node, self.prediction_type)
+        eps = to_prediction(output, x, lowest, self.prediction_type).eps
+        return Prediction((x - node.sigma * eps) / node.alpha, eps)
 
 
 @dataclass(frozen=True)
@@ -134,6 +139,12 @@ class Flow(Parameterisation):
 def to_prediction(output: Tensor, x: Tensor, node: Node, prediction_type: str) -> Prediction:
     """Network output -> (denoised, eps), by the table of parameterisations (Salimans and Ho 2022, appendix D).
 
+    Args:
+        output: of the network, (B, C, H, W).
+        x: the state, (B, C, H, W).
+        node: where it is, with noise (sigma > 0).
+        prediction_type: one of ``PREDICTION_TYPES``.
+
     Raises:
         InputError: a noise predictor at a node without signal, where x0 is not determined.
     """
@@ -143,9 +154,7 @@ def to_prediction(output: Tensor, x: Tensor, node: Node, prediction_type: str) -
             raise InputError(f"t={node.t:g}: no signal is left there, and this network predicts noise; lower mixing.t")
         return Prediction((x - sigma * output) / alpha, output)
     if prediction_type == "sample":
-        # At the clean end no noise is left to divide by: the state is the image, and its eps is irrelevant.
-        eps = (x - alpha * output) / sigma if sigma > 0 else torch.zeros_like(x)
-        return Prediction(output, eps)
+        return Prediction(output, (x - alpha * output) / sigma)
     return Prediction(alpha * x - sigma * output, alpha * output + sigma * x)
 
 

@@ -15,7 +15,7 @@ from unseen_diffusion.files import atomic_path, read_json, sha256, write_json
 from unseen_diffusion.models.pipeline import Options
 from unseen_diffusion.pipeline.card import card
 from unseen_diffusion.pipeline.unseen_domain import FixedBands, ImageFacts, UnseenDomain, as_tolerances, projection
-from unseen_diffusion.priors import FITTED, restore
+from unseen_diffusion.priors import FITTED, FittedPrior, MixtureNormal, restore
 from unseen_diffusion.rejection import Band, NoTolerances, Projection, Tolerances
 from unseen_diffusion.solvers import ImplicitSettings, SolverSettings
 
@@ -84,9 +84,9 @@ def _tensors(domain: UnseenDomain, include_references: bool) -> tuple[dict[str, 
         derived = {}
     else:
         derived = {name: rule for name, tensor in prior.items() if (rule := _rule(tensor, domain.references, prior))}
-    if derived and not include_references:
+    if (derived or _locates(domain.prior, domain.images.count)) and not include_references:
         raise InputError(
-            f"include_references=False: prior={domain.prior_name} consists of the references' latents; fit another, "
+            f"include_references=False: prior={domain.prior_name} holds the references' latents; fit another, "
             "such as Stationary() or LowRank(rank=10)"
         )
     stored = {f"prior.{name}": tensor for name, tensor in prior.items() if name not in derived}
@@ -94,6 +94,11 @@ def _tensors(domain: UnseenDomain, include_references: bool) -> tuple[dict[str, 
         stored["references"] = domain.references
     # A copy each: safetensors refuses tensors that share memory.
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in stored.items()}, derived
+
+
+def _locates(prior: FittedPrior, references: int) -> bool:
+    """True where a mixture has a centre a reference, from which its latent could be made again."""
+    return isinstance(prior, MixtureNormal) and len(prior.centres) >= references and bool(prior.centres.any())
 
 
 def _rule(tensor: Tensor, references: Tensor, prior: Mapping[str, Tensor]) -> str | None:

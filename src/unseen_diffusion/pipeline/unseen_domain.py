@@ -10,10 +10,10 @@ from torch import Tensor
 
 from unseen_diffusion.domains.base import array_digest
 from unseen_diffusion.errors import InputError
-from unseen_diffusion.geometry import References, check_drawn
+from unseen_diffusion.geometry import References, check_left_out
 from unseen_diffusion.images import dequantise, quantise
 from unseen_diffusion.models import DiffusionModel
-from unseen_diffusion.priors import FittedPrior, Prior, require
+from unseen_diffusion.priors import FittedPrior, Prior, prior_at, require
 from unseen_diffusion.rejection import Band, NoTolerances, Projection, Selection, Tolerances, select
 from unseen_diffusion.solvers import SolverSettings, denoise, invert
 
@@ -131,13 +131,13 @@ def fit_domain(
             "another prior, or `unseen run`"
         )
     if not isinstance(tolerances, NoTolerances):
-        check_drawn(len(images), tolerances.k)
+        check_left_out(len(images), tolerances.k)
     grid = solver.make_grid(model.schedule, t)
     states = model.encode(dequantise(images), batch_size)
     latents = invert(model, states, grid, [t], solver, batch_size, progress)[t]
     channels, size = images.shape[1:3]
     facts = ImageFacts(len(images), channels, size, array_digest(images.numpy()), licence)
-    fitted, fixed = prior.fit(latents), fix(tolerances, latents, seed)
+    fitted, fixed = prior_at(prior, model.schedule, t).fit(latents), fix(tolerances, latents, seed)
     return UnseenDomain(t, solver, fitted, prior.name, fixed, latents, facts)
 
 

@@ -1,5 +1,7 @@
 """Priors over latents at the mixing step: fit to the references' latents, then draw candidates."""
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from unseen_diffusion.priors.base import (
@@ -40,6 +42,7 @@ from unseen_diffusion.priors.stationary import (
     StationaryNormal,
 )
 from unseen_diffusion.priors.streaming import fit_streamed
+from unseen_diffusion.schedules import Schedule
 
 __all__ = [
     "FITTED",
@@ -77,6 +80,7 @@ __all__ = [
     "fit_streamed",
     "held_out_likelihood",
     "ledoit_wolf",
+    "prior_at",
     "require",
     "restore",
     "slerp",
@@ -106,3 +110,8 @@ SPHERICAL = (Isotropic, Standard, LowRank, SampleCovariance, Shrinkage, Mixture,
 def restore(kind: str, tensors: dict[str, Tensor]) -> FittedPrior:
     """A fitted prior from its class name and what ``tensors`` returned."""
     return FITTED[kind](**tensors)
+
+
+def prior_at(prior: Prior, schedule: Schedule, t: float) -> Prior:
+    """The prior as the mixing step needs it: N(0, I) is as wide as the schedule's states there."""
+    return replace(prior, std=schedule.state_std(t)) if isinstance(prior, Standard) else prior

@@ -16,9 +16,9 @@ NEGLIGIBLE = 1e-10
 
 
 def check_rank(rank: int | str) -> None:
-    """Raises InputError for a word other than auto."""
-    if isinstance(rank, str) and rank != AUTO:
-        raise InputError(f"prior.rank={rank}: give a whole number or auto")
+    """Raises InputError for a word other than auto, and for what is no whole number of 1 or more."""
+    if rank != AUTO and (isinstance(rank, bool) or not isinstance(rank, int) or rank < 1):
+        raise InputError(f"prior.rank={rank}: give a whole number of 1 or more, or auto")
 
 
 def least_references(rank: int | str) -> int:
@@ -37,7 +37,7 @@ def chosen_rank(rank: int | str, residuals: Float[Tensor, "n d"], dimension: int
     d = dimension or residuals.shape[1]
     if isinstance(rank, str):
         return int(held_out_likelihood(residuals, d).argmax()) + 1
-    if rank < 1 or rank >= d:
+    if rank >= d:
         raise InputError(f"prior.rank={rank}: give a number between 1 and {d - 1}")
     return rank
 

@@ -74,6 +74,8 @@ class Slerp:
     def __post_init__(self) -> None:
         if self.towards not in ("references", "id"):
             raise InputError(f"prior.towards={self.towards}: choose references or id")
+        if self.towards == "id" and self.id_count < 2:
+            raise InputError(f"prior.id_count={self.id_count}: a Gaussian needs 2 or more latents of the model's own")
 
     @property
     def minimum_references(self) -> int:

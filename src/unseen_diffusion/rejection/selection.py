@@ -101,8 +101,10 @@ def select(
     """
     started = time.monotonic()
     if isinstance(tolerances, NoTolerances):
-        indices = list(range(count))
-        return Selection(prior.sample(indices, seed), indices, torch.empty(0, 3), proposals=count)
+        parts = [prior.sample(range(start, min(start + chunk, count)), seed) for start in range(0, count, chunk)]
+        return Selection(torch.cat(parts), list(range(count)), torch.empty(0, 3), proposals=count)
+    if max_proposals < 1:
+        raise InputError(f"max_proposals={max_proposals}: give 1 or more")
     prepared = References.of(references)
     bands = tolerances.bands(prepared, seed)
     way = _route(route, prior, prepared, tolerances, bands, seed, chunk, tuple(references.shape[1:]))
