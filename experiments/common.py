@@ -229,6 +229,15 @@ def effect_of(line: Mapping[Hashable, Any], name: str, base: float) -> str:
     return "no effect beyond a tenth" if most <= 0.1 * abs(base) else "not resolved"
 
 
+def copying(p_values: Sequence[float]) -> list[bool]:
+    """Which sets hold more copies than new images of their domain would, at 5% over all of them (Holm).
+
+    Args:
+        p_values: ``scores.memorisation.CopyRate.p_value`` of each.
+    """
+    return [p < 0.05 for p in holm(p_values)]
+
+
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     """Student's 95% interval of a mean of independent values; NaN for fewer than two finite ones."""
     finite = [value for value in values if np.isfinite(value)]

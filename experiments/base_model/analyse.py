@@ -25,19 +25,23 @@ from experiments.studies import commit, hardware
 from unseen_diffusion.domains.parquet import read_parquet
 from unseen_diffusion.features.base import extract
 from unseen_diffusion.features.embedded import EmbeddedFeatures
+from unseen_diffusion.features.pixels import Pixels
 from unseen_diffusion.files import atomic_path
+from unseen_diffusion.images import dequantise, quantise
 from unseen_diffusion.models import DiffusersModel
 from unseen_diffusion.models.losses import image_losses
 from unseen_diffusion.models.unet import unet_forward
 from unseen_diffusion.scores.intervals import MeanInterval, paired_difference, t_interval
 from unseen_diffusion.scores.kernel import KernelDistance, kid
-from unseen_diffusion.scores.memorisation import copy_rate
+from unseen_diffusion.scores.memorisation import CopyRate, copy_rate
 from unseen_diffusion.seeds import generator
+from unseen_diffusion.solvers import SolverSettings, denoise, invert
 from unseen_diffusion.training.diffusion_recipe import sample
 
 HERE = Path(__file__).parent
 DRAWS = 8  # timesteps and noises an image
 AT_ONCE = 64  # images of a timed forward pass
+CONTROLS = 100  # training images of the control
 REPEATS = 7  # of a timed forward pass; the fastest counts
 AVERAGE = "validation_loss_ema_"  # and a decay: columns of validation.csv
 OWN = 0.999  # decay of `photos32`
@@ -62,6 +66,8 @@ class Measuring:
 
     def __post_init__(self) -> None:
         self.losses: dict[Path | str, Tensor] = {}
+        self.samples_of: dict[Path | str, Tensor] = {}
+        self.pixels = Pixels()
         self.extractor = EmbeddedFeatures()
         self.target = extract(self.extractor, self.test)
 
@@ -82,10 +88,28 @@ class Measuring:
         model = DiffusersModel(str(path))
         return image_losses(model.network, model.loss(self.some(self.train)), 0, DRAWS).tolist()
 
+    def copies(self, path: Path | str) -> CopyRate:
+        """Own samples that are copies of training images, in pixels: features can be blind to one."""
+        return copy_rate(*(self.pixels(images) for images in (self.own(path), self.train, self.test)))
+
+    def caught(self, path: Path | str) -> CopyRate:
+        """The control: training images, sent to t = 500 and back with eta 0.5, that count as copies."""
+        model, solver = DiffusersModel(str(path)), SolverSettings("dpmpp_2m", "karras", 16)
+        grid = solver.make_grid(model.schedule, 500)
+        latents = invert(model, dequantise(self.some(self.train)[:CONTROLS]), grid, [500], solver)[500]
+        back = quantise(denoise(model, latents, grid, 0.5, 0, solver=solver))
+        return copy_rate(*(self.pixels(images) for images in (back, self.train, self.test)))
+
+    def own(self, path: Path | str) -> Tensor:
+        """Own samples, uint8."""
+        if path not in self.samples_of:
+            print(f"samples of {path}", flush=True)
+            self.samples_of[path] = sample(Path(path), self.samples, 0, CPU)
+        return self.samples_of[path]
+
     def features(self, path: Path | str) -> Tensor:
         """Of own samples."""
-        print(f"samples of {path}", flush=True)
-        return extract(self.extractor, sample(Path(path), self.samples, 0, CPU))
+        return extract(self.extractor, self.own(path))
 
 
 def weights(name: str) -> Path:
@@ -171,23 +195,22 @@ def averages(measuring: Measuring, name: str, curve: pd.DataFrame) -> pd.DataFra
 def quality(measuring: Measuring, found: dict[str, pd.DataFrame]) -> tuple[pd.DataFrame, list[str]]:
     """Own quality by step along the trainings, and what is said of their ends: losses, and memorising."""
     ends = {BEFORE: START} | {int(curve["step"].iloc[-1]): weights(name) for name, curve in found.items()}
-    samples = {step: measuring.features(path) for step, path in ends.items()}
-    first = kid_row(BEFORE, kid(samples[BEFORE], measuring.target))
+    first = kid_row(BEFORE, kid(measuring.features(START), measuring.target))
     own = pd.DataFrame([first, *(row for curve in found.values() for row in curve.to_dict("records"))])
     said = []
     for (step, path), (after, later) in pairwise(ends.items()):
         gain = paired_difference(measuring.loss(later), measuring.loss(path))
         said.append(f"- From {step} to {after} steps the loss of test images changes by {thousandths(gain)} x 10⁻³.")
-    training = extract(measuring.extractor, measuring.train)
     for step, path in ends.items():
         seen, unseen = t_interval(measuring.training_loss(path)), t_interval(measuring.loss(path))
         half = 1.96 * (seen.standard_error**2 + unseen.standard_error**2) ** 0.5
-        copies = copy_rate(samples[step], training, measuring.target)
+        copies, caught = measuring.copies(path), measuring.caught(path)
         gap = f"{1000 * (seen.mean - unseen.mean):+.2f} ± {1000 * half:.2f} x 10⁻³ (unpaired: different images)"
         share = f"{100 * copies.share:.1f}% ({100 * copies.low:.1f} to {100 * copies.high:.1f})"
         said.append(
-            f"- After {step} steps: loss of training images less that of test images {gap}; copies of training "
-            f"images among {measuring.samples} own samples {share}, 1% among real images."
+            f"- After {step} steps: loss of training images less that of test images {gap}; copies of training images "
+            f"among {measuring.samples} own samples {share}, among new images {100 * copies.expected:.1f}% (exact p "
+            f"{copies.p_value:.2g}), among training images sent to t = 500 and back with eta 0.5 {caught.share:.0%}."
         )
     return own.drop(columns="own_step"), said
 

@@ -12,13 +12,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.common import Answer, artefact, interval, runs, signed, write_study
+from experiments.common import Answer, artefact, copying, interval, runs, signed, write_study
 from unseen_diffusion.figures import SampleSheet, samples_sheet
 from unseen_diffusion.scores.intervals import Proportion, wilson
+from unseen_diffusion.scores.membership import real_pass_rate
 
-NOMINAL = 0.01  # share of held-out images that count as copies
 POWER = 0.9  # share of replays that must be caught before "no" means anything
-CONFORMAL = 0.95  # share of real images that pass the conformal test; its score is a share over this one
 REAL, REPLAY, DEFAULT = "[real images]", "replay", "sample_covariance"
 COLOURS = {REPLAY: "0.4", "slerp": "C1", DEFAULT: "C0", "isotropic": "C2"}
 MARKERS = {REPLAY: "x", "slerp": "^", DEFAULT: "o", "isotropic": "s"}
@@ -32,7 +31,7 @@ def lines(results: dict[str, Any]) -> list[dict[str, Any]]:
     found, split = artefact(results, "nearest"), artefact(results, "split")
     near = wilson(int((found["reference_distance"] < found["heldout_distance"]).sum()), len(found["heldout_distance"]))
     references, held_out = len(split["references"]), len(split["heldout"])
-    kept = ["n", "vendi", *(f"{name}{end}" for name in INTERVALS for end in ("", "_low", "_high"))]
+    kept = ["n", "vendi", "copy_rate_p", *(f"{name}{end}" for name in INTERVALS for end in ("", "_low", "_high"))]
     made = []
     for row in results["rows"]:
         own = row["row"] == "generated"
@@ -40,6 +39,7 @@ def lines(results: dict[str, Any]) -> list[dict[str, Any]]:
         line |= {"t": settings["t"], "eta": settings["eta"]} if own else {"t": nan, "eta": nan}
         line |= {name: nan if row.get(name) is None else row[name] for name in kept}
         line |= {"nearer": near.share, "nearer_low": near.low, "nearer_high": near.high} if own else {}
+        line |= {"real_pass": real_pass_rate(held_out)}  # the conformal score is a share over this one
         made.append(line | {"chance": references / (references + held_out)})
     return made
 
@@ -51,10 +51,13 @@ def judged(full: pd.DataFrame) -> pd.DataFrame:
     caught = [replays["copy_rate"].get(cell, nan) for cell in cells]
     found = [replays["nearer"].get(cell, nan) for cell in cells]
     own = full["prior"] != REAL
+    judged = own & (full["prior"] != REPLAY)
+    copies = full["prior"] == REPLAY
+    copies[judged] = copying(full.loc[judged, "copy_rate_p"].tolist())
     return full.assign(
         caught=caught,
         tells=own & (pd.Series(caught) >= POWER),
-        copies=own & (full["copy_rate_low"] > NOMINAL),
+        copies=copies,
         lean_tells=own & (pd.Series(found) >= POWER),
         leans=own & (full["nearer_low"] > full["chance"]),
     )
@@ -115,7 +118,7 @@ def new(full: pd.DataFrame) -> Answer:
         mine = full[full["prior"] == name]
         telling, near = mine[mine["tells"]], mine[mine["lean_tells"]]
         fresh = len(telling) - int(telling["copies"].sum())
-        words = f"copies in {len(telling) - fresh} of {len(telling)}" + (f", is new in {fresh}" if fresh else "")
+        words = f"copies in {len(telling) - fresh} of {len(telling)}" + (f", not shown to in {fresh}" if fresh else "")
         said.append(f"{name} {words if len(telling) else 'cannot tell'}")
         if len(telling):
             pooled = total(telling, "copy_rate")
@@ -174,7 +177,7 @@ def inside(full: pd.DataFrame) -> Answer:
     low, high = full["eta"].min(), full["eta"].max()
     return Answer(
         "reviewer 3",
-        f"By the conformal share {'; '.join(said)}.",
+        f"By the conformal share, over that of real images: {'; '.join(said)}.",
         f"change of the share in points, eta {high:g} less {low:g}: {'; '.join(effects)}",
     )
 
@@ -191,11 +194,12 @@ def eta_gap(part: pd.DataFrame) -> tuple[float, float, float]:
     if part["eta"].nunique() < 2:
         return nan, nan, nan
     ends = (part["eta"].max(), part["eta"].min())
-    one, other = (total(part[part["eta"] == eta], "target_conformal", CONFORMAL) for eta in ends)
+    real = float(part["real_pass"].iloc[0])
+    one, other = (total(part[part["eta"] == eta], "target_conformal", real) for eta in ends)
     gap = one.share - other.share
     low = gap - hypot(one.share - one.low, other.high - other.share)
     high = gap + hypot(one.high - one.share, other.share - other.low)
-    return gap / CONFORMAL, low / CONFORMAL, high / CONFORMAL
+    return gap / real, low / real, high / real
 
 
 def draw(full: pd.DataFrame) -> Figure:

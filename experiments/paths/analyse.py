@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
@@ -114,7 +113,7 @@ def answers(middle: pd.DataFrame) -> list[Answer]:
     if ratio is None or blend is None or sharper is None or against is None:
         return []
     like = (
-        "looks like the domain"
+        "is not told from the domain"
         if ratio.low <= 1
         else "leaves the domain, but less than a blend of the two images"
         if blend.high < 0
@@ -155,11 +154,11 @@ def draw(every: pd.DataFrame) -> Figure:
             part = every[every["domain"] == domain]
             for (model, way), rows in part.groupby(["model", "way"], sort=False):
                 groups = rows.groupby("position")[name]
-                half = 1.96 * groups.std() / np.sqrt(groups.count())
+                found = groups.agg(lambda values: t_interval(values.tolist()).high)
                 colour = MODEL_COLOURS.get(model, "C2")
                 label = f"{model}, {way}"
                 mean = groups.mean()
-                axis.errorbar(mean.index, mean, half, fmt=styles[way], color=colour, ms=3, lw=1.1, label=label)
+                axis.errorbar(mean.index, mean, found - mean, fmt=styles[way], color=colour, ms=3, lw=1.1, label=label)
             axis.set_yscale("log")
             axis.spines[["top", "right"]].set_visible(False)
             if name == shown[0]:

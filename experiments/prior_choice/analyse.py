@@ -10,9 +10,8 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments.common import Answer, generated, score, write_study
+from experiments.common import Answer, copying, generated, score, write_study
 
-NOMINAL = 0.01  # share of held-out images that count as copies
 POWER = 0.9  # share of true copies that the criterion must catch before "no" means anything
 
 
@@ -29,9 +28,10 @@ def points(folders: Sequence[Path]) -> pd.DataFrame:
     replays = table[table["prior"] == "replay"].set_index(["t", "eta"])["copy_rate"]
     table = table[table["prior"] != "replay"].sort_values("kid_h").reset_index(drop=True)
     table["caught"] = [replays[cell] for cell in zip(table["t"], table["eta"], strict=True)]
+    copies = copying(table["copy_rate_p"].tolist())
     table["copies"] = [
-        "yes" if line.copy_rate_low > NOMINAL else "no" if line.caught >= POWER else "cannot tell"
-        for line in table.itertuples()
+        "yes" if copied else "no" if caught >= POWER else "cannot tell"
+        for copied, caught in zip(copies, table["caught"], strict=True)
     ]
     return table
 

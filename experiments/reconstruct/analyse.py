@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from experiments.common import MODEL_COLOURS, Answer, artefact, artefacts, pm, runs, write_study
 from unseen_diffusion.scores.intervals import MeanInterval, t_interval
+from unseen_diffusion.scores.reconstruction import PSNR_CAP
 from unseen_diffusion.store import load_tensor
 
 SCHEDULE = ["solver", "steps"]
@@ -29,7 +30,11 @@ def line(results: dict[str, Any]) -> dict[str, Any]:
     found = {"psnr": t_interval(psnr.tolist()), "snr": t_interval((psnr - contrast).tolist())}
     solver, _, steps = settings["solver"].split("/")[:3]
     row = {"model": settings["model"], "domain": settings["domain"], "solver": solver, "steps": int(steps)}
-    row |= {"images": len(psnr), "ssim": float(load_tensor(fidelity, "ssim").mean())}
+    row |= {
+        "images": len(psnr),
+        "identical": float((psnr >= PSNR_CAP).double().mean()),
+        "ssim": float(load_tensor(fidelity, "ssim").mean()),
+    }
     for name, value in found.items():
         row |= {name: value.mean, f"{name}_low": value.low, f"{name}_high": value.high}
     return row
@@ -45,13 +50,16 @@ def analyse(folders: Sequence[Path], out: Path) -> None:
     for (solver, steps), part in full.groupby(SCHEDULE, sort=False):
         cells = part.set_index(["model", "domain"])
         for name in ("psnr", "snr"):
-            text[f"{solver} {steps}: {name.upper()}"] = [
-                pm(cells[name][key], cells[f"{name}_high"][key] - cells[name][key]) for key in keys
-            ]
+            text[f"{solver} {steps}: {name.upper()}"] = [shown(cells.loc[key], name) for key in keys]
     answers = [claim(full), training(full), schedule(full)]
     larger = pd.DataFrame([readable(results) for results in runs(folders[1:])])
     more = ["**More images.**", "", larger.to_markdown(index=False, disable_numparse=True), ""]
     write_study(out, folders, full, text, draw(full), [answer for answer in answers if answer], more=more)
+
+
+def shown(row: pd.Series, name: str) -> str:
+    """A mean with half its interval; a bound where images came back without any difference."""
+    return f"≥ {row[name]:.1f}" if row["identical"] else pm(row[name], row[f"{name}_high"] - row[name])
 
 
 def readable(results: dict[str, Any]) -> dict[str, str]:
@@ -62,7 +70,7 @@ def readable(results: dict[str, Any]) -> dict[str, str]:
         "domain": row["domain"],
         "solver": results["settings"]["solver"],
         "images": str(row["images"]),
-        "PSNR dB": pm(row["psnr"], row["psnr_high"] - row["psnr"]),
+        "PSNR dB": shown(pd.Series(row), "psnr"),
         "SSIM": f"{row['ssim']:.3f}",
         **{name.replace("_", " "): f"{geometry[name]['mean']:.{places}f}" for name, places in digits.items()},
     }
@@ -86,20 +94,26 @@ def claim(full: pd.DataFrame) -> Answer:
         f"M1 {word}: {done} of {len(rows)} pairs of trained model and unseen domain come back"
         + (f" (not {', '.join(missed)})" if missed else "")
         + f"; with the paper's DDIM {int(paper['reconstructed'].sum())} of {len(paper)}.",
-        f"SNR {rows['snr'].min():.1f} to {rows['snr'].max():.1f} dB with dpmpp_2m, {paper['snr'].min():.1f} to "
-        f"{paper['snr'].max():.1f} dB with DDIM, {rows['steps'].max()} evaluations a direction",
+        f"SNR {span(rows)} dB with dpmpp_2m, {span(paper)} dB with DDIM, {rows['steps'].max()} evaluations a direction",
     )
+
+
+def span(rows: pd.DataFrame) -> str:
+    """Least and greatest SNR."""
+    most = rows.loc[rows["snr"].idxmax()]
+    return f"{rows['snr'].min():.1f} to {'at least ' * bool(most['identical'])}{most['snr']:.1f}"
 
 
 def difference(full: pd.DataFrame, one: dict[str, Any], other: dict[str, Any]) -> MeanInterval | None:
     """SNR of one setting less that of another, the domain being the unit; None for fewer than 2 of them.
 
-    A setting that names the model is matched by domain alone; otherwise the models of a domain are averaged.
+    A setting that names the model is matched by domain alone; otherwise the models of a domain are averaged. What came
+    back without any difference has no SNR, only a bound, and is left out.
     """
     key = ["domain"] if "model" in one else ["model", "domain"]
 
     def at(setting: dict[str, Any]) -> pd.Series:
-        chosen = full
+        chosen = full[full["identical"] == 0]
         for name, value in setting.items():
             chosen = chosen[chosen[name] == value]
         return chosen.set_index(key)["snr"]

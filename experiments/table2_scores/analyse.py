@@ -111,8 +111,8 @@ def answers(full: pd.DataFrame, gaps: pd.DataFrame) -> list[Answer]:
     missed = f"; in {without} of {pairs} references miss the criterion even at eta 0" if without else ""
     table2 = Answer(
         "table 2",
-        f"Samples that come up to real images, of {len(own)} sets: {reach}. At the bandwidth copying would be seen in "
-        f"{seen} of {pairs} pairs{missed}.",
+        f"Samples that are not told from real images, of {len(own)} sets: {reach}. At the bandwidth copying "
+        f"would be seen in {seen} of {pairs} pairs{missed}.",
         f"bandwidth eta {own['eta'].min():.2f} to {own['eta'].max():.2f}; KID-H x1000 of the default "
         f"{span(full, DEFAULT)}, of the paper's prior {span(full, PAPER)}, of replayed references "
         f"{span(full, 'replay')}, of real images {span(full, 'held_out')}",

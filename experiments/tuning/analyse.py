@@ -10,13 +10,13 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments.common import Answer, interval, pm, runs, write_study
-from unseen_diffusion.scores.intervals import t_interval
+from experiments.common import Answer, copying, interval, pm, runs, write_study
+from unseen_diffusion.scores.intervals import combined_p, holm, t_interval
 
 TUNED = ("finetune_full", "finetune_lora")
 FROZEN = "fitted"
 SCORES = {"kid_h": ("KID-H x1000", 1000, 0), "copy_rate": ("copies %", 100, 1), "coverage": ("coverage %", 100, 1)}
-COPIES = 0.01  # of held-out images themselves
+LEVEL = 0.05
 KEY = ["references", "method"]
 
 
@@ -25,7 +25,7 @@ def line(results: dict[str, Any]) -> dict[str, Any]:
     own, tuning = results["rows"][0], results.get("tuning")
     row = {"method": results["settings"]["method"], "draw": results["settings"]["draw"]}
     row |= {"references": results["config"]["domain"]["references"], "evaluations": own["evaluations_per_image"]}
-    row |= {name: own[name] for name in SCORES}
+    row |= {name: own[name] for name in (*SCORES, "copy_rate_p")}
     if tuning:
         loss = tuning["forgetting"]["loss"]
         row |= {"steps": tuning["steps"], "best_step": tuning["best_step"], "stopped": tuning["stopped"]}
@@ -67,13 +67,16 @@ def against_frozen(full: pd.DataFrame) -> Answer | None:
     if FROZEN not in wide or full["draw"].nunique() < 2:
         return None
     parts, effects = [], []
+    gaps = {}
     for references, part in wide.groupby("references"):
         best = min((name for name in TUNED if name in part), key=lambda name: part[name].mean())
-        gap = t_interval((1000 * (part[best] - part[FROZEN])).tolist())
-        word = "better" if gap.high < 0 else "worse" if gap.low > 0 else "not told apart"
+        gaps[references, best] = t_interval((1000 * (part[best] - part[FROZEN])).tolist())
+    p_values = holm([gap.p_value for gap in gaps.values()])
+    for ((references, best), gap), p in zip(gaps.items(), p_values, strict=True):
+        word = "not told apart" if p >= LEVEL else "better" if gap.mean < 0 else "worse"
         parts.append(f"{references}: {word}")
         effects.append(f"{references} ({best}) {interval(gap.mean, gap.low, gap.high, 0)}")
-    copying = [name for name in TUNED if copies(full[full["method"] == name])]
+    copied = copies(full[full["method"].isin(TUNED)])
     tuned = full[full["method"].isin(TUNED)]
     still = int((tuned["stopped"] != "validation").sum())
     ratio = tuned["evaluations"].mean() / full[full["method"] == FROZEN]["evaluations"].mean()
@@ -81,16 +84,15 @@ def against_frozen(full: pd.DataFrame) -> Answer | None:
         "reviewer 12",
         f"Tuned for at most {tuned['steps'].max():.0f} steps ({still} of {len(tuned)} tunings not ended by validation) "
         f"instead of frozen, by number of references: {', '.join(parts)}; "
-        f"{'copying: ' + ', '.join(copying) if copying else 'no tuned method copies'}.",
+        f"{'copying: ' + ', '.join(copied) if copied else 'no tuned method is shown to copy'}.",
         f"KID-H x1000, better tuned method less fitted: {'; '.join(effects)}; {ratio:.1f} times the evaluations",
     )
 
 
-def copies(part: pd.DataFrame) -> bool:
-    """Whether a method copies at some number of references."""
-    return any(
-        t_interval(rows["copy_rate"].tolist()).low > COPIES for _, rows in part.groupby("references") if len(rows) > 1
-    )
+def copies(tuned: pd.DataFrame) -> list[str]:
+    """The methods that copy at some number of references."""
+    p_values = tuned.groupby(["method", "references"])["copy_rate_p"].agg(lambda p: combined_p(p.tolist()))
+    return sorted(set(p_values[copying(p_values.tolist())].index.get_level_values("method")))
 
 
 def forgotten(full: pd.DataFrame) -> Answer | None:

@@ -79,8 +79,7 @@ def conformal_share(
     """Share of samples with p > alpha against the target images H, over that of real images (Vovk et al. 2005).
 
     The strangeness of a sample is the distance to its k-th nearest neighbour in H, that of an image of H the
-    same among the others; p = (1 + images of H at least as strange) / (M + 1). Of real images 1 - r / (M + 1) pass,
-    r = floor(alpha (M + 1)), which is more than 1 - alpha where M is small. The interval is Wilson's.
+    same among the others; p = (1 + images of H at least as strange) / (M + 1). The interval is Wilson's.
 
     Args:
         samples: features (N, d).
@@ -97,8 +96,8 @@ def conformal_share(
     target = as_features(target, "the target images", k + 1)
     samples, target = as_pair(samples, target, ("the samples", "the target images"), 1)
     count = len(target)
-    rejected = int(alpha * (count + 1) + 1e-9)  # of M + 1 equally likely ranks
-    if rejected < 1:
+    real = real_pass_rate(count, alpha)
+    if real == 1:
         return ConformalShare(nan, nan, nan)
     centre = target.mean(0)
     samples, target = samples - centre, target - centre
@@ -106,10 +105,17 @@ def conformal_share(
     strange = neighbour_squares(samples, target, k, block)
     margin = RESOLUTION * (samples.square().sum(1) + target.square().sum(1).max())
     as_strange = count - torch.searchsorted(usual, strange - margin)
-    passed = int((1 + as_strange > rejected).sum())
+    passed = int((1 + as_strange > round((1 - real) * (count + 1))).sum())
     share = wilson(passed, len(samples))
-    real = 1 - rejected / (count + 1)
     return ConformalShare(*(bound / real for bound in (share.share, share.low, share.high)))
+
+
+def real_pass_rate(count: int, alpha: float = 0.05) -> float:
+    """Share of new images that pass a conformal test against M others: 1 - floor(alpha (M + 1)) / (M + 1).
+
+    More than 1 - alpha where M is small; 1 where no image can be rejected.
+    """
+    return 1 - int(alpha * (count + 1) + 1e-9) / (count + 1)
 
 
 def _adjusted(samples: Tensor, target: Tensor, source: Tensor, z: float) -> TargetShare:
