@@ -16,6 +16,7 @@ from unseen_diffusion.features.pixels import Pixels
 from unseen_diffusion.figures import rows_sheet
 from unseen_diffusion.models.base import DiffusionModel
 from unseen_diffusion.models.pipeline import DiffusersModel
+from unseen_diffusion.priors import prior_at
 from unseen_diffusion.scores.kernel import kid
 from unseen_diffusion.scoring import Views
 from unseen_diffusion.searches import (
