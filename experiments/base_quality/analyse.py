@@ -112,7 +112,8 @@ def answer(full: pd.DataFrame, trends: Sequence[Trend]) -> Answer:
         if not own:
             words.append(f"{title.partition(',')[0]} can be told on no domain")
             continue
-        every = "all domains" if len(own) == full["domain"].nunique() else f"all {len(own)} where it can be told"
+        told = [trend.domain for trend in own]
+        every = "all domains" if len(told) == full["domain"].nunique() else f"{', '.join(told)}, where it can be told"
         signs = {int(np.sign(trend.tau)) for trend in own if trend.p < LEVEL}
         count = sum(trend.p < LEVEL for trend in own)
         if count == len(own) and len(signs) == 1:
