@@ -24,7 +24,7 @@ from pathlib import Path
 
 from experiments.common import ENDED
 from unseen_diffusion.cli import main as unseen_main
-from unseen_diffusion.files import write_json
+from unseen_diffusion.files import read_json, write_json
 
 HERE = Path(__file__).parent
 SWEEPS = Path("outputs/sweeps")
@@ -218,12 +218,14 @@ def last_of_each(overrides: Sequence[str]) -> list[str]:
 
 
 def run(one: Sweep, tiny: bool) -> bool:
-    """Runs a sweep unless it has ended; True where every point is done."""
+    """Runs a sweep unless it has ended as it is now; True where every point is done."""
     where = folder(one, tiny)
-    if (where / ENDED).exists():
-        return True
     overrides = last_of_each([*one.overrides, *((*TINY, *one.tiny) if tiny else ())])
     command = ["unseen", "run", "-m", *overrides]
+    if (where / ENDED).exists():
+        if read_json(where / ENDED)["command"] == " ".join(command):
+            return True
+        (where / ENDED).unlink()
     print(f"{datetime.now():%H:%M} {' '.join(command)}", flush=True)
     source, begun, started = commit(), datetime.now(UTC), time.monotonic()
     where.mkdir(parents=True, exist_ok=True)

@@ -119,6 +119,19 @@ def test_an_interrupted_sweep_continues_with_what_was_finished(tiny: Path) -> No
     assert (sweep / studies.ENDED).exists()
 
 
+def test_a_sweep_whose_definition_changed_is_run_again(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tiny)
+    ended = studies.folder(studies.STUDIES["paths"][0], True) / studies.ENDED
+    before = ended.read_text(encoding="utf-8")
+    assert studies.run(studies.STUDIES["paths"][0], True)
+    assert capsys.readouterr().out == ""
+    assert not studies.run(studies.sweep("paths", "absent"), True)
+    assert "unseen run -m experiment=absent" in capsys.readouterr().out
+    ended.write_text(before, encoding="utf-8")
+
+
 def test_a_study_that_does_not_exist_and_a_sweep_that_fails_are_reported(
     working: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
