@@ -229,6 +229,17 @@ def test_a_claim_is_taken_over_when_its_holder_is_gone(tmp_path: Path) -> None:
         assert held
 
 
+def test_an_empty_claim_is_taken_over(tmp_path: Path) -> None:
+    """A disk that was full when its holder wrote it may leave one."""
+    objects, waiting = LocalObjects(tmp_path), Claims(LocalObjects(tmp_path), stale=0.2)
+    objects.create("a/x.claim", b"")
+    with waiting.hold("a/x.claim") as held:
+        assert not held
+    time.sleep(0.3)
+    with waiting.hold("a/x.claim") as held:
+        assert held
+
+
 def test_a_living_holder_of_another_machine_is_waited_for(tmp_path: Path) -> None:
     objects = LocalObjects(tmp_path)
     with Claims(objects, beat=0.05).hold("a/x.claim") as held:
