@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from unseen_diffusion.errors import InputError
 
 FULL = "no space left (or quota used up); free some and run again, what was finished is kept"
@@ -22,6 +24,7 @@ DISK_ERRORS = {
     errno.EACCES: CLOSED,
     errno.EPERM: CLOSED,
 }
+NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}  # of a file system that has none
 
 
 @contextmanager
@@ -75,6 +78,31 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def locked(path: Path | str) -> Iterator[bool | None]:
+    """Holds the lock file ``path``; yields False where another process has it, None where there are no locks.
+
+    The lock ends with its process: no file that a killed one leaves behind means anything.
+    """
+    path = Path(path)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path, fallback_to_soft=False)
+        mine: bool | None = True
+        try:
+            lock.acquire(timeout=1)
+        except Timeout:
+            mine = False
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            mine = None
+    try:
+        yield mine
+    finally:
+        lock.release()
 
 
 def write_json(path: Path | str, value: Any) -> None:

@@ -187,9 +187,9 @@ class SweepState:
         statuses = [(name, read_status(folder / name), run) for name, run in manifest.runs().items()]
         return cls(folder, manifest, [JobState(name, state_of(status), status, run) for name, status, run in statuses])
 
-    def folders(self, *states: str) -> list[Path]:
-        """Folders of the jobs in one of these states."""
-        return [self.folder / job.name for job in self.jobs if job.state in states]
+    def running(self) -> list[Status]:
+        """What the jobs that run say of themselves."""
+        return [job.status for job in self.jobs if job.status and job.state == "running"]
 
     def runs(self) -> list[JobState]:
         """The jobs that write results."""
