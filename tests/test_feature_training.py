@@ -14,7 +14,7 @@ from unseen_diffusion.domains.textures import Textures
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.features.base import extract
 from unseen_diffusion.features.embedded import EmbeddedFeatures, FeatureNetwork
-from unseen_diffusion.files import read_json
+from unseen_diffusion.files import locked, read_json
 from unseen_diffusion.images import dequantise, quantise
 from unseen_diffusion.seeds import generator
 from unseen_diffusion.training.cards import training_command
@@ -30,6 +30,7 @@ from unseen_diffusion.training.features import (
     domain_accuracy,
     domain_source,
 )
+from unseen_diffusion.training.loop import LOCK
 
 CONF = str(Path(__file__).parent.parent / "conf")
 
@@ -207,6 +208,12 @@ def test_recipe_writes_weights_that_load_and_a_card(tmp_path: Path) -> None:
     for expected in ("unseen train training=features32", "| hubble |", "| faces |", "| low_resolution |"):
         assert expected in card
     assert str(tmp_path) not in card
+
+
+def test_a_folder_has_one_training_at_a_time(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path)
+    with locked(Path(config.folder) / LOCK), pytest.raises(InputError, match="another training is going on there"):
+        train_features(config, torch.device("cpu"))
 
 
 def test_command_names_files_without_their_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

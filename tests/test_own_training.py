@@ -32,7 +32,7 @@ from unseen_diffusion.training import diffusion_recipe, loop
 from unseen_diffusion.training.data import OwnImages, decode_once, hold_out, open_images
 from unseen_diffusion.training.diffusion_recipe import train_diffusion
 from unseen_diffusion.training.journal import Journal, journal
-from unseen_diffusion.training.loop import LoopSettings, check_resumable, memory_errors, new_state
+from unseen_diffusion.training.loop import LOCK, LoopSettings, alone, check_resumable, memory_errors, new_state
 from unseen_diffusion.training.networks import levels, scaled_unet
 from unseen_diffusion.training.processes import Processes
 from unseen_diffusion.training.state import TrainState, load_checkpoint, save_checkpoint
@@ -226,6 +226,21 @@ def test_a_training_killed_while_it_writes_ends_with_the_same_bits(photos: Path,
     assert {"step", "history", "measured.validation_loss"} < first.keys()
     for key, value in first.items():
         assert torch.equal(value, second[key]), key
+
+
+def test_a_folder_has_one_training_at_a_time(photos: Path, tmp_path: Path) -> None:
+    """A second one is refused and touches nothing; the processes of one training do not lock each other out."""
+    given = [*SMALL, f"data.path={photos}", f"paths.outputs={tmp_path}"]
+    config = expand("train", given).points[0].training
+    folder = Path(config.folder)
+    with alone(folder, one_of(2, first=True)), alone(folder, one_of(2, first=False)):
+        left = folder / ".checkpoint-half"
+        left.touch()
+        with pytest.raises(InputError, match=f"training.folder={folder}: another training.*choose another, or wait"):
+            train_diffusion(config, torch.device("cpu"))
+        assert {path.name for path in folder.iterdir()} == {left.name, LOCK}
+    with alone(folder, one_of(2, first=True)):
+        pass
 
 
 def test_older_trainings_resume(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ from unseen_diffusion.training.data import OwnImages, decode_once, hold_out, ope
 from unseen_diffusion.training.journal import journal
 from unseen_diffusion.training.loop import (
     LoopSettings,
+    alone,
     check_resumable,
     new_state,
     seeded,
@@ -84,11 +85,24 @@ def train_diffusion(config: DictConfig, device: torch.device, tracker: Tracker |
     settings: LoopSettings = build(config.loop)
     processes = Processes(device, settings.precision)
     processes.parts(settings.batch_size, settings.accumulate)
-    device = processes.device
     scheduler = DDPMScheduler(**config.schedule)
+    state = new_state(first_network(config), settings, processes.device)
+    with alone(Path(config.folder), processes):
+        return trained(config, settings, scheduler, state, processes, tracker)
+
+
+def trained(
+    config: DictConfig,
+    settings: LoopSettings,
+    scheduler: DDPMScheduler,
+    state: TrainState,
+    processes: Processes,
+    tracker: Tracker | None,
+) -> Path:
+    """``train_diffusion`` once the training's folder is locked."""
+    device = processes.device
     folder = Path(config.folder)
     weights = folder / "weights"
-    state = new_state(first_network(config), settings, device)
     data = load_images(config, settings, folder, processes)
     log.info("%d training images from %s", len(data.rows), data.origin)
     factor = config.network.pixel_unshuffle

@@ -36,6 +36,7 @@ from unseen_diffusion.training.features import (
 from unseen_diffusion.training.journal import journal
 from unseen_diffusion.training.loop import (
     LoopSettings,
+    alone,
     check_resumable,
     new_state,
     seeded,
@@ -63,15 +64,15 @@ def train_features(config: DictConfig, device: torch.device, tracker: Tracker | 
     state = new_state(seeded(network, settings.seed), settings, processes.device)
     loss = FeatureLoss(data, config.distorted, config.label_smoothing, processes.device)
     folder = Path(config.folder)
-    weights = folder / "weights"
     plain = plain_config(config)
-    if processes.first:
-        check_resumable(folder, plain)
-    with journal(tracker if tracker and processes.first else NoTracker(), config.name, plain) as book:
-        train(settings, state, len(data.draws), loss, folder, processes, lambda _: None, book)
-    if processes.first:
-        document(config, state, network, data, training, heldout)
-    return weights
+    with alone(folder, processes):
+        if processes.first:
+            check_resumable(folder, plain)
+        with journal(tracker if tracker and processes.first else NoTracker(), config.name, plain) as book:
+            train(settings, state, len(data.draws), loss, folder, processes, lambda _: None, book)
+        if processes.first:
+            document(config, state, network, data, training, heldout)
+    return folder / "weights"
 
 
 def document(

@@ -4,7 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from unseen_diffusion.errors import InputError
-from unseen_diffusion.files import read_json, write_json
+from unseen_diffusion.files import locked, read_json, write_json
 from unseen_diffusion.optimisation import epoch_rows, update_ema
 from unseen_diffusion.seeds import generator
 from unseen_diffusion.settings import build
@@ -117,6 +117,7 @@ def learning_rate(settings: LoopSettings, step: int) -> float:
     return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
+LOCK = ".training.lock"
 # What may change between a training and its resumption; everything else must be what it was.
 CHANGEABLE = ("steps", "checkpoint_every", "sample_every", "accumulate", "keep")
 UNCOMPARED = ("folder", "notes", "about", "quality_samples")
@@ -149,6 +150,21 @@ def computes_bf16(device: torch.device) -> bool:
         has = torch.cpu.get_capabilities()
         return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
     return False
+
+
+@contextmanager
+def alone(folder: Path, processes: Processes) -> Iterator[None]:
+    """Keeps other trainings out of ``folder``; the processes of one training share it, and the first locks it.
+
+    Raises:
+        InputError: another training has it.
+    """
+    with locked(folder / LOCK) if processes.first else nullcontext(True) as mine:
+        if mine is False:
+            raise InputError(
+                f"training.folder={folder}: another training is going on there; choose another, or wait for its end"
+            )
+        yield
 
 
 def check_resumable(folder: Path, config: dict[str, Any]) -> None:
