@@ -1,5 +1,7 @@
 """Base models of one's own: from a folder of images to a model that ``unseen run`` takes, and what may go wrong."""
 
+import errno
+import os
 import signal
 import subprocess
 import sys
@@ -187,20 +189,21 @@ def test_what_the_recipe_refuses(photos: Path, tmp_path: Path, arguments: list[s
 
 KILLED = """
 import os, signal, sys, torch
+from pathlib import Path
 from unseen_diffusion.composition import expand
-from unseen_diffusion.training import state
 from unseen_diffusion.training.diffusion_recipe import train_diffusion
 
-save, saved = state.save_file, []
+write, saved = Path.write_bytes, []
 
-def killed(tensors, path):
-    save(tensors, path)
-    saved.append(path)
-    if len(saved) == 2:
-        os.truncate(path, os.path.getsize(path) // 2)  # as if half of it were written
-        os.kill(os.getpid(), signal.SIGKILL)
+def killed(path, data):
+    if path.name.startswith(".checkpoint"):
+        saved.append(path)
+        if len(saved) == 2:
+            write(path, data[: len(data) // 2])
+            os.kill(os.getpid(), signal.SIGKILL)
+    return write(path, data)
 
-state.save_file = killed
+Path.write_bytes = killed
 torch.set_num_threads(int(sys.argv[1]))
 train_diffusion(expand("train", sys.argv[2:]).points[0].training, torch.device("cpu"))
 """
@@ -241,6 +244,22 @@ def test_a_folder_has_one_training_at_a_time(photos: Path, tmp_path: Path) -> No
         assert {path.name for path in folder.iterdir()} == {left.name, LOCK}
     with alone(folder, one_of(2, first=True)):
         pass
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that is written on the way is a temporary file of ours, and its errors are the file system's."""
+    seen: list[str] = []
+
+    def full(path: Path, data: bytes) -> int:
+        seen.extend(other.name for other in path.parent.iterdir())
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    state = new_state(nn.Linear(2, 1), settings(), torch.device("cpu"))
+    with pytest.raises(InputError, match="checkpoint.safetensors: no space left"):
+        save_checkpoint(tmp_path / "checkpoint.safetensors", state)
+    assert [name.startswith(".checkpoint-") for name in seen] == [True]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_older_trainings_resume(tmp_path: Path) -> None:

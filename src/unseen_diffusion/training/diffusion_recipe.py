@@ -10,7 +10,7 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from omegaconf import DictConfig
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from unseen_diffusion.domains.parquet import read_parquet
@@ -48,7 +48,7 @@ from unseen_diffusion.training.loop import (
     train,
 )
 from unseen_diffusion.training.processes import Processes
-from unseen_diffusion.training.state import TrainState
+from unseen_diffusion.training.state import TrainState, write_tensors
 
 log = logging.getLogger(__name__)
 
@@ -254,9 +254,8 @@ def export(ema: UNet2DModel, scheduler: DDPMScheduler, factor: int, folder: Path
     """Writes the averaged weights as a diffusers folder, in half precision."""
     ema.save_config(folder / "unet")
     scheduler.save_config(folder / "scheduler")
-    half = {name: value.detach().half().cpu().contiguous() for name, value in ema.state_dict().items()}
-    with atomic_path(folder / "unet" / WEIGHTS) as temporary:
-        save_file(half, temporary, metadata={"format": "pt"})
+    half = {name: value.half() for name, value in ema.state_dict().items()}
+    write_tensors(folder / "unet" / WEIGHTS, half, {"format": "pt"})
     write_json(folder / "unseen.json", {"pixel_unshuffle": factor})
     index = {"unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "DDPMScheduler"]}
     write_json(folder / "model_index.json", {"_class_name": "DDPMPipeline", **index})

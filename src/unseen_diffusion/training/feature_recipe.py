@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from unseen_diffusion.errors import InputError
@@ -44,7 +43,7 @@ from unseen_diffusion.training.loop import (
     train,
 )
 from unseen_diffusion.training.processes import Processes
-from unseen_diffusion.training.state import TrainState
+from unseen_diffusion.training.state import TrainState, write_tensors
 
 log = logging.getLogger(__name__)
 
@@ -105,9 +104,7 @@ def save_weights(
     plain = OmegaConf.to_container(OmegaConf.create({k: v for k, v in arguments.items() if k != "_target_"}))
     config = {"size": size, "network": plain, "classes": classes, "distortions": KINDS}
     write_json(folder / "config.json", config)
-    half = {name: value.detach().half().cpu().contiguous() for name, value in network.state_dict().items()}
-    with atomic_path(folder / "model.safetensors") as temporary:
-        save_file(half, temporary)
+    write_tensors(folder / "model.safetensors", {name: value.half() for name, value in network.state_dict().items()})
 
 
 def feature_sources(config: DictConfig) -> tuple[dict[str, Source], dict[str, Source]]:

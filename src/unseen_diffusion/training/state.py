@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.files import atomic_path
+from unseen_diffusion.shards import pack
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -52,8 +53,18 @@ def save_checkpoint(path: Path, state: TrainState) -> None:
         tensors |= {f"ema_{decay}.{k}": v for k, v in average.state_dict().items()}
     for index, entry in state.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{k}": v for k, v in entry.items()}
+    write_tensors(path, {k: v.detach().cpu().clone() for k, v in tensors.items()})
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str] | None = None) -> None:
+    """A safetensors file, written atomically.
+
+    As bytes: safetensors' own ``save_file`` leaves a temporary of its own after a kill, and has its own error for a
+    full disk.
+    """
+    data = pack(dict(tensors), header)
     with atomic_path(path) as temporary:
-        save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, temporary)
+        temporary.write_bytes(data)
 
 
 def load_checkpoint(path: Path, state: TrainState) -> None:
