@@ -149,6 +149,11 @@ def test_one_command_from_a_folder_to_a_model_that_runs(photos: Path, here: Path
             "name each decay once, and not ema_decay",
         ),
         (["data=folder", "data.path=x", "training.loop.accumulate=0"], "accumulate=0: give a whole number"),
+        (
+            ["data=folder", "data.path=x", "training.schedule.beta_schedule=foo"],
+            "training.schedule.beta_schedule=foo: choose one of linear, ",
+        ),
+        (["data=folder", "data.path=x", "training.schedule.beta_end=2"], "beta_end=2, beta_schedule=linear): "),
         (["data=folder", "data.path=x", "training.task=other"], "training.task=other: choose one of"),
         (["data=photo"], "data=photo: no such option; choose one of folder, hub, parquet"),
     ],
@@ -161,6 +166,36 @@ def test_bad_input_is_one_line_and_writes_nothing(
     assert expected in said
     assert "\n" not in said
     assert list(here.iterdir()) == []
+
+
+WRONG = {
+    "batch_size=1e1": "batch_size=10.0: give a whole number of 1 or more",
+    "steps=abc": "steps=abc: give a whole number of 1 or more",
+    "seed=true": "seed=True: give a whole number of 0 or more",
+    "learning_rate=fast": "learning_rate=fast: give a finite number of 0 or more",
+    "gradient_clip=inf": "gradient_clip=inf: give a finite number of 0 or more",
+    "ema_decay=null": "ema_decay=None: give numbers in [0, 1)",
+    "keep=5": "keep=5: give a list, such as [1000,2000] or [0.99]",
+    "fp16=perhaps": "fp16=perhaps: choose true or false",
+}
+CHECKED = """
+import sys
+from unseen_diffusion.composition import expand
+from unseen_diffusion.training.tasks import check_training
+
+for wrong in sys.argv[1:]:
+    try:
+        check_training(expand("train", ["data=folder", "data.path=x", f"training.loop.{wrong}"]).points[0])
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_values_of_another_type_are_named() -> None:
+    """In a process of its own: in this one a type checker is faster."""
+    command = [sys.executable, "-c", CHECKED, *WRONG]
+    child = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert child.stdout.splitlines() == [f"training.loop.{line}" for line in WRONG.values()]
 
 
 @pytest.mark.parametrize(
@@ -282,6 +317,20 @@ def test_validation_losses_of_older_checkpoints_are_read(tmp_path: Path) -> None
     save_file(old, tmp_path / "checkpoint.safetensors")
     load_checkpoint(tmp_path / "checkpoint.safetensors", state)
     assert {name: rows.tolist() for name, rows in state.measured.items()} == {"validation_loss": [[2.0, 0.5]]}
+
+
+@pytest.mark.parametrize("written", ["ema_0.0.", "ema_0."])
+def test_a_whole_decay_is_the_number(tmp_path: Path, written: str) -> None:
+    """0 is 0.0, also in checkpoints that were written with 0, whose name begins that of 0.999."""
+    chosen = settings(ema_others=[0, 0.999])
+    assert [repr(decay) for decay in chosen.ema_others] == ["0.0", "0.999"]
+    first, second = (new_state(nn.Linear(2, 1), chosen, torch.device("cpu")) for _ in range(2))
+    save_checkpoint(tmp_path / "checkpoint.safetensors", first)
+    saved = load_file(tmp_path / "checkpoint.safetensors")
+    save_file({key.replace("ema_0.0.", written): v for key, v in saved.items()}, tmp_path / "checkpoint.safetensors")
+    load_checkpoint(tmp_path / "checkpoint.safetensors", second)
+    for decay in (0.0, 0.999):
+        assert torch.equal(second.others[decay].weight, first.others[decay].weight)
 
 
 def test_the_scale_of_gradients_is_part_of_a_checkpoint(tmp_path: Path) -> None:

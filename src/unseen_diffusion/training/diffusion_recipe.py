@@ -23,6 +23,7 @@ from unseen_diffusion.images import grid, quantise, save_png
 from unseen_diffusion.models import DiffusersModel
 from unseen_diffusion.models.folders import WEIGHTS, resolve
 from unseen_diffusion.models.losses import DiffusionLoss, validation_loss
+from unseen_diffusion.schedules import Schedule
 from unseen_diffusion.scores.kernel import kid
 from unseen_diffusion.seeds import generator, normal_rows
 from unseen_diffusion.settings import build
@@ -55,6 +56,7 @@ log = logging.getLogger(__name__)
 SHEET = 64  # uncurated samples on a sheet
 ON_DEVICE = 2**31  # bytes of images that are kept on the device; more stay where they are
 PIXELS = 2**18  # of the images that are sampled at once: 64 of 64x64
+BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2", "laplace", "sigmoid")
 SAMPLING = SolverSettings("dpmpp_2m", "karras", 25)  # of every sample here
 
 
@@ -85,7 +87,7 @@ def train_diffusion(config: DictConfig, device: torch.device, tracker: Tracker |
     settings: LoopSettings = build(config.loop)
     processes = Processes(device, settings.precision)
     processes.parts(settings.batch_size, settings.accumulate)
-    scheduler = DDPMScheduler(**config.schedule)
+    scheduler = noise_schedule(config)
     state = new_state(first_network(config), settings, processes.device)
     with alone(Path(config.folder), processes):
         return trained(config, settings, scheduler, state, processes, tracker)
@@ -135,6 +137,24 @@ def trained(
         export(state.ema, scheduler, factor, weights)
         document(config, data, target, state, weights, processes)
     return weights
+
+
+def noise_schedule(config: DictConfig) -> DDPMScheduler:
+    """What ``training.schedule`` means.
+
+    Raises:
+        InputError: an unknown kind, or numbers that make no schedule.
+    """
+    given = config.schedule
+    if given.get("beta_schedule", BETAS[0]) not in BETAS:
+        raise InputError(f"training.schedule.beta_schedule={given.beta_schedule}: choose one of {', '.join(BETAS)}")
+    try:
+        scheduler = DDPMScheduler(**given)
+        Schedule(scheduler.alphas_cumprod)
+    except (RuntimeError, TypeError, ValueError) as error:
+        shown = ", ".join(f"{key}={value}" for key, value in given.items())
+        raise InputError(f"training.schedule ({shown}): {first_line(error)}; see conf/training/base.yaml") from error
+    return scheduler
 
 
 def on_device(images: Tensor, device: torch.device) -> Tensor:

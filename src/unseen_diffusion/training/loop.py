@@ -32,6 +32,11 @@ from unseen_diffusion.training.state import (
 )
 
 
+# The least of what must be whole.
+WHOLE = {"seed": 0, "warmup_steps": 0}
+WHOLE |= dict.fromkeys(("steps", "batch_size", "checkpoint_every", "sample_every", "accumulate"), 1)
+
+
 @dataclass(frozen=True)
 class LoopSettings:
     """Optimisation of one network. Rates are per step; ``ema_decay`` is the decay of the averaged weights.
@@ -59,25 +64,44 @@ class LoopSettings:
     ema_others: Sequence[float] = ()
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "checkpoint_every", "sample_every", "accumulate"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)}: give a whole number of 1 or more")
+        for name, least in WHOLE.items():
+            if not _is_whole(value := getattr(self, name)) or value < least:
+                raise InputError(f"training.loop.{name}={value}: give a whole number of {least} or more")
+        for name in ("learning_rate", "weight_decay", "gradient_clip"):
+            if not _is_number(value := getattr(self, name)) or value < 0:
+                raise InputError(f"training.loop.{name}={value}: give a finite number of 0 or more")
+        for name in ("keep", "ema_others"):
+            if isinstance(value := getattr(self, name), str) or not isinstance(value, Sequence):
+                raise InputError(f"training.loop.{name}={value}: give a list, such as [1000,2000] or [0.99]")
         for name, decays in (("ema_decay", [self.ema_decay]), ("ema_others", self.ema_others)):
-            if wrong := [decay for decay in decays if not 0 <= decay < 1]:
-                raise InputError(f"{name}={wrong[0]}: give numbers in [0, 1)")
+            if wrong := [decay for decay in decays if not _is_number(decay) or not 0 <= decay < 1]:
+                raise InputError(f"training.loop.{name}={wrong[0]}: give numbers in [0, 1)")
+        # A whole 0 would be written as another name than 0.0.
+        object.__setattr__(self, "ema_decay", float(self.ema_decay))
+        object.__setattr__(self, "ema_others", [float(decay) for decay in self.ema_others])
         if len({self.ema_decay, *self.ema_others}) <= len(self.ema_others):
-            raise InputError(f"ema_others={list(self.ema_others)}: name each decay once, and not ema_decay")
-        if wrong := [step for step in self.keep if not isinstance(step, int) or not 1 <= step <= self.steps]:
-            raise InputError(f"keep={wrong[0]}: give whole steps between 1 and steps={self.steps}")
+            raise InputError(f"training.loop.ema_others={self.ema_others}: name each decay once, and not ema_decay")
+        if wrong := [step for step in self.keep if not _is_whole(step) or not 1 <= step <= self.steps]:
+            raise InputError(f"training.loop.keep={wrong[0]}: give whole steps between 1 and steps={self.steps}")
         if self.bf16 not in (True, False, "auto"):
-            raise InputError(f"bf16={self.bf16}: choose true, false or auto")
+            raise InputError(f"training.loop.bf16={self.bf16}: choose true, false or auto")
+        if not isinstance(self.fp16, bool):
+            raise InputError(f"training.loop.fp16={self.fp16}: choose true or false")
         if self.bf16 is True and self.fp16:
-            raise InputError("bf16=true, fp16=true: choose one of them")
+            raise InputError("training.loop.bf16=true, training.loop.fp16=true: choose one of them")
 
     @property
     def precision(self) -> str:
         """As ``accelerate`` calls it; of settled precisions."""
         return "fp16" if self.fp16 else "bf16" if self.bf16 else "no"
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 @runtime_checkable

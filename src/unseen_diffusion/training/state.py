@@ -82,7 +82,7 @@ def load_checkpoint(path: Path, state: TrainState) -> None:
         state.network.load_state_dict(part("network."))
         state.ema.load_state_dict(part("ema."))
         for decay, average in state.others.items():
-            average.load_state_dict(part(f"ema_{decay}."))
+            average.load_state_dict(_average(decay, average, tensors))
     except RuntimeError as error:
         raise InputError(f"{path}: checkpoint of another network; choose another output folder") from error
     moments: dict[int, dict[str, Tensor]] = {}
@@ -97,6 +97,14 @@ def load_checkpoint(path: Path, state: TrainState) -> None:
         state.measured["validation_loss"] = tensors["validation"]
     if state.scaler is not None:
         state.scaler.load_state_dict({k: v.item() for k, v in part("scaler.").items()})
+
+
+def _average(decay: float, network: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The average of one decay; older checkpoints may have a decay of 0 as a whole number."""
+    names = (f"ema_{decay}.", "ema_0.") if decay == 0 else (f"ema_{decay}.",)
+    return {
+        key: tensors[f"{name}{key}"] for name in names for key in network.state_dict() if f"{name}{key}" in tensors
+    }
 
 
 def measured_table(measured: Mapping[str, Tensor]) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.settings import build, choose_device, resolve_plain
 from unseen_diffusion.tracking import Tracker
-from unseen_diffusion.training.diffusion_recipe import train_diffusion
+from unseen_diffusion.training.diffusion_recipe import noise_schedule, train_diffusion
 from unseen_diffusion.training.feature_recipe import train_features
 
 TASKS: dict[str, Callable[[DictConfig, torch.device, Tracker | None], Path]] = {
@@ -42,6 +42,8 @@ def check_training(config: DictConfig) -> None:
     if plain["training"]["task"] not in TASKS:
         raise InputError(f"training.task={plain['training']['task']}: choose one of {', '.join(TASKS)}")
     build(config.training.loop)
+    if "schedule" in plain["training"]:
+        noise_schedule(config.training)
     if has:
         build(config.data)
     choose_device(plain["device"])
