@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,21 +58,27 @@ def train(photos: Path, folder: Path, steps: int, *more: str) -> Path:
     return train_diffusion(config.training, torch.device("cpu"))
 
 
+def dying(update: Callable[..., None], last: int) -> Callable[..., None]:
+    """``update``, until it is called for the ``last`` time."""
+    calls: list[int] = []
+
+    def dies(*arguments: Any) -> None:
+        calls.append(1)
+        if len(calls) == last:
+            raise KeyboardInterrupt
+        update(*arguments)
+
+    return dies
+
+
 def test_resume_is_exact(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A training that dies between checkpoints and starts again ends with the same bits."""
     from unseen_diffusion.training import loop
 
     others = "training.loop.ema_others=[0.0,0.5]"
     whole = train(photos, tmp_path / "whole", 7, others)
-    update, calls = loop.update_ema, []
-
-    def dies(*arguments: Any) -> None:
-        calls.append(1)
-        if len(calls) == 3 * 5:  # averages
-            raise KeyboardInterrupt
-        update(*arguments)
-
-    monkeypatch.setattr(loop, "update_ema", dies)
+    update = loop.update_ema
+    monkeypatch.setattr(loop, "update_ema", dying(update, 3 * 5))  # three averages
     with pytest.raises(KeyboardInterrupt):
         train(photos, tmp_path / "cut", 7, others)
     monkeypatch.setattr(loop, "update_ema", update)
@@ -115,6 +122,21 @@ def test_resuming_with_other_settings_is_refused(photos: Path, tmp_path: Path) -
     with pytest.raises(InputError, match=r"training.loop=.*trained with"):
         train(photos, tmp_path, 3, "training.loop.seed=1")
     train(photos, tmp_path, 4)
+
+
+def test_steps_may_be_lowered_to_the_checkpoint(photos: Path, tmp_path: Path) -> None:
+    """Its samples are made then, for the card; below it, nothing is trained back."""
+    from unseen_diffusion.training import loop
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "update_ema", dying(loop.update_ema, 5))
+        with pytest.raises(KeyboardInterrupt):
+            train(photos, tmp_path, 7)
+    weights = train(photos, tmp_path, 3)
+    assert "| optimisation | 3 steps of 8" in (weights / "README.md").read_text()
+    assert (weights / "samples.png").is_file()
+    with pytest.raises(InputError, match=r"training.loop.steps=2: the checkpoint in .* is at step 3; give as many"):
+        train(photos, tmp_path, 2)
 
 
 def test_weights_are_kept_along_the_way(photos: Path, tmp_path: Path) -> None:

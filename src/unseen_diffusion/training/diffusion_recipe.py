@@ -133,6 +133,8 @@ def trained(
             book.write(current.step, numbers, {"samples": path})
 
         train(settings, state, len(data.rows), loss, folder, processes, sheet, book)
+        if processes.first and not sheet_path(folder, state).exists():  # steps were lowered to those of a checkpoint
+            sheet(state)
     if processes.first:
         export(state.ema, scheduler, factor, weights)
         document(config, data, target, state, weights, processes)

@@ -231,13 +231,19 @@ def train(
     steps, calls ``on_sample`` with the state when samples are due, and reports every step to ``journal``.
 
     Raises:
-        InputError: the batch cannot be divided, memory is exhausted, or the loss is no longer finite.
+        InputError: the batch cannot be divided, the checkpoint is beyond ``settings.steps``, memory is exhausted, or
+            the loss is no longer finite.
     """
     parts = processes.parts(settings.batch_size, settings.accumulate)
     network, optimizer = processes.prepare(state.network, state.optimizer)
     state.scaler = processes.accelerator.scaler
     if (folder / CHECKPOINT).exists():
         load_checkpoint(folder / CHECKPOINT, state)
+    if state.step > settings.steps:
+        raise InputError(
+            f"training.loop.steps={settings.steps}: the checkpoint in {folder} is at step {state.step}; give as many "
+            "or more, or choose another training.folder"
+        )
     if processes.first:
         remove_unfinished(folder)
     rows: list[list[float]] = state.history.tolist()
