@@ -1,5 +1,6 @@
 """Training of the feature network: distortions, augmentation, balance, and the recipe from config to card."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -208,6 +209,20 @@ def test_recipe_writes_weights_that_load_and_a_card(tmp_path: Path) -> None:
     for expected in ("unseen train training=features32", "| hubble |", "| faces |", "| low_resolution |"):
         assert expected in card
     assert str(tmp_path) not in card
+
+
+def test_other_images_are_not_resumed_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though their paths are the same."""
+    train_features(tiny_config(tmp_path), torch.device("cpu"))
+    balanced = TrainingSet.balanced
+
+    def changed(sources: list[Source], most_repeats: int) -> TrainingSet:
+        data = balanced(sources, most_repeats)
+        return replace(data, images=data.images.flip(-1))
+
+    monkeypatch.setattr(TrainingSet, "balanced", changed)
+    with pytest.raises(InputError, match=r"training.data=.*trained with"):
+        train_features(tiny_config(tmp_path), torch.device("cpu"))
 
 
 def test_a_folder_has_one_training_at_a_time(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 
 from unseen_diffusion.composition import expand
 from unseen_diffusion.errors import InputError
+from unseen_diffusion.files import read_json, write_json
 from unseen_diffusion.models import DiffusersModel
 from unseen_diffusion.optimisation import epoch_rows, update_ema
 from unseen_diffusion.training.diffusion_recipe import train_diffusion
@@ -122,6 +124,26 @@ def test_resuming_with_other_settings_is_refused(photos: Path, tmp_path: Path) -
     with pytest.raises(InputError, match=r"training.loop=.*trained with"):
         train(photos, tmp_path, 3, "training.loop.seed=1")
     train(photos, tmp_path, 4)
+
+
+def test_what_is_trained_on_are_images_not_paths(photos: Path, tmp_path: Path) -> None:
+    """Other images at the same path are refused; the same ones elsewhere resume, as do trainings that knew paths."""
+    first, second = tmp_path / "first.parquet", tmp_path / "second.parquet"
+    shutil.copyfile(photos, first)
+    path = train(first, tmp_path, 3).parent / "training.json"
+    shutil.move(first, second)
+    train(second, tmp_path, 4)
+    pd.read_parquet(second).iloc[::-1].to_parquet(first)
+    with pytest.raises(InputError, match=r"training.data=.*trained with"):
+        train(first, tmp_path, 4)
+    known = read_json(path)
+    old = {"path": "elsewhere.parquet", "test_path": None, "size": 16, "channels": 3}
+    write_json(path, {**known, "data": old})
+    train(second, tmp_path, 5)
+    assert read_json(path) == known
+    write_json(path, {**known, "data": {**old, "size": 32}})
+    with pytest.raises(InputError, match=r"training.data=.*trained with"):
+        train(second, tmp_path, 5)
 
 
 def test_steps_may_be_lowered_to_the_checkpoint(photos: Path, tmp_path: Path) -> None:

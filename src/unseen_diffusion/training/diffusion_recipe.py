@@ -37,7 +37,7 @@ from unseen_diffusion.training.cards import (
     start_name,
     training_command,
 )
-from unseen_diffusion.training.data import OwnImages, decode_once, hold_out, open_images
+from unseen_diffusion.training.data import OwnImages, decode_once, digest, hold_out, open_images
 from unseen_diffusion.training.journal import journal
 from unseen_diffusion.training.loop import (
     LoopSettings,
@@ -251,11 +251,12 @@ def load_images(config: DictConfig, settings: LoopSettings, folder: Path, proces
         rows, held = hold_out(len(images), own.validation, settings.seed)
         data = TrainingImages(images, rows, images, held, None, f"data.path={own.path}")
     else:
-        del plain["data"]["validation"]  # what is measured along the way is not what is trained
-        if processes.first:
-            check_resumable(folder, plain)
         images = _read(config, config.data.path)
         test = None if config.data.test_path is None else _read(config, config.data.test_path)
+        if processes.first:
+            plain["data"] = {"size": config.data.size, "channels": config.data.channels}
+            plain["data"] |= {"fingerprint": digest(images), "test": None if test is None else digest(test)}
+            check_resumable(folder, plain)
         held_images = images[:0] if test is None else test
         order = torch.randperm(len(held_images), generator=generator(settings.seed, "validation"))
         rows, held = torch.arange(len(images)), order[: config.data.validation].sort().values

@@ -16,6 +16,7 @@ from unseen_diffusion.files import atomic_path, write_json
 from unseen_diffusion.settings import build
 from unseen_diffusion.tracking import NoTracker, Tracker
 from unseen_diffusion.training.cards import plain_config, save_loss_curve, training_command
+from unseen_diffusion.training.data import digest
 from unseen_diffusion.training.distortions import KINDS
 from unseen_diffusion.training.feature_card import (
     Evaluation,
@@ -64,6 +65,7 @@ def train_features(config: DictConfig, device: torch.device, tracker: Tracker | 
     loss = FeatureLoss(data, config.distorted, config.label_smoothing, processes.device)
     folder = Path(config.folder)
     plain = plain_config(config)
+    plain["data"] = {"size": config.data.size, "fingerprint": digest(data.images, data.labels)}
     with alone(folder, processes):
         if processes.first:
             check_resumable(folder, plain)

@@ -192,7 +192,9 @@ def alone(folder: Path, processes: Processes) -> Iterator[None]:
 
 
 def check_resumable(folder: Path, config: dict[str, Any]) -> None:
-    """Notes the configuration of a new training in ``folder``; refuses to resume one with another.
+    """Notes the configuration of a training in ``folder``; refuses to resume one with another.
+
+    ``data`` tells the images by a fingerprint; that of older trainings told paths, which are not compared.
 
     Raises:
         InputError: a value differs from the one that the checkpoint was trained with.
@@ -200,18 +202,19 @@ def check_resumable(folder: Path, config: dict[str, Any]) -> None:
     now = {key: value for key, value in config.items() if key not in UNCOMPARED}
     now["loop"] = {key: value for key, value in now["loop"].items() if key not in CHANGEABLE}
     path = folder / "training.json"
-    if not (folder / CHECKPOINT).exists() or not path.exists():
-        write_json(path, now)
-        return
-    before = read_json(path)
-    before["loop"] = ADDED | before["loop"]
-    now["loop"] = ADDED | now["loop"]
-    for key in sorted({*now, *before}):
-        if now.get(key) != before.get(key):
-            raise InputError(
-                f"training.{key}={now.get(key)}: the checkpoint in {folder} was trained with {before.get(key)}; "
-                "choose another training.folder, or delete that one"
-            )
+    if (folder / CHECKPOINT).exists() and path.exists():
+        before = read_json(path)
+        before["loop"] = ADDED | before["loop"]
+        now["loop"] = ADDED | now["loop"]
+        if "data" in before and "fingerprint" not in before["data"]:
+            before["data"] = {key: before["data"].get(key, value) for key, value in now["data"].items()}
+        for key in sorted({*now, *before}):
+            if now.get(key) != before.get(key):
+                raise InputError(
+                    f"training.{key}={now.get(key)}: the checkpoint in {folder} was trained with {before.get(key)}; "
+                    "choose another training.folder, or delete that one"
+                )
+    write_json(path, now)
 
 
 def train(
