@@ -17,19 +17,23 @@ from unseen_diffusion.errors import InputError
 
 FULL = "no space left (or quota used up); free some and run again, what was finished is kept"
 CLOSED = "cannot write here; make it writable or choose another folder (paths.outputs, paths.store)"
+IN_THE_WAY = "a file is in the way of a folder, or a folder in that of a file; choose another path"
 DISK_ERRORS = {
     errno.ENOSPC: FULL,
     errno.EDQUOT: FULL,
     errno.EROFS: CLOSED,
     errno.EACCES: CLOSED,
     errno.EPERM: CLOSED,
+    errno.EEXIST: IN_THE_WAY,
+    errno.ENOTDIR: IN_THE_WAY,
+    errno.EISDIR: IN_THE_WAY,
 }
 NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}  # of a file system that has none
 
 
 @contextmanager
 def disk_errors(path: Path | str) -> Iterator[None]:
-    """A full disk or a folder closed to writing, met in the block, as one line that names ``path``.
+    """A full disk, a folder closed to writing or a file instead of it, met in the block, as a line that names ``path``.
 
     Raises:
         InputError: in place of the OSError.

@@ -9,7 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.settings import build, choose_device, resolve_plain
-from unseen_diffusion.tracking import Tracker
+from unseen_diffusion.tracking import Tracker, check_writable
 from unseen_diffusion.training.diffusion_recipe import noise_schedule, train_diffusion
 from unseen_diffusion.training.feature_recipe import train_features
 
@@ -47,4 +47,6 @@ def check_training(config: DictConfig) -> None:
     if has:
         build(config.data)
     choose_device(plain["device"])
+    check_writable("hydra.run.dir", Path(config.hydra.run.dir))
+    check_writable("training.folder", Path(plain["training"]["folder"]))
     build(config.tracking).check()
