@@ -291,7 +291,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(Path, "write_bytes", full)
     state = new_state(nn.Linear(2, 1), settings(), torch.device("cpu"))
-    with pytest.raises(InputError, match="checkpoint.safetensors: no space left"):
+    with pytest.raises(InputError, match=r"checkpoint\.safetensors: no space left"):
         save_checkpoint(tmp_path / "checkpoint.safetensors", state)
     assert [name.startswith(".checkpoint-") for name in seen] == [True]
     assert list(tmp_path.iterdir()) == []

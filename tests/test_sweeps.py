@@ -17,12 +17,12 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock
-from hydra_plugins.unseen_sweeper import ManifestSweeper
 from omegaconf import OmegaConf
 
 import unseen_diffusion
 from benchmarks.service import JOB as LEAN
 from failing import CALLS, HALT, calls_of
+from hydra_plugins.unseen_sweeper import ManifestSweeper
 from unseen_diffusion.cli import main
 from unseen_diffusion.composition import PLUGINS, quoted, replaced
 from unseen_diffusion.errors import InputError

@@ -114,17 +114,17 @@ def claimed(folder: Path) -> Iterator["Journal | None"]:
     """
     with locked(folder / LOCK) as mine:
         before = read_status(folder)
-        if mine is False or (before and before.state == "done"):
-            yield None
-        elif before and before.state == "running" and _beats(folder, before, mine is None):
+        if mine is False or (before and _taken(folder, before, mine is None)):
             yield None
         else:
             with Journal(folder, before.attempt + 1 if before else 1) as journal:
                 yield journal
 
 
-def _beats(folder: Path, status: Status, unlocked: bool) -> bool:
-    """Whether a running job lives that no lock tells of: watched until its status changes or should have."""
+def _taken(folder: Path, status: Status, unlocked: bool) -> bool:
+    """Whether a job is done, or runs though no lock tells of it: watched until its status changes or should have."""
+    if status.state != "running":
+        return status.state == "done"
     if own(status) or (here(status) and not unlocked):
         return False  # an end that was not recorded, or its lock was free
     while alive(status) and _heard(status):

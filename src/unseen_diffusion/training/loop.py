@@ -31,7 +31,6 @@ from unseen_diffusion.training.state import (
     write_csv,
 )
 
-
 # The least of what must be whole.
 WHOLE = {"seed": 0, "warmup_steps": 0}
 WHOLE |= dict.fromkeys(("steps", "batch_size", "checkpoint_every", "sample_every", "accumulate"), 1)

@@ -102,9 +102,7 @@ def load_checkpoint(path: Path, state: TrainState) -> None:
 def _average(decay: float, network: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The average of one decay; older checkpoints may have a decay of 0 as a whole number."""
     names = (f"ema_{decay}.", "ema_0.") if decay == 0 else (f"ema_{decay}.",)
-    return {
-        key: tensors[f"{name}{key}"] for name in names for key in network.state_dict() if f"{name}{key}" in tensors
-    }
+    return {key: tensors[f"{name}{key}"] for name in names for key in network.state_dict() if f"{name}{key}" in tensors}
 
 
 def measured_table(measured: Mapping[str, Tensor]) -> pd.DataFrame:
