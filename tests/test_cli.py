@@ -13,6 +13,7 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from report_fixture import Runs
 from unseen_diffusion.cli import help_text, main
 from unseen_diffusion.composition import GROUPS, expand, options, own_config
 from unseen_diffusion.errors import InputError
@@ -378,6 +379,24 @@ def test_train_names_bad_input(here: Path, capsys: pytest.CaptureFixture[str]) -
     assert run("train", "training=photos64") == 2
     assert "choose one of base, digits32, features32, photos32" in capsys.readouterr().err
     assert list(here.iterdir()) == []
+
+
+def test_a_file_where_a_folder_should_be_is_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a run, a training, a report or a table."""
+    (here / "file").touch()
+    file = Runs(here).run("fitted")
+    for words in (
+        ["run", *TINY, "hydra.run.dir=file/run"],
+        ["train", "data=folder", "data.path=x", "hydra.run.dir=file/run"],
+        ["train", "data=folder", "data.path=x", "training.folder=file"],
+        ["report", str(file), "-o", "file/x.html"],
+        ["table", str(file), "--save", "file/x.csv"],
+    ):
+        assert run(*words) == 2
+        said = capsys.readouterr().err.strip()
+        assert "file" in said
+        assert "choose another" in said
+        assert "\n" not in said
 
 
 def test_unknown_verbs_and_no_arguments(here: Path) -> None:

@@ -1,5 +1,6 @@
 """Training of the feature network: distortions, augmentation, balance, and the recipe from config to card."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from unseen_diffusion.domains.textures import Textures
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.features.base import extract
 from unseen_diffusion.features.embedded import EmbeddedFeatures, FeatureNetwork
-from unseen_diffusion.files import read_json
+from unseen_diffusion.files import locked, read_json
 from unseen_diffusion.images import dequantise, quantise
 from unseen_diffusion.seeds import generator
 from unseen_diffusion.training.cards import training_command
@@ -30,6 +31,7 @@ from unseen_diffusion.training.features import (
     domain_accuracy,
     domain_source,
 )
+from unseen_diffusion.training.loop import LOCK
 
 CONF = str(Path(__file__).parent.parent / "conf")
 
@@ -207,6 +209,26 @@ def test_recipe_writes_weights_that_load_and_a_card(tmp_path: Path) -> None:
     for expected in ("unseen train training=features32", "| hubble |", "| faces |", "| low_resolution |"):
         assert expected in card
     assert str(tmp_path) not in card
+
+
+def test_other_images_are_not_resumed_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though their paths are the same."""
+    train_features(tiny_config(tmp_path), torch.device("cpu"))
+    balanced = TrainingSet.balanced
+
+    def changed(sources: list[Source], most_repeats: int) -> TrainingSet:
+        data = balanced(sources, most_repeats)
+        return replace(data, images=data.images.flip(-1))
+
+    monkeypatch.setattr(TrainingSet, "balanced", changed)
+    with pytest.raises(InputError, match=r"training.data=.*trained with"):
+        train_features(tiny_config(tmp_path), torch.device("cpu"))
+
+
+def test_a_folder_has_one_training_at_a_time(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path)
+    with locked(Path(config.folder) / LOCK), pytest.raises(InputError, match="another training is going on there"):
+        train_features(config, torch.device("cpu"))
 
 
 def test_command_names_files_without_their_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

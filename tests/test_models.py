@@ -12,7 +12,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 from conftest import TinyModelFolder
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.files import read_json, write_json
-from unseen_diffusion.models import DiffusersModel, GaussianModel
+from unseen_diffusion.models import DiffusersModel, GaussianModel, pipeline
 from unseen_diffusion.models.analytic import cosine_basis, linear_schedule, natural_gaussian
 from unseen_diffusion.models.folders import WEIGHTS
 from unseen_diffusion.models.parameterisations import VariancePreserving, to_prediction
@@ -180,6 +180,23 @@ def test_the_oldest_hub_layout_loads_too(folder: Path, tmp_path: Path) -> None:
         DiffusersModel(str(flat)).predict(states(), node).eps,
         DiffusersModel(str(folder)).predict(states(), node).eps,
     )
+
+
+def test_weights_that_change_while_they_are_read_are_refused(
+    tiny_model_folder: TinyModelFolder, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what the old ones make would be kept under the name of the new ones."""
+    load = pipeline.load_checked
+
+    def replaced(*arguments: Any) -> Any:
+        network = load(*arguments)
+        shutil.copyfile(tiny_model_folder(seed=1) / "unet" / WEIGHTS, folder / "unet" / WEIGHTS)
+        return network
+
+    monkeypatch.setattr(pipeline, "load_checked", replaced)
+    with pytest.raises(InputError, match=rf"model.path={folder}: its files changed while they were read; run again"):
+        DiffusersModel(str(folder))
+    assert DiffusersModel(str(folder)).fingerprint == DiffusersModel(str(tiny_model_folder(seed=1))).fingerprint
 
 
 def test_the_fingerprint_follows_everything_that_decides_the_output(

@@ -1,5 +1,7 @@
 """Base models of one's own: from a folder of images to a model that ``unseen run`` takes, and what may go wrong."""
 
+import errno
+import os
 import signal
 import subprocess
 import sys
@@ -32,7 +34,7 @@ from unseen_diffusion.training import diffusion_recipe, loop
 from unseen_diffusion.training.data import OwnImages, decode_once, hold_out, open_images
 from unseen_diffusion.training.diffusion_recipe import train_diffusion
 from unseen_diffusion.training.journal import Journal, journal
-from unseen_diffusion.training.loop import LoopSettings, check_resumable, memory_errors, new_state
+from unseen_diffusion.training.loop import LOCK, LoopSettings, alone, check_resumable, memory_errors, new_state
 from unseen_diffusion.training.networks import levels, scaled_unet
 from unseen_diffusion.training.processes import Processes
 from unseen_diffusion.training.state import TrainState, load_checkpoint, save_checkpoint
@@ -147,6 +149,11 @@ def test_one_command_from_a_folder_to_a_model_that_runs(photos: Path, here: Path
             "name each decay once, and not ema_decay",
         ),
         (["data=folder", "data.path=x", "training.loop.accumulate=0"], "accumulate=0: give a whole number"),
+        (
+            ["data=folder", "data.path=x", "training.schedule.beta_schedule=foo"],
+            "training.schedule.beta_schedule=foo: choose one of linear, ",
+        ),
+        (["data=folder", "data.path=x", "training.schedule.beta_end=2"], "beta_end=2, beta_schedule=linear): "),
         (["data=folder", "data.path=x", "training.task=other"], "training.task=other: choose one of"),
         (["data=photo"], "data=photo: no such option; choose one of folder, hub, parquet"),
     ],
@@ -159,6 +166,36 @@ def test_bad_input_is_one_line_and_writes_nothing(
     assert expected in said
     assert "\n" not in said
     assert list(here.iterdir()) == []
+
+
+WRONG = {
+    "batch_size=1e1": "batch_size=10.0: give a whole number of 1 or more",
+    "steps=abc": "steps=abc: give a whole number of 1 or more",
+    "seed=true": "seed=True: give a whole number of 0 or more",
+    "learning_rate=fast": "learning_rate=fast: give a finite number of 0 or more",
+    "gradient_clip=inf": "gradient_clip=inf: give a finite number of 0 or more",
+    "ema_decay=null": "ema_decay=None: give numbers in [0, 1)",
+    "keep=5": "keep=5: give a list, such as [1000,2000] or [0.99]",
+    "fp16=perhaps": "fp16=perhaps: choose true or false",
+}
+CHECKED = """
+import sys
+from unseen_diffusion.composition import expand
+from unseen_diffusion.training.tasks import check_training
+
+for wrong in sys.argv[1:]:
+    try:
+        check_training(expand("train", ["data=folder", "data.path=x", f"training.loop.{wrong}"]).points[0])
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_values_of_another_type_are_named() -> None:
+    """In a process of its own: in this one a type checker is faster."""
+    command = [sys.executable, "-c", CHECKED, *WRONG]
+    child = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert child.stdout.splitlines() == [f"training.loop.{line}" for line in WRONG.values()]
 
 
 @pytest.mark.parametrize(
@@ -187,20 +224,21 @@ def test_what_the_recipe_refuses(photos: Path, tmp_path: Path, arguments: list[s
 
 KILLED = """
 import os, signal, sys, torch
+from pathlib import Path
 from unseen_diffusion.composition import expand
-from unseen_diffusion.training import state
 from unseen_diffusion.training.diffusion_recipe import train_diffusion
 
-save, saved = state.save_file, []
+write, saved = Path.write_bytes, []
 
-def killed(tensors, path):
-    save(tensors, path)
-    saved.append(path)
-    if len(saved) == 2:
-        os.truncate(path, os.path.getsize(path) // 2)  # as if half of it were written
-        os.kill(os.getpid(), signal.SIGKILL)
+def killed(path, data):
+    if path.name.startswith(".checkpoint"):
+        saved.append(path)
+        if len(saved) == 2:
+            write(path, data[: len(data) // 2])
+            os.kill(os.getpid(), signal.SIGKILL)
+    return write(path, data)
 
-state.save_file = killed
+Path.write_bytes = killed
 torch.set_num_threads(int(sys.argv[1]))
 train_diffusion(expand("train", sys.argv[2:]).points[0].training, torch.device("cpu"))
 """
@@ -228,6 +266,37 @@ def test_a_training_killed_while_it_writes_ends_with_the_same_bits(photos: Path,
         assert torch.equal(value, second[key]), key
 
 
+def test_a_folder_has_one_training_at_a_time(photos: Path, tmp_path: Path) -> None:
+    """A second one is refused and touches nothing; the processes of one training do not lock each other out."""
+    given = [*SMALL, f"data.path={photos}", f"paths.outputs={tmp_path}"]
+    config = expand("train", given).points[0].training
+    folder = Path(config.folder)
+    with alone(folder, one_of(2, first=True)), alone(folder, one_of(2, first=False)):
+        left = folder / ".checkpoint-half"
+        left.touch()
+        with pytest.raises(InputError, match=f"training.folder={folder}: another training.*choose another, or wait"):
+            train_diffusion(config, torch.device("cpu"))
+        assert {path.name for path in folder.iterdir()} == {left.name, LOCK}
+    with alone(folder, one_of(2, first=True)):
+        pass
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that is written on the way is a temporary file of ours, and its errors are the file system's."""
+    seen: list[str] = []
+
+    def full(path: Path, data: bytes) -> int:
+        seen.extend(other.name for other in path.parent.iterdir())
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    state = new_state(nn.Linear(2, 1), settings(), torch.device("cpu"))
+    with pytest.raises(InputError, match=r"checkpoint\.safetensors: no space left"):
+        save_checkpoint(tmp_path / "checkpoint.safetensors", state)
+    assert [name.startswith(".checkpoint-") for name in seen] == [True]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_older_trainings_resume(tmp_path: Path) -> None:
     """A folder from before fp16 existed is continued with its default, and with nothing else."""
     write_json(tmp_path / "training.json", {"name": "a", "loop": {"seed": 0, "bf16": True}})
@@ -248,6 +317,20 @@ def test_validation_losses_of_older_checkpoints_are_read(tmp_path: Path) -> None
     save_file(old, tmp_path / "checkpoint.safetensors")
     load_checkpoint(tmp_path / "checkpoint.safetensors", state)
     assert {name: rows.tolist() for name, rows in state.measured.items()} == {"validation_loss": [[2.0, 0.5]]}
+
+
+@pytest.mark.parametrize("written", ["ema_0.0.", "ema_0."])
+def test_a_whole_decay_is_the_number(tmp_path: Path, written: str) -> None:
+    """0 is 0.0, also in checkpoints that were written with 0, whose name begins that of 0.999."""
+    chosen = settings(ema_others=[0, 0.999])
+    assert [repr(decay) for decay in chosen.ema_others] == ["0.0", "0.999"]
+    first, second = (new_state(nn.Linear(2, 1), chosen, torch.device("cpu")) for _ in range(2))
+    save_checkpoint(tmp_path / "checkpoint.safetensors", first)
+    saved = load_file(tmp_path / "checkpoint.safetensors")
+    save_file({key.replace("ema_0.0.", written): v for key, v in saved.items()}, tmp_path / "checkpoint.safetensors")
+    load_checkpoint(tmp_path / "checkpoint.safetensors", second)
+    for decay in (0.0, 0.999):
+        assert torch.equal(second.others[decay].weight, first.others[decay].weight)
 
 
 def test_the_scale_of_gradients_is_part_of_a_checkpoint(tmp_path: Path) -> None:

@@ -17,13 +17,16 @@ from PIL import Image
 from scipy import stats
 
 from report_fixture import Runs
+from unseen_diffusion.comparison import compare
 from unseen_diffusion.errors import InputError
+from unseen_diffusion.files import read_json, write_json
 from unseen_diffusion.report import load_runs, render, report_command
 from unseen_diffusion.report.galleries import BUDGET, SHARES, gallery, plan
 from unseen_diffusion.report.naming import Names
 from unseen_diffusion.report.pictures import cost, picture, strip
 from unseen_diffusion.report.plots import combine, density
 from unseen_diffusion.report.scores import SCORES, Estimate, difference, marks, number, show
+from unseen_diffusion.tables import load_results
 
 HOSTILE = "<script>alert('$\\frac{1')</script>\"&"
 
@@ -125,6 +128,26 @@ def test_pictures_of_repetitions_are_left_out_and_the_page_says_so(sweep: Path, 
     assert "pictures of 4 of 10 runs, which repeat a setting" in text
     assert "10 runs of 6 settings" in text
     assert len(load_runs([sweep / "runs", sweep / "runs"])) == 10
+
+
+def test_a_rerun_with_other_images_is_another_run(tmp_path: Path) -> None:
+    """Configurations name paths: what is behind them may have changed. The same images appear once, the first."""
+    first = Runs(tmp_path).run("full")
+    again, changed = tmp_path / "runs" / "x-again", tmp_path / "runs" / "y-changed"
+    results = read_json(first)
+    results["rows"][0]["kid_h"] = 0.5
+    write_json(again / "results.json", results)
+    results["rows"][0] |= {"images": "others", "kid_h": 0.7}
+    write_json(changed / "results.json", results)
+    found = load_runs([tmp_path / "runs"])
+    assert {run.folder for run in found} == {first.parent, changed}
+    table = load_results([tmp_path / "runs"])
+    generated = table[table["row"] == "generated"]
+    assert generated["run"].tolist() == [str(first.parent), str(changed)]
+    assert generated["kid_h"].tolist() == [read_json(first)["rows"][0]["kid_h"], 0.7]
+    assert (table["row"] == "held_out").sum() == 1
+    with pytest.raises(InputError, match="several runs of one draw and seed"):
+        compare(table)
 
 
 def test_marks_stand_where_the_rule_puts_them(report: Path) -> None:
@@ -264,6 +287,14 @@ def test_bad_results_are_one_clear_line(tmp_path: Path, change: Callable[[dict[s
     with pytest.raises(InputError, match=re.escape(message)) as caught:
         render(load_runs([file]), "bad")
     assert "\n" not in str(caught.value)
+
+
+def test_tables_refuse_results_without_their_parts(tmp_path: Path) -> None:
+    """By the same line as reports."""
+    for part in ("config", "rows", "settings"):
+        file = Runs(tmp_path).run("fitted", change=spoil(part))
+        with pytest.raises(InputError, match=re.escape(f"{file}: lacks {part}; run this point again")):
+            load_results([file])
 
 
 def test_bad_arguments_are_one_clear_line(tmp_path: Path) -> None:

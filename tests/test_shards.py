@@ -229,6 +229,17 @@ def test_a_claim_is_taken_over_when_its_holder_is_gone(tmp_path: Path) -> None:
         assert held
 
 
+def test_an_empty_claim_is_taken_over(tmp_path: Path) -> None:
+    """A disk that was full when its holder wrote it may leave one."""
+    objects, waiting = LocalObjects(tmp_path), Claims(LocalObjects(tmp_path), stale=0.2)
+    objects.create("a/x.claim", b"")
+    with waiting.hold("a/x.claim") as held:
+        assert not held
+    time.sleep(0.3)
+    with waiting.hold("a/x.claim") as held:
+        assert held
+
+
 def test_a_living_holder_of_another_machine_is_waited_for(tmp_path: Path) -> None:
     objects = LocalObjects(tmp_path)
     with Claims(objects, beat=0.05).hold("a/x.claim") as held:
@@ -526,6 +537,12 @@ def address(server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     return f"s3://{name}/some/prefix"
 
 
+def local(cache: Path) -> Path:
+    """The folder in front of the only bucket."""
+    (folder,) = cache.iterdir()
+    return folder
+
+
 def bucket_get(address: str, cache: Path, made: list[int] | None = None) -> Any:
     return Store(address, cache).get_or_make_rows("slow", 1, {"seed": 0}, rows_of(made))
 
@@ -546,8 +563,21 @@ def test_two_machines_share_a_bucket_and_no_disk(address: str, tmp_path: Path) -
     assert bucket_get(address, tmp_path / "c", later).reused
     assert not later
     get(tmp_path / "whole")
-    assert contents(tmp_path / "a") == contents(tmp_path / "c") == contents(tmp_path / "whole")
+    assert contents(local(tmp_path / "a")) == contents(local(tmp_path / "c")) == contents(tmp_path / "whole")
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"very-secret" in path.read_bytes()]
+
+
+def test_what_a_folder_has_from_elsewhere_still_reaches_the_bucket(address: str, tmp_path: Path) -> None:
+    """The default store is the folder in front of a bucket: a second machine must not wait for what is only there."""
+    get(tmp_path / "a")
+    made: list[int] = []
+    bucket_get(address, tmp_path / "a", made)
+    bucket_get(f"{address}/other", tmp_path / "a", made)
+    assert len(made) == 2 * COUNT
+    made.clear()
+    for there in (address, f"{address}/other"):
+        assert bucket_get(there, tmp_path / "b", made).reused
+    assert not made
 
 
 def test_claims_of_a_dead_node_in_a_bucket_are_taken_over(address: str, tmp_path: Path) -> None:
@@ -569,30 +599,30 @@ def test_claims_of_a_dead_node_in_a_bucket_are_taken_over(address: str, tmp_path
     assert sorted(made) == [rows.start for rows in cut(ROWS, BATCH)]
     assert not [name for name in store.objects.names(f"{folder}/") if name.endswith(".claim")]
     get(tmp_path / "whole")
-    assert contents(tmp_path / "a") == contents(tmp_path / "whole")
+    assert contents(local(tmp_path / "a")) == contents(tmp_path / "whole")
 
 
 def test_damage_in_a_bucket_and_before_it_is_found(
     address: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = bucket_get(address, tmp_path / "a").folder
-    before = contents(tmp_path / "a")
+    before = contents(folder.parents[1])
     objects = Store(address, tmp_path / "b").objects
-    name = f"slow/{folder.name}/{shard_names(tmp_path / 'a')[2]}"
+    name = f"slow/{folder.name}/{shard_names(folder.parents[1])[2]}"
     data = objects.read(name) or b""
     objects.put(name, data[:-1] + bytes([data[-1] ^ 1]))
-    (tmp_path / "b" / name).unlink()
+    (objects.folder / name).unlink()
     made: list[int] = []
     with caplog.at_level(logging.WARNING):
         bucket_get(address, tmp_path / "b", made)
     assert made == [4]
     assert f"{address}/{name}: damaged; made again" in caplog.text
-    path = tmp_path / "b" / name
+    path = objects.folder / name
     path.write_bytes(b"cut off")
     made.clear()
     assert bucket_get(address, tmp_path / "b", made).reused
     assert not made
-    assert contents(tmp_path / "b") == before
+    assert contents(objects.folder) == before
 
 
 def test_a_bucket_that_cannot_be_reached_is_one_line(address: str, tmp_path: Path) -> None:

@@ -233,6 +233,16 @@ def test_atomic_path_is_all_or_nothing(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("name", ["file/x.csv", "file/sub/x.csv", "folder"])
+def test_a_file_in_the_way_is_one_line(tmp_path: Path, name: str) -> None:
+    """Of a folder that is to be made, or the other way round."""
+    (tmp_path / "file").touch()
+    (tmp_path / "folder" / "full").mkdir(parents=True)
+    with pytest.raises(InputError, match=rf"{tmp_path / name}: a file is in the way .*; choose another"):
+        write_json(tmp_path / name, {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
 def test_atomic_folder_is_all_or_nothing(tmp_path: Path) -> None:
     path = tmp_path / "new folder" / "result"
 

@@ -17,17 +17,19 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock
+from omegaconf import OmegaConf
 
 import unseen_diffusion
 from benchmarks.service import JOB as LEAN
 from failing import CALLS, HALT, calls_of
+from hydra_plugins.unseen_sweeper import ManifestSweeper
 from unseen_diffusion.cli import main
 from unseen_diffusion.composition import PLUGINS, quoted, replaced
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.files import write_json
 from unseen_diffusion.statuses import LOCK, STATUS, Status, claimed, read_status, state_of
 from unseen_diffusion.store import load_tensor
-from unseen_diffusion.sweeps import MANIFEST, SweepState, sweep_folders
+from unseen_diffusion.sweeps import MANIFEST, Manifest, Point, SweepState, sweep_folders, write_manifest
 from unseen_diffusion.tables import results_files
 
 FAILING = (*(a for a in LEAN if a != "features.side=8"), "features._target_=failing.Failing")
@@ -270,14 +272,16 @@ def test_a_folder_is_used_again_only_when_nothing_runs_there(
     """A second sweep in the same folder starts anew, unless a run of the first is going on; what is not its stays."""
     swept = ("run", "-m", *LEAN, "hydra.sweep.dir=swept")
     assert unseen(*swept, "seed=0,1") == 0
-    kept = Path("swept/1/samples.png").read_bytes()
+    assert Path("swept/1/samples.png").is_file()
     shutil.copytree("swept/1", "swept/mine")
+    Path("swept/1/mine.png").touch()
     assert unseen(*swept, "seed=5") == 0
     assert states("swept") == ["done"]
     assert results_files(["swept"]) == [Path("swept/0/results.json"), Path("swept/mine/results.json")]
     assert json.loads(Path("swept/0/results.json").read_text())["settings"]["seed"] == 5
-    assert Path("swept/1/samples.png").read_bytes() == kept
+    assert [path.name for path in Path("swept/1").iterdir() if path.suffix in (".png", ".parquet")] == ["mine.png"]
     assert Path("swept/mine", STATUS).is_file()
+    assert Path("swept/mine/samples.png").is_file()
     write_json(Path("swept/0") / STATUS, asdict(running(other)))
     assert unseen(*swept, "seed=6") == 2
     assert "going on there" in capsys.readouterr().err
@@ -334,6 +338,32 @@ def test_a_folder_has_one_job_at_a_time(here: Path, monkeypatch: pytest.MonkeyPa
         pass  # claims leave the lock free
 
 
+def test_a_folder_without_locks_is_claimed_by_heartbeats(
+    here: Path, other: subprocess.Popen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system without flock: the marker of a node that is lost holds up nothing, a job that beats does."""
+
+    def absent(*arguments: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("fcntl.flock", absent)
+    folder = Path("job")
+    status = running(other)
+    (folder / LOCK).parent.mkdir()
+    (folder / LOCK).write_text("1\nelsewhere\n")
+    late = (datetime.now(UTC) - timedelta(minutes=5)).isoformat()
+    write_json(folder / STATUS, asdict(replace(status, host="elsewhere", heartbeat=late)))
+    with claimed(folder) as journal:
+        assert journal
+    write_json(folder / STATUS, asdict(status))
+    monkeypatch.setattr(
+        "time.sleep",
+        lambda _: write_json(folder / STATUS, asdict(replace(status, heartbeat=datetime.now(UTC).isoformat()))),
+    )
+    with claimed(folder) as journal:
+        assert journal is None
+
+
 def test_heartbeats_carry_the_last_line(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A running job's status tells what it does, before it ends."""
     import logging
@@ -380,6 +410,28 @@ def test_a_full_disk_at_a_job_s_end_does_not_stop_the_others(here: Path, monkeyp
         assert sum(f"state '{state}' is not recorded: " in line and "no space left" in line for line in lines) == 1
     Path("healed").touch()
     assert unseen("resume", "swept") == 0
+
+
+def test_a_sweep_does_not_wait_for_itself(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job of its own process whose end a full disk has kept from its status is not waited for: the next start."""
+    points = [Point([f"seed={seed}"], {"seed": seed}) for seed in (0, 1)]
+    write_manifest(here / "swept", Manifest([], ".", None, True, points, 0, "now"))
+    started: list[list[str]] = []
+
+    def launch(self: ManifestSweeper, folder: Path, names: list[str]) -> bool:
+        write_json(folder / "0" / STATUS, asdict(claim_of(Path("probe"))))
+        started.append(names)
+        return len(started) > 1
+
+    def waits(seconds: float) -> None:
+        raise AssertionError("waits for itself")
+
+    monkeypatch.setattr(ManifestSweeper, "_launch", launch)
+    monkeypatch.setattr("time.sleep", waits)
+    sweeper = object.__new__(ManifestSweeper)
+    sweeper.config = OmegaConf.create({"hydra": {"sweep": {"dir": "swept"}}})
+    sweeper.sweep([])
+    assert started == [["0", "1"], ["1"]]
 
 
 def failing_statuses(monkeypatch: pytest.MonkeyPatch, code: int, while_: Callable[[], bool]) -> list[Path]:

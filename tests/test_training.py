@@ -2,6 +2,8 @@
 
 import io
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from safetensors.torch import load_file
 
 from unseen_diffusion.composition import expand
 from unseen_diffusion.errors import InputError
+from unseen_diffusion.files import read_json, write_json
 from unseen_diffusion.models import DiffusersModel
 from unseen_diffusion.optimisation import epoch_rows, update_ema
 from unseen_diffusion.training.diffusion_recipe import train_diffusion
@@ -57,21 +60,27 @@ def train(photos: Path, folder: Path, steps: int, *more: str) -> Path:
     return train_diffusion(config.training, torch.device("cpu"))
 
 
+def dying(update: Callable[..., None], last: int) -> Callable[..., None]:
+    """``update``, until it is called for the ``last`` time."""
+    calls: list[int] = []
+
+    def dies(*arguments: Any) -> None:
+        calls.append(1)
+        if len(calls) == last:
+            raise KeyboardInterrupt
+        update(*arguments)
+
+    return dies
+
+
 def test_resume_is_exact(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A training that dies between checkpoints and starts again ends with the same bits."""
     from unseen_diffusion.training import loop
 
     others = "training.loop.ema_others=[0.0,0.5]"
     whole = train(photos, tmp_path / "whole", 7, others)
-    update, calls = loop.update_ema, []
-
-    def dies(*arguments: Any) -> None:
-        calls.append(1)
-        if len(calls) == 3 * 5:  # averages
-            raise KeyboardInterrupt
-        update(*arguments)
-
-    monkeypatch.setattr(loop, "update_ema", dies)
+    update = loop.update_ema
+    monkeypatch.setattr(loop, "update_ema", dying(update, 3 * 5))  # three averages
     with pytest.raises(KeyboardInterrupt):
         train(photos, tmp_path / "cut", 7, others)
     monkeypatch.setattr(loop, "update_ema", update)
@@ -115,6 +124,41 @@ def test_resuming_with_other_settings_is_refused(photos: Path, tmp_path: Path) -
     with pytest.raises(InputError, match=r"training.loop=.*trained with"):
         train(photos, tmp_path, 3, "training.loop.seed=1")
     train(photos, tmp_path, 4)
+
+
+def test_what_is_trained_on_are_images_not_paths(photos: Path, tmp_path: Path) -> None:
+    """Other images at the same path are refused; the same ones elsewhere resume, as do trainings that knew paths."""
+    first, second = tmp_path / "first.parquet", tmp_path / "second.parquet"
+    shutil.copyfile(photos, first)
+    path = train(first, tmp_path, 3).parent / "training.json"
+    shutil.move(first, second)
+    train(second, tmp_path, 4)
+    pd.read_parquet(second).iloc[::-1].to_parquet(first)
+    with pytest.raises(InputError, match=r"training.data=.*trained with"):
+        train(first, tmp_path, 4)
+    known = read_json(path)
+    old = {"path": "elsewhere.parquet", "test_path": None, "size": 16, "channels": 3}
+    write_json(path, {**known, "data": old})
+    train(second, tmp_path, 5)
+    assert read_json(path) == known
+    write_json(path, {**known, "data": {**old, "size": 32}})
+    with pytest.raises(InputError, match=r"training.data=.*trained with"):
+        train(second, tmp_path, 5)
+
+
+def test_steps_may_be_lowered_to_the_checkpoint(photos: Path, tmp_path: Path) -> None:
+    """Its samples are made then, for the card; below it, nothing is trained back."""
+    from unseen_diffusion.training import loop
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "update_ema", dying(loop.update_ema, 5))
+        with pytest.raises(KeyboardInterrupt):
+            train(photos, tmp_path, 7)
+    weights = train(photos, tmp_path, 3)
+    assert "| optimisation | 3 steps of 8" in (weights / "README.md").read_text()
+    assert (weights / "samples.png").is_file()
+    with pytest.raises(InputError, match=r"training.loop.steps=2: the checkpoint in .* is at step 3; give as many"):
+        train(photos, tmp_path, 2)
 
 
 def test_weights_are_kept_along_the_way(photos: Path, tmp_path: Path) -> None:

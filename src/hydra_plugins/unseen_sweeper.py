@@ -20,6 +20,7 @@ class ManifestSweeper(BasicSweeper):
         Launchers stop waiting at the first worker that dies (Ray, submitit) or kill the others with it (joblib).
         The manifest gives the jobs, not the command line.
         """
+        from unseen_diffusion.statuses import own
         from unseen_diffusion.sweeps import SweepState
 
         assert self.config is not None  # Hydra has called setup
@@ -29,7 +30,8 @@ class ManifestSweeper(BasicSweeper):
         while names:
             if self._launch(folder, names):
                 return
-            while SweepState.of(folder).folders("running"):
+            # A job of this very process has ended, though a full disk may have kept it from saying so.
+            while any(not own(status) for status in SweepState.of(folder).running()):
                 time.sleep(1)
             missing = SweepState.of(folder).pending("missing")
             if missing == names:  # the launcher starts nothing at all

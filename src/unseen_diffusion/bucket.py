@@ -1,15 +1,18 @@
 """An S3-compatible bucket behind a local folder: nodes that share no disk share artefacts through it, by obstore.
 
-What is found or written is kept in the folder as well, where reports and tables read it. Credentials and the endpoint
+What is found or written is kept in the folder as well, where reports and tables read it: below it each address has a
+folder of its own, for what lies there passes for being in the bucket. Credentials and the endpoint
 come from the usual variables (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL) and are never
 written.
 """
 
+import hashlib
 import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -38,11 +41,11 @@ def check_address(text: str) -> None:
 
 
 class BucketObjects:
-    """The objects of s3://bucket/prefix, with ``local`` in front of them."""
+    """The objects of s3://bucket/prefix, with a folder below ``cache`` in front of them."""
 
     pause = 5.0
 
-    def __init__(self, text: str, local: LocalObjects):
+    def __init__(self, text: str, cache: Path | str):
         check_address(text)
         from obstore.store import S3Store
 
@@ -55,8 +58,8 @@ class BucketObjects:
         prefix = address.path.strip("/") or None
         self.address = text.rstrip("/")
         self.store = S3Store(address.netloc, prefix=prefix, config=config, client_options=options)
-        self.local = local
-        self.folder = local.folder
+        self.folder = Path(cache) / own_folder(self.address, endpoint)
+        self.local = LocalObjects(self.folder)
 
     def names(self, prefix: str) -> set[str]:
         import obstore
@@ -139,6 +142,12 @@ class BucketObjects:
             raise InputError(
                 f"{self.address}/{name}: {first_line(error)}; check the address, AWS_ENDPOINT_URL and the credentials"
             ) from error
+
+
+def own_folder(address: str, endpoint: str | None) -> str:
+    """The name of an address's local folder, which no other address has, on whatever server."""
+    digest = hashlib.sha256(f"{endpoint or ''} {address}".encode()).hexdigest()
+    return f"{SCHEME}-{urlsplit(address).netloc}-{digest[:12]}"
 
 
 def _keeps(name: str) -> bool:

@@ -35,7 +35,7 @@ class Claims:
     def __init__(self, objects: Objects, beat: float = BEAT, stale: float = STALE):
         self.objects = objects
         self.beat, self.stale = beat, stale
-        self._seen: dict[str, tuple[bytes, float]] = {}  # others' claims: content, and since when it is so
+        self._seen: dict[str, tuple[bytes | None, float]] = {}  # others' claims: content, and since when it is so
 
     @contextmanager
     def hold(self, name: str) -> Iterator[bool]:
@@ -79,7 +79,7 @@ class Claims:
     def _dead(self, name: str, content: bytes) -> bool:
         """Whether a claim's holder is gone: its process is, or its content has not changed for ``stale`` seconds."""
         now = time.monotonic()
-        seen, since = self._seen.get(name, (b"", now))
+        seen, since = self._seen.get(name, (None, now))
         if seen != content:
             self._seen[name] = (content, now)
             since = now

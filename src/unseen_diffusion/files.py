@@ -11,22 +11,29 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from unseen_diffusion.errors import InputError
 
 FULL = "no space left (or quota used up); free some and run again, what was finished is kept"
 CLOSED = "cannot write here; make it writable or choose another folder (paths.outputs, paths.store)"
+IN_THE_WAY = "a file is in the way of a folder, or a folder in that of a file; choose another path"
 DISK_ERRORS = {
     errno.ENOSPC: FULL,
     errno.EDQUOT: FULL,
     errno.EROFS: CLOSED,
     errno.EACCES: CLOSED,
     errno.EPERM: CLOSED,
+    errno.EEXIST: IN_THE_WAY,
+    errno.ENOTDIR: IN_THE_WAY,
+    errno.EISDIR: IN_THE_WAY,
 }
+NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}  # of a file system that has none
 
 
 @contextmanager
 def disk_errors(path: Path | str) -> Iterator[None]:
-    """A full disk or a folder closed to writing, met in the block, as one line that names ``path``.
+    """A full disk, a folder closed to writing or a file instead of it, met in the block, as a line that names ``path``.
 
     Raises:
         InputError: in place of the OSError.
@@ -75,6 +82,31 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def locked(path: Path | str) -> Iterator[bool | None]:
+    """Holds the lock file ``path``; yields False where another process has it, None where there are no locks.
+
+    The lock ends with its process: no file that a killed one leaves behind means anything.
+    """
+    path = Path(path)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path, fallback_to_soft=False)
+        mine: bool | None = True
+        try:
+            lock.acquire(timeout=1)
+        except Timeout:
+            mine = False
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            mine = None
+    try:
+        yield mine
+    finally:
+        lock.release()
 
 
 def write_json(path: Path | str, value: Any) -> None:

@@ -22,6 +22,8 @@ from unseen_diffusion.store import Artefact, environment
 from unseen_diffusion.tables import RESULTS, SCHEMA
 from unseen_diffusion.tracking import RunRecord, secrets, without_secrets
 
+TABLE = "results.parquet"
+PICTURES = ("samples.png", "reconstructions.png", "bandwidth.png")
 PATH_STEPS = 8  # images along a path, ends included
 
 
@@ -70,7 +72,7 @@ def execute(settings: RunSettings, folder: Path, group: str) -> dict[str, Any]:
         "environment": environment(),
     }
     table = pd.DataFrame([{**results["settings"], **row} for row in rows])
-    with atomic_path(folder / "results.parquet") as temporary:
+    with atomic_path(folder / TABLE) as temporary:
         table.to_parquet(temporary, index=False)
     write_json(folder / RESULTS, results)
     settings.tracker.record(record_of(results, table, group, folder))
@@ -306,7 +308,7 @@ def record_of(results: dict[str, Any], table: pd.DataFrame, group: str, folder: 
     scores |= {"evaluations": results["evaluations"]["total"]}
     what = f"{flat['prior']} {flat['tolerances']}" if flat["prior"] else flat["method"]
     name = f"{flat['domain']} {what} t{flat['t']:g} eta{flat['eta']:g} draw{flat['draw']} seed{flat['seed']}"
-    pictures = {name: folder / f"{name}.png" for name in ("samples", "reconstructions", "bandwidth")}
+    pictures = {Path(name).stem: folder / name for name in PICTURES}
     return RunRecord(
         group=group,
         name=name,

@@ -1,6 +1,7 @@
 """Each job's own account of itself: status.json, kept fresh by heartbeats, and what others can tell from it."""
 
 import logging
+import os
 import platform
 import threading
 import time
@@ -12,10 +13,9 @@ from pathlib import Path
 from types import TracebackType
 
 import psutil
-from filelock import FileLock, Timeout
 
 from unseen_diffusion.errors import InputError
-from unseen_diffusion.files import read_json, write_json
+from unseen_diffusion.files import locked, read_json, write_json
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def state_of(status: Status | None) -> str:
 def alive(status: Status) -> bool:
     """Whether the process behind a running job still runs: asked here, by heartbeat elsewhere."""
     if not here(status):
-        return bool(status.heartbeat) and (_now() - _time(status.heartbeat)).total_seconds() < STALE
+        return _heard(status)
     try:
         process = psutil.Process(status.pid)
         return abs(process.create_time() - status.born) < 5 and process.status() != psutil.STATUS_ZOMBIE
@@ -95,35 +95,39 @@ def here(status: Status) -> bool:
     return (status.host, status.space) == (platform.node(), _space())
 
 
+def own(status: Status) -> bool:
+    """Whether a job's process is this very one."""
+    return here(status) and status.pid == os.getpid()
+
+
+def _heard(status: Status) -> bool:
+    """Whether a job's last heartbeat is recent."""
+    return bool(status.heartbeat) and (_now() - _time(status.heartbeat)).total_seconds() < STALE
+
+
 @contextmanager
 def claimed(folder: Path) -> Iterator["Journal | None"]:
     """Claims a job's folder: yields its journal, or None where the job is done or another process has it.
 
-    The claim is a file lock, which ends with its process. Where locks do not reach other machines, their heartbeats do.
+    The claim is a file lock, which ends with its process. Where locks do not reach other machines, or there are none,
+    heartbeats do.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=1)
-    except Timeout:
-        yield None
-        return
-    try:
+    with locked(folder / LOCK) as mine:
         before = read_status(folder)
-        if before and (before.state == "done" or (before.state == "running" and _beats(folder, before))):
+        if mine is False or (before and _taken(folder, before, mine is None)):
             yield None
         else:
             with Journal(folder, before.attempt + 1 if before else 1) as journal:
                 yield journal
-    finally:
-        lock.release()
 
 
-def _beats(folder: Path, status: Status) -> bool:
-    """Whether a job of another machine lives: watched until its status changes or should have."""
-    if here(status):
-        return False  # its lock was free
-    while alive(status):
+def _taken(folder: Path, status: Status, unlocked: bool) -> bool:
+    """Whether a job is done, or runs though no lock tells of it: watched until its status changes or should have."""
+    if status.state != "running":
+        return status.state == "done"
+    if own(status) or (here(status) and not unlocked):
+        return False  # an end that was not recorded, or its lock was free
+    while alive(status) and _heard(status):
         time.sleep(1)
         if read_status(folder) not in (None, status):
             return True

@@ -101,7 +101,7 @@ def environment() -> dict[str, str]:
 
 
 class Store:
-    """Artefacts below ``root``: a folder, or s3://bucket/prefix with the folder ``cache`` in front of it.
+    """Artefacts below ``root``: a folder, or s3://bucket/prefix with a folder below ``cache`` in front of it.
 
     Any number of processes, on any number of machines, share it: each artefact is made once, and the shards of a
     row-wise one are split among those who want it.
@@ -267,7 +267,7 @@ def _load(path: Path, digest: str) -> Tensors:
 
 
 def open_objects(location: Path | str, cache: Path | str | None = None) -> Objects:
-    """The objects of a folder, or of s3://bucket/prefix with the folder ``cache`` in front of it.
+    """The objects of a folder, or of s3://bucket/prefix with a folder below ``cache`` in front of it.
 
     Raises:
         InputError: another kind of address, or one that cannot be used here.
@@ -279,4 +279,4 @@ def open_objects(location: Path | str, cache: Path | str | None = None) -> Objec
 
     if cache is None:
         raise InputError(f"paths.store={text}: a bucket needs a local folder in front of it")
-    return BucketObjects(text, LocalObjects(cache))
+    return BucketObjects(text, cache)

@@ -71,11 +71,12 @@ class Manifest:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Records a sweep before it starts, and forgets states and results of the one that the folder held before.
 
-    Tables and reports would else take its runs for the new sweep's. Nothing but what its manifest names is removed.
+    Tables, reports and tracking would else take them for the new sweep's. Only what its runs wrote is removed.
 
     Raises:
         InputError: a run is going on there.
     """
+    from unseen_diffusion.results import PICTURES, TABLE
     from unseen_diffusion.tables import RESULTS
 
     if (folder / MANIFEST).is_file():
@@ -83,7 +84,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         if running := [job.name for job in before.jobs if job.state == "running"]:
             raise InputError(f"{folder}: {len(running)} run(s) are going on there; choose another folder or wait")
         for job in before.jobs:
-            for name in (RESULTS, STATUS):
+            for name in (RESULTS, STATUS, TABLE, *PICTURES):
                 (folder / job.name / name).unlink(missing_ok=True)
     write_json(folder / MANIFEST, asdict(manifest))
 
@@ -187,9 +188,9 @@ class SweepState:
         statuses = [(name, read_status(folder / name), run) for name, run in manifest.runs().items()]
         return cls(folder, manifest, [JobState(name, state_of(status), status, run) for name, status, run in statuses])
 
-    def folders(self, *states: str) -> list[Path]:
-        """Folders of the jobs in one of these states."""
-        return [self.folder / job.name for job in self.jobs if job.state in states]
+    def running(self) -> list[Status]:
+        """What the jobs that run say of themselves."""
+        return [job.status for job in self.jobs if job.status and job.state == "running"]
 
     def runs(self) -> list[JobState]:
         """The jobs that write results."""

@@ -82,11 +82,30 @@ def results_files(paths: Sequence[Path | str]) -> list[Path]:
     return sorted(set(found))
 
 
+def read_results(file: Path, *parts: str) -> dict[str, Any]:
+    """One results.json.
+
+    Args:
+        file: its path.
+        parts: what it must have beside settings, rows and config.
+
+    Raises:
+        InputError: it is not the results of a run, or lacks a part.
+    """
+    results = read_json(file)
+    if not isinstance(results, dict) or results.get("schema") != SCHEMA:
+        raise InputError(f"{file}: not the results of a run (schema {SCHEMA}); give folders of runs made since")
+    if missing := [key for key in ("settings", "rows", *parts, "config") if not results.get(key)]:
+        raise InputError(f"{file}: lacks {', '.join(missing)}; run this point again")
+    return results
+
+
 def load_results(paths: Sequence[Path | str]) -> pd.DataFrame:
     """One line per row of every run below ``paths``.
 
-    Comparison rows made of the same images appear once, and so does a run that was repeated with the same
-    configuration. Configuration keys that tell runs apart beyond ``SETTINGS`` become columns.
+    Rows made of the same images appear once: comparison rows, and a run that was repeated with the same configuration,
+    the first by path. A repetition that made other images, of other weights or files at the same paths, is another
+    line. Configuration keys that tell runs apart beyond ``SETTINGS`` become columns.
 
     Raises:
         InputError: nothing there, or a file that is not of a run.
@@ -94,9 +113,7 @@ def load_results(paths: Sequence[Path | str]) -> pd.DataFrame:
     lines: dict[tuple[str, ...], dict[str, Any]] = {}
     configs: list[dict[str, Any]] = []
     for file in results_files(paths):
-        results = read_json(file)
-        if not isinstance(results, dict) or results.get("schema") != SCHEMA:
-            raise InputError(f"{file}: not the results of a run (schema {SCHEMA}); give folders of runs")
+        results = read_results(file)
         config = flatten(results["config"])
         configs.append(config)
         for row in results["rows"]:
@@ -106,8 +123,8 @@ def load_results(paths: Sequence[Path | str]) -> pd.DataFrame:
             # A comparison row is the same where its images and what they are compared with are.
             split = {key: value for key, value in config.items() if key.startswith(("domain.", "features.", "scores."))}
             split.pop("scores.rows", None)
-            known = json.dumps(config if row["row"] == "generated" else [row["images"], split], sort_keys=True)
-            key = (row["row"], known, line["features"], line["target"])
+            known = json.dumps(config if row["row"] == "generated" else split, sort_keys=True)
+            key = (row["row"], row["images"], known, line["features"], line["target"])
             lines[key] = agreed(lines[key], line) if key in lines else line
     table = pd.DataFrame(list(lines.values()))
     return _tell_apart(table).drop(columns="config").reset_index(drop=True)

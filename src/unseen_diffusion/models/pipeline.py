@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -181,7 +182,7 @@ class DiffusersModel(DiffusionModel):
         name: for tables; by default the last part of ``path``.
 
     Raises:
-        InputError: see ``inspect_model``; or weights that cannot be read or do not fit.
+        InputError: see ``inspect_model``; or weights that cannot be read, do not fit, or change while they are read.
     """
 
     def __init__(
@@ -209,12 +210,16 @@ class DiffusersModel(DiffusionModel):
         self.device = torch.device(device)
         self.factor = anatomy.factor
         self.family = anatomy.family
+        files = _deciding(anatomy, weights)
+        digests = [sha256(file) for file in files]
         self.network = _load_network(anatomy, weights, initial_seed).to(self.device)
-        self.fingerprint = _fingerprint(anatomy, weights, self.options, self.network)
         self.codec = _load_codec(anatomy, weights, latent_scale, self.device)
         self.condition = _condition(anatomy, condition, self.network, self.device)
         self.null = _condition(anatomy, None, self.network, self.device) if guidance > 1 else {}
         self.guided = False
+        if digests != [sha256(file) for file in files]:
+            raise InputError(f"model.path={path}: its files changed while they were read; run again")
+        self.fingerprint = _fingerprint(digests, self.options, self.network)
         if channels_last:
             convert_conv2d_weight_memory_format(self.network, torch.channels_last)
         if compile:
@@ -326,8 +331,8 @@ def _condition(
     return {"class_labels": torch.tensor([anatomy.null_class if condition is None else condition], device=device)}
 
 
-def _fingerprint(anatomy: Anatomy, weights: dict[str, list[Path]], options: Options, network: nn.Module) -> str:
-    """SHA-256 over every file and option that decides the output of an unguided model."""
+def _deciding(anatomy: Anatomy, weights: dict[str, list[Path]]) -> list[Path]:
+    """Every file that decides the output of a model."""
     folder = anatomy.folder
     found = list(weights.get(anatomy.part, []))
     found += [
@@ -342,9 +347,14 @@ def _fingerprint(anatomy: Anatomy, weights: dict[str, list[Path]], options: Opti
     for part in anatomy.text_parts:
         words = folder / part.replace("text_encoder", "tokenizer")
         found += sorted(path for path in words.iterdir() if path.suffix in (".json", ".txt"))
-    digests = [sha256(path) for path in found]
+    return found
+
+
+def _fingerprint(digests: Sequence[str], options: Options, network: nn.Module) -> str:
+    """SHA-256 over the ``digests`` of every deciding file and the options of an unguided model."""
+    parts = list(digests)
     if options.initial_seed is not None:
-        digests.append(weights_digest(network))
+        parts.append(weights_digest(network))
     chosen = {k: v for k, v in asdict(options).items() if k not in ("guidance", *SPEED) and v != getattr(Options, k)}
-    digests += [json.dumps(chosen, sort_keys=True)] if chosen else []
-    return hashlib.sha256("".join(digests).encode()).hexdigest()
+    parts += [json.dumps(chosen, sort_keys=True)] if chosen else []
+    return hashlib.sha256("".join(parts).encode()).hexdigest()

@@ -108,7 +108,7 @@ def gallery(runs: Sequence[Run], names: Names, share: float) -> Gallery:
     left_out: list[str] = []
     if len(firsts) < len(runs):
         repeated = len(runs) - len(firsts)
-        left_out.append(f"pictures of {repeated} of {len(runs)} runs, which repeat a setting with another draw or seed")
+        left_out.append(f"pictures of {repeated} of {len(runs)} runs, which repeat a setting")
     sampled = [run for run in firsts if run.method != "held_out"]  # its images are the real ones
     samples = plan("samples", len(sampled), 3 * bytes_each, share)
     if samples.sheets < len(sampled):

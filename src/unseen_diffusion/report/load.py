@@ -12,7 +12,7 @@ from torch import Tensor
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.files import read_json
 from unseen_diffusion.store import RECORD, load_tensor, tensor_names
-from unseen_diffusion.tables import RESULTS, SCHEMA, flatten, results_files
+from unseen_diffusion.tables import RESULTS, flatten, read_results, results_files
 
 REPLICATES = ("seed", "domain.draw")  # configuration keys of repetitions of one setting
 METHODS = (
@@ -71,13 +71,7 @@ class Run:
         Raises:
             InputError: it is not the results of a run.
         """
-        results = read_json(file)
-        if not isinstance(results, dict) or results.get("schema") != SCHEMA:
-            raise InputError(f"{file}: not the results of a run (schema {SCHEMA}); give folders of runs made since")
-        missing = [key for key in ("settings", "rows", "details", "config") if not results.get(key)]
-        if missing:
-            raise InputError(f"{file}: lacks {', '.join(missing)}; run this point again")
-        return cls(file.parent, results)
+        return cls(file.parent, read_results(file, "details"))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -155,7 +149,9 @@ class Run:
 
 
 def load_runs(paths: Sequence[Path | str]) -> list[Run]:
-    """Every run at or below ``paths``, by domain, method, setting, draw and seed; repeated runs once.
+    """Every run at or below ``paths``, by domain, method, setting, draw and seed.
+
+    Of runs that made the same images with the same configuration, the first by path.
 
     Raises:
         InputError: nothing there, or a file that is not of a run.
@@ -163,7 +159,7 @@ def load_runs(paths: Sequence[Path | str]) -> list[Run]:
     runs: dict[str, Run] = {}
     for file in results_files(paths):
         run = Run.read(file)
-        runs.setdefault(json.dumps(run.flat, sort_keys=True), run)
+        runs.setdefault(json.dumps([run.flat, run.generated.get("images")], sort_keys=True), run)
 
     def place(run: Run) -> tuple[Any, ...]:
         s = run.settings

@@ -194,7 +194,7 @@ def provenance(runs: Sequence[Run], names: Names) -> list[Provenance]:
         spent = {key: run.part(key) for key in ("evaluations", "seconds") if run.part(key)}
         parts.append(("spent by this run (network evaluations, seconds per stage)", _json(spent)))
         parts.append(("artefacts", _artefacts(run)))
-        like = "" if run is first else f"configured as the run in {first.folder}, except draw and seed"
+        like = "" if run is first else f"configured as the run in {first.folder}, except draw, seed or files read"
         found.append(Provenance(name, str(run.folder), like, parts))
     return found
 

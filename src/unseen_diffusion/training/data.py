@@ -14,7 +14,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
-from unseen_diffusion.domains.base import Domain, Pool
+from unseen_diffusion.domains.base import Domain, Pool, array_digest, fingerprint
 from unseen_diffusion.domains.encoded import EncodedDomain, Reader
 from unseen_diffusion.domains.folder import Folder
 from unseen_diffusion.domains.hub import Hub
@@ -178,6 +178,11 @@ def open_images(folder: Path) -> UInt8[Tensor, "n c s s"]:
         raise InputError(f"{folder}: none of the images could be read; give PNG, JPEG or WebP files")
     # Copy on write: torch warns of tensors that cannot be written to.
     return torch.from_numpy(np.memmap(folder / "images.raw", np.uint8, "c", shape=tuple(shape)))
+
+
+def digest(*tensors: Tensor) -> str:
+    """What tells images, and their labels, from others: SHA-256 over their values, wherever their files lie."""
+    return fingerprint(arrays=[array_digest(tensor.numpy()) for tensor in tensors])
 
 
 def hold_out(count: int, share: float, seed: int) -> tuple[Int64[Tensor, " t"], Int64[Tensor, " v"]]:

@@ -10,7 +10,7 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from omegaconf import DictConfig
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from unseen_diffusion.domains.parquet import read_parquet
@@ -23,6 +23,7 @@ from unseen_diffusion.images import grid, quantise, save_png
 from unseen_diffusion.models import DiffusersModel
 from unseen_diffusion.models.folders import WEIGHTS, resolve
 from unseen_diffusion.models.losses import DiffusionLoss, validation_loss
+from unseen_diffusion.schedules import Schedule
 from unseen_diffusion.scores.kernel import kid
 from unseen_diffusion.seeds import generator, normal_rows
 from unseen_diffusion.settings import build
@@ -36,10 +37,11 @@ from unseen_diffusion.training.cards import (
     start_name,
     training_command,
 )
-from unseen_diffusion.training.data import OwnImages, decode_once, hold_out, open_images
+from unseen_diffusion.training.data import OwnImages, decode_once, digest, hold_out, open_images
 from unseen_diffusion.training.journal import journal
 from unseen_diffusion.training.loop import (
     LoopSettings,
+    alone,
     check_resumable,
     new_state,
     seeded,
@@ -47,13 +49,14 @@ from unseen_diffusion.training.loop import (
     train,
 )
 from unseen_diffusion.training.processes import Processes
-from unseen_diffusion.training.state import TrainState
+from unseen_diffusion.training.state import TrainState, write_tensors
 
 log = logging.getLogger(__name__)
 
 SHEET = 64  # uncurated samples on a sheet
 ON_DEVICE = 2**31  # bytes of images that are kept on the device; more stay where they are
 PIXELS = 2**18  # of the images that are sampled at once: 64 of 64x64
+BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2", "laplace", "sigmoid")
 SAMPLING = SolverSettings("dpmpp_2m", "karras", 25)  # of every sample here
 
 
@@ -84,11 +87,24 @@ def train_diffusion(config: DictConfig, device: torch.device, tracker: Tracker |
     settings: LoopSettings = build(config.loop)
     processes = Processes(device, settings.precision)
     processes.parts(settings.batch_size, settings.accumulate)
+    scheduler = noise_schedule(config)
+    state = new_state(first_network(config), settings, processes.device)
+    with alone(Path(config.folder), processes):
+        return trained(config, settings, scheduler, state, processes, tracker)
+
+
+def trained(
+    config: DictConfig,
+    settings: LoopSettings,
+    scheduler: DDPMScheduler,
+    state: TrainState,
+    processes: Processes,
+    tracker: Tracker | None,
+) -> Path:
+    """``train_diffusion`` once the training's folder is locked."""
     device = processes.device
-    scheduler = DDPMScheduler(**config.schedule)
     folder = Path(config.folder)
     weights = folder / "weights"
-    state = new_state(first_network(config), settings, device)
     data = load_images(config, settings, folder, processes)
     log.info("%d training images from %s", len(data.rows), data.origin)
     factor = config.network.pixel_unshuffle
@@ -117,10 +133,30 @@ def train_diffusion(config: DictConfig, device: torch.device, tracker: Tracker |
             book.write(current.step, numbers, {"samples": path})
 
         train(settings, state, len(data.rows), loss, folder, processes, sheet, book)
+        if processes.first and not sheet_path(folder, state).exists():  # steps were lowered to those of a checkpoint
+            sheet(state)
     if processes.first:
         export(state.ema, scheduler, factor, weights)
         document(config, data, target, state, weights, processes)
     return weights
+
+
+def noise_schedule(config: DictConfig) -> DDPMScheduler:
+    """What ``training.schedule`` means.
+
+    Raises:
+        InputError: an unknown kind, or numbers that make no schedule.
+    """
+    given = config.schedule
+    if given.get("beta_schedule", BETAS[0]) not in BETAS:
+        raise InputError(f"training.schedule.beta_schedule={given.beta_schedule}: choose one of {', '.join(BETAS)}")
+    try:
+        scheduler = DDPMScheduler(**given)
+        Schedule(scheduler.alphas_cumprod)
+    except (RuntimeError, TypeError, ValueError) as error:
+        shown = ", ".join(f"{key}={value}" for key, value in given.items())
+        raise InputError(f"training.schedule ({shown}): {first_line(error)}; see conf/training/base.yaml") from error
+    return scheduler
 
 
 def on_device(images: Tensor, device: torch.device) -> Tensor:
@@ -215,11 +251,12 @@ def load_images(config: DictConfig, settings: LoopSettings, folder: Path, proces
         rows, held = hold_out(len(images), own.validation, settings.seed)
         data = TrainingImages(images, rows, images, held, None, f"data.path={own.path}")
     else:
-        del plain["data"]["validation"]  # what is measured along the way is not what is trained
-        if processes.first:
-            check_resumable(folder, plain)
         images = _read(config, config.data.path)
         test = None if config.data.test_path is None else _read(config, config.data.test_path)
+        if processes.first:
+            plain["data"] = {"size": config.data.size, "channels": config.data.channels}
+            plain["data"] |= {"fingerprint": digest(images), "test": None if test is None else digest(test)}
+            check_resumable(folder, plain)
         held_images = images[:0] if test is None else test
         order = torch.randperm(len(held_images), generator=generator(settings.seed, "validation"))
         rows, held = torch.arange(len(images)), order[: config.data.validation].sort().values
@@ -240,9 +277,8 @@ def export(ema: UNet2DModel, scheduler: DDPMScheduler, factor: int, folder: Path
     """Writes the averaged weights as a diffusers folder, in half precision."""
     ema.save_config(folder / "unet")
     scheduler.save_config(folder / "scheduler")
-    half = {name: value.detach().half().cpu().contiguous() for name, value in ema.state_dict().items()}
-    with atomic_path(folder / "unet" / WEIGHTS) as temporary:
-        save_file(half, temporary, metadata={"format": "pt"})
+    half = {name: value.half() for name, value in ema.state_dict().items()}
+    write_tensors(folder / "unet" / WEIGHTS, half, {"format": "pt"})
     write_json(folder / "unseen.json", {"pixel_unshuffle": factor})
     index = {"unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "DDPMScheduler"]}
     write_json(folder / "model_index.json", {"_class_name": "DDPMPipeline", **index})

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from unseen_diffusion.errors import InputError
@@ -17,6 +16,7 @@ from unseen_diffusion.files import atomic_path, write_json
 from unseen_diffusion.settings import build
 from unseen_diffusion.tracking import NoTracker, Tracker
 from unseen_diffusion.training.cards import plain_config, save_loss_curve, training_command
+from unseen_diffusion.training.data import digest
 from unseen_diffusion.training.distortions import KINDS
 from unseen_diffusion.training.feature_card import (
     Evaluation,
@@ -36,6 +36,7 @@ from unseen_diffusion.training.features import (
 from unseen_diffusion.training.journal import journal
 from unseen_diffusion.training.loop import (
     LoopSettings,
+    alone,
     check_resumable,
     new_state,
     seeded,
@@ -43,7 +44,7 @@ from unseen_diffusion.training.loop import (
     train,
 )
 from unseen_diffusion.training.processes import Processes
-from unseen_diffusion.training.state import TrainState
+from unseen_diffusion.training.state import TrainState, write_tensors
 
 log = logging.getLogger(__name__)
 
@@ -63,15 +64,16 @@ def train_features(config: DictConfig, device: torch.device, tracker: Tracker | 
     state = new_state(seeded(network, settings.seed), settings, processes.device)
     loss = FeatureLoss(data, config.distorted, config.label_smoothing, processes.device)
     folder = Path(config.folder)
-    weights = folder / "weights"
     plain = plain_config(config)
-    if processes.first:
-        check_resumable(folder, plain)
-    with journal(tracker if tracker and processes.first else NoTracker(), config.name, plain) as book:
-        train(settings, state, len(data.draws), loss, folder, processes, lambda _: None, book)
-    if processes.first:
-        document(config, state, network, data, training, heldout)
-    return weights
+    plain["data"] = {"size": config.data.size, "fingerprint": digest(data.images, data.labels)}
+    with alone(folder, processes):
+        if processes.first:
+            check_resumable(folder, plain)
+        with journal(tracker if tracker and processes.first else NoTracker(), config.name, plain) as book:
+            train(settings, state, len(data.draws), loss, folder, processes, lambda _: None, book)
+        if processes.first:
+            document(config, state, network, data, training, heldout)
+    return folder / "weights"
 
 
 def document(
@@ -104,9 +106,7 @@ def save_weights(
     plain = OmegaConf.to_container(OmegaConf.create({k: v for k, v in arguments.items() if k != "_target_"}))
     config = {"size": size, "network": plain, "classes": classes, "distortions": KINDS}
     write_json(folder / "config.json", config)
-    half = {name: value.detach().half().cpu().contiguous() for name, value in network.state_dict().items()}
-    with atomic_path(folder / "model.safetensors") as temporary:
-        save_file(half, temporary)
+    write_tensors(folder / "model.safetensors", {name: value.half() for name, value in network.state_dict().items()})
 
 
 def feature_sources(config: DictConfig) -> tuple[dict[str, Source], dict[str, Source]]:

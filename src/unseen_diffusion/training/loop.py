@@ -4,7 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from unseen_diffusion.errors import InputError
-from unseen_diffusion.files import read_json, write_json
+from unseen_diffusion.files import locked, read_json, write_json
 from unseen_diffusion.optimisation import epoch_rows, update_ema
 from unseen_diffusion.seeds import generator
 from unseen_diffusion.settings import build
@@ -30,6 +30,10 @@ from unseen_diffusion.training.state import (
     save_checkpoint,
     write_csv,
 )
+
+# The least of what must be whole.
+WHOLE = {"seed": 0, "warmup_steps": 0}
+WHOLE |= dict.fromkeys(("steps", "batch_size", "checkpoint_every", "sample_every", "accumulate"), 1)
 
 
 @dataclass(frozen=True)
@@ -59,25 +63,44 @@ class LoopSettings:
     ema_others: Sequence[float] = ()
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "checkpoint_every", "sample_every", "accumulate"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)}: give a whole number of 1 or more")
+        for name, least in WHOLE.items():
+            if not _is_whole(value := getattr(self, name)) or value < least:
+                raise InputError(f"training.loop.{name}={value}: give a whole number of {least} or more")
+        for name in ("learning_rate", "weight_decay", "gradient_clip"):
+            if not _is_number(value := getattr(self, name)) or value < 0:
+                raise InputError(f"training.loop.{name}={value}: give a finite number of 0 or more")
+        for name in ("keep", "ema_others"):
+            if isinstance(value := getattr(self, name), str) or not isinstance(value, Sequence):
+                raise InputError(f"training.loop.{name}={value}: give a list, such as [1000,2000] or [0.99]")
         for name, decays in (("ema_decay", [self.ema_decay]), ("ema_others", self.ema_others)):
-            if wrong := [decay for decay in decays if not 0 <= decay < 1]:
-                raise InputError(f"{name}={wrong[0]}: give numbers in [0, 1)")
+            if wrong := [decay for decay in decays if not _is_number(decay) or not 0 <= decay < 1]:
+                raise InputError(f"training.loop.{name}={wrong[0]}: give numbers in [0, 1)")
+        # A whole 0 would be written as another name than 0.0.
+        object.__setattr__(self, "ema_decay", float(self.ema_decay))
+        object.__setattr__(self, "ema_others", [float(decay) for decay in self.ema_others])
         if len({self.ema_decay, *self.ema_others}) <= len(self.ema_others):
-            raise InputError(f"ema_others={list(self.ema_others)}: name each decay once, and not ema_decay")
-        if wrong := [step for step in self.keep if not isinstance(step, int) or not 1 <= step <= self.steps]:
-            raise InputError(f"keep={wrong[0]}: give whole steps between 1 and steps={self.steps}")
+            raise InputError(f"training.loop.ema_others={self.ema_others}: name each decay once, and not ema_decay")
+        if wrong := [step for step in self.keep if not _is_whole(step) or not 1 <= step <= self.steps]:
+            raise InputError(f"training.loop.keep={wrong[0]}: give whole steps between 1 and steps={self.steps}")
         if self.bf16 not in (True, False, "auto"):
-            raise InputError(f"bf16={self.bf16}: choose true, false or auto")
+            raise InputError(f"training.loop.bf16={self.bf16}: choose true, false or auto")
+        if not isinstance(self.fp16, bool):
+            raise InputError(f"training.loop.fp16={self.fp16}: choose true or false")
         if self.bf16 is True and self.fp16:
-            raise InputError("bf16=true, fp16=true: choose one of them")
+            raise InputError("training.loop.bf16=true, training.loop.fp16=true: choose one of them")
 
     @property
     def precision(self) -> str:
         """As ``accelerate`` calls it; of settled precisions."""
         return "fp16" if self.fp16 else "bf16" if self.bf16 else "no"
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 @runtime_checkable
@@ -117,6 +140,7 @@ def learning_rate(settings: LoopSettings, step: int) -> float:
     return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
+LOCK = ".training.lock"
 # What may change between a training and its resumption; everything else must be what it was.
 CHANGEABLE = ("steps", "checkpoint_every", "sample_every", "accumulate", "keep")
 UNCOMPARED = ("folder", "notes", "about", "quality_samples")
@@ -151,8 +175,25 @@ def computes_bf16(device: torch.device) -> bool:
     return False
 
 
+@contextmanager
+def alone(folder: Path, processes: Processes) -> Iterator[None]:
+    """Keeps other trainings out of ``folder``; the processes of one training share it, and the first locks it.
+
+    Raises:
+        InputError: another training has it.
+    """
+    with locked(folder / LOCK) if processes.first else nullcontext(True) as mine:
+        if mine is False:
+            raise InputError(
+                f"training.folder={folder}: another training is going on there; choose another, or wait for its end"
+            )
+        yield
+
+
 def check_resumable(folder: Path, config: dict[str, Any]) -> None:
-    """Notes the configuration of a new training in ``folder``; refuses to resume one with another.
+    """Notes the configuration of a training in ``folder``; refuses to resume one with another.
+
+    ``data`` tells the images by a fingerprint; that of older trainings told paths, which are not compared.
 
     Raises:
         InputError: a value differs from the one that the checkpoint was trained with.
@@ -160,18 +201,19 @@ def check_resumable(folder: Path, config: dict[str, Any]) -> None:
     now = {key: value for key, value in config.items() if key not in UNCOMPARED}
     now["loop"] = {key: value for key, value in now["loop"].items() if key not in CHANGEABLE}
     path = folder / "training.json"
-    if not (folder / CHECKPOINT).exists() or not path.exists():
-        write_json(path, now)
-        return
-    before = read_json(path)
-    before["loop"] = ADDED | before["loop"]
-    now["loop"] = ADDED | now["loop"]
-    for key in sorted({*now, *before}):
-        if now.get(key) != before.get(key):
-            raise InputError(
-                f"training.{key}={now.get(key)}: the checkpoint in {folder} was trained with {before.get(key)}; "
-                "choose another training.folder, or delete that one"
-            )
+    if (folder / CHECKPOINT).exists() and path.exists():
+        before = read_json(path)
+        before["loop"] = ADDED | before["loop"]
+        now["loop"] = ADDED | now["loop"]
+        if "data" in before and "fingerprint" not in before["data"]:
+            before["data"] = {key: before["data"].get(key, value) for key, value in now["data"].items()}
+        for key in sorted({*now, *before}):
+            if now.get(key) != before.get(key):
+                raise InputError(
+                    f"training.{key}={now.get(key)}: the checkpoint in {folder} was trained with {before.get(key)}; "
+                    "choose another training.folder, or delete that one"
+                )
+    write_json(path, now)
 
 
 def train(
@@ -191,13 +233,19 @@ def train(
     steps, calls ``on_sample`` with the state when samples are due, and reports every step to ``journal``.
 
     Raises:
-        InputError: the batch cannot be divided, memory is exhausted, or the loss is no longer finite.
+        InputError: the batch cannot be divided, the checkpoint is beyond ``settings.steps``, memory is exhausted, or
+            the loss is no longer finite.
     """
     parts = processes.parts(settings.batch_size, settings.accumulate)
     network, optimizer = processes.prepare(state.network, state.optimizer)
     state.scaler = processes.accelerator.scaler
     if (folder / CHECKPOINT).exists():
         load_checkpoint(folder / CHECKPOINT, state)
+    if state.step > settings.steps:
+        raise InputError(
+            f"training.loop.steps={settings.steps}: the checkpoint in {folder} is at step {state.step}; give as many "
+            "or more, or choose another training.folder"
+        )
     if processes.first:
         remove_unfinished(folder)
     rows: list[list[float]] = state.history.tolist()

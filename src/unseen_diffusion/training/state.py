@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.files import atomic_path
+from unseen_diffusion.shards import pack
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -52,8 +53,18 @@ def save_checkpoint(path: Path, state: TrainState) -> None:
         tensors |= {f"ema_{decay}.{k}": v for k, v in average.state_dict().items()}
     for index, entry in state.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{k}": v for k, v in entry.items()}
+    write_tensors(path, {k: v.detach().cpu().clone() for k, v in tensors.items()})
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str] | None = None) -> None:
+    """A safetensors file, written atomically.
+
+    As bytes: safetensors' own ``save_file`` leaves a temporary of its own after a kill, and has its own error for a
+    full disk.
+    """
+    data = pack(dict(tensors), header)
     with atomic_path(path) as temporary:
-        save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, temporary)
+        temporary.write_bytes(data)
 
 
 def load_checkpoint(path: Path, state: TrainState) -> None:
@@ -71,7 +82,7 @@ def load_checkpoint(path: Path, state: TrainState) -> None:
         state.network.load_state_dict(part("network."))
         state.ema.load_state_dict(part("ema."))
         for decay, average in state.others.items():
-            average.load_state_dict(part(f"ema_{decay}."))
+            average.load_state_dict(_average(decay, average, tensors))
     except RuntimeError as error:
         raise InputError(f"{path}: checkpoint of another network; choose another output folder") from error
     moments: dict[int, dict[str, Tensor]] = {}
@@ -86,6 +97,12 @@ def load_checkpoint(path: Path, state: TrainState) -> None:
         state.measured["validation_loss"] = tensors["validation"]
     if state.scaler is not None:
         state.scaler.load_state_dict({k: v.item() for k, v in part("scaler.").items()})
+
+
+def _average(decay: float, network: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The average of one decay; older checkpoints may have a decay of 0 as a whole number."""
+    names = (f"ema_{decay}.", "ema_0.") if decay == 0 else (f"ema_{decay}.",)
+    return {key: tensors[f"{name}{key}"] for name in names for key in network.state_dict() if f"{name}{key}" in tensors}
 
 
 def measured_table(measured: Mapping[str, Tensor]) -> pd.DataFrame:

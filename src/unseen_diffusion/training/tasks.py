@@ -9,8 +9,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.settings import build, choose_device, resolve_plain
-from unseen_diffusion.tracking import Tracker
-from unseen_diffusion.training.diffusion_recipe import train_diffusion
+from unseen_diffusion.tracking import Tracker, check_writable
+from unseen_diffusion.training.diffusion_recipe import noise_schedule, train_diffusion
 from unseen_diffusion.training.feature_recipe import train_features
 
 TASKS: dict[str, Callable[[DictConfig, torch.device, Tracker | None], Path]] = {
@@ -42,7 +42,11 @@ def check_training(config: DictConfig) -> None:
     if plain["training"]["task"] not in TASKS:
         raise InputError(f"training.task={plain['training']['task']}: choose one of {', '.join(TASKS)}")
     build(config.training.loop)
+    if "schedule" in plain["training"]:
+        noise_schedule(config.training)
     if has:
         build(config.data)
     choose_device(plain["device"])
+    check_writable("hydra.run.dir", Path(config.hydra.run.dir))
+    check_writable("training.folder", Path(plain["training"]["folder"]))
     build(config.tracking).check()
