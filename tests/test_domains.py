@@ -246,6 +246,33 @@ def test_what_is_left_can_be_asked_for() -> None:
         assert len(split_pool(pool, left, 1, 2, draw, draw)[0]) == left
 
 
+@pytest.mark.parametrize("name", ["folder", "parquet", "hub"])
+def test_equal_images_stay_on_one_side_of_the_split(
+    make: Callable[..., Domain], folder: Path, parquet: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    images_of = {index: flat(10 * index) for index in range(ROWS)}
+    before = make(name).pool(8, 1)
+    for index in range(0, ROWS, 3):
+        (folder / f"copy-{index}.png").write_bytes(images_of[index])
+    cells = [{"bytes": images_of[index], "path": None} for index in range(0, ROWS, 3)]
+    pq.write_table(pa.table({"image": cells, "label": [0] * len(cells)}), parquet / "part-2.parquet")
+    assert before.repeated == 0
+    assert make(name).pool(8, 1).repeated == len(cells)
+    for seed in range(10):
+        split = load_split(make(name, split_seed=seed, draw=seed), 8, 1)
+        parts = [set(part.flatten(1)[:, 0].tolist()) for part in (split.references, split.validation, split.heldout)]
+        assert sum(map(len, parts)) == len(set.union(*parts))
+    assert f"{len(cells)} images appear more than once: kept on the same side of the split" in caplog.text
+
+
+def test_a_digest_per_image_changes_no_split_of_different_images() -> None:
+    names = tuple(f"{index}" for index in range(50))
+    plain = Pool(names, lambda _: torch.empty(0), "")
+    known = replace(plain, contents=tuple(f"{-index}" for index in range(50)))
+    for seed in range(5):
+        assert split_pool(plain, 20, 10, 15, seed, seed) == split_pool(known, 20, 10, 15, seed, seed)
+
+
 # ---------------------------------------------------------------- folders, Parquet, the hub
 
 

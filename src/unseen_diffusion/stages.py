@@ -114,9 +114,11 @@ class Stages:
             tensors = {part: getattr(split, part) for part in ("references", "validation", "heldout")}
             return tensors, {"names": names, "skipped": split.skipped}
 
-        sizes = {k: getattr(domain, k) for k in ("references", "validation", "heldout", "split_seed", "draw")}
-        fingerprint = domain.pool(spec.size, spec.channels).fingerprint
-        return self._get("split", 1, {"pool": fingerprint, **sizes}, make)
+        pool = domain.pool(spec.size, spec.channels)
+        inputs = {k: getattr(domain, k) for k in ("references", "validation", "heldout", "split_seed", "draw")}
+        if pool.repeated:  # earlier splits of such images put equal ones into different parts
+            inputs["repeated"] = "together"
+        return self._get("split", 1, {"pool": pool.fingerprint, **inputs}, make)
 
     def inversion(
         self,

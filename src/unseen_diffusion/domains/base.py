@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,8 @@ class Pool:
         boxes: (n, 4) int64, top, left, bottom and right (exclusive) in source pixels, where the images are
             cut-outs of one picture; images with overlapping boxes never land in different parts of a split.
         skip_unreadable: an image that ``load`` refuses is replaced by the next one instead of being an error.
+        contents: a digest per image of what it is encoded in, where that is known before decoding; equal images never
+            land in different parts of a split.
     """
 
     names: tuple[str, ...]
@@ -44,6 +47,12 @@ class Pool:
     fingerprint: str
     boxes: NDArray[np.int64] | None = None
     skip_unreadable: bool = False
+    contents: tuple[str, ...] | None = None
+
+    @property
+    def repeated(self) -> int:
+        """How many images the pool has more than once."""
+        return sum(count > 1 for count in Counter(self.contents or ()).values())
 
 
 @dataclass(frozen=True)
@@ -136,6 +145,9 @@ def load_split(domain: Domain, size: int, channels: int) -> Split:
             break
         unreadable |= found
     _report_skipped(domain.name, list(unreadable.values()))
+    if pool.repeated:
+        message = "domain=%s: %d images appear more than once: kept on the same side of the split"
+        log.warning(message, domain.name, pool.repeated)
     r, v, h = (_stack([decoded[i] for i in part], size, channels) for part in parts)
     r_names, v_names, h_names = (tuple(pool.names[i] for i in part) for part in parts)
     return Split(r, v, h, r_names, v_names, h_names, pool.fingerprint, len(unreadable))
@@ -170,8 +182,8 @@ def split_pool(
 
     H is the beginning of an order that ``split_seed`` alone decides. ``draw`` orders what is left: R is taken
     from its beginning and V from its end, so neither depends on the other's size, and a smaller R is a prefix
-    of a larger one. Cut-outs with common pixels are neighbours in every order; the rest of a cluster
-    that a part does not use up is given to no other part.
+    of a larger one. Cut-outs with common pixels, and equal images, are neighbours in every order; the rest of a
+    cluster that a part does not use up is given to no other part.
 
     Args:
         pool: the images.
@@ -263,7 +275,10 @@ def _require(name: str, part: str, asked: int, left: int, after: str) -> None:
 
 
 def _clusters(pool: Pool) -> NDArray[np.int64]:
-    """A cluster number per image; images share one if a chain of overlapping boxes joins them."""
+    """A cluster number per image; images share one if they are equal, or a chain of overlapping boxes joins them."""
+    if pool.contents is not None:
+        numbers = {content: number for number, content in enumerate(dict.fromkeys(pool.contents))}
+        return np.array([numbers[content] for content in pool.contents], dtype=np.int64)
     if pool.boxes is None:
         return np.arange(len(pool.names))
     top, left, bottom, right = (pool.boxes[:, [k]] for k in range(4))

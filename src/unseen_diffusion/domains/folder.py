@@ -3,7 +3,7 @@
 import glob
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from unseen_diffusion.domains.base import Pool, fingerprint
@@ -11,6 +11,8 @@ from unseen_diffusion.domains.encoded import EncodedDomain
 from unseen_diffusion.domains.hub import open_dataset, undecoded
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.files import sha256
+
+UNREADABLE = "unreadable"  # in place of a file's digest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,19 +33,21 @@ class Folder(EncodedDomain):
         folder = Path(os.path.abspath(Path(self.path).expanduser()))  # noqa: PTH100 - resolve() would follow links
         files = list_images(folder)
         names = [file.relative_to(folder).as_posix() for file in files]
-        digest = fingerprint(names=names, files=[self._digest(file) for file in files], size=size, channels=channels)
+        digests = [self._digest(file) for file in files]
+        digest = fingerprint(names=names, files=digests, size=size, channels=channels)
+        contents = (name if found == UNREADABLE else found for name, found in zip(names, digests, strict=True))
 
         def read(indices: Sequence[int]) -> list[bytes | Path]:
             return [files[index] for index in indices]
 
-        return self.encoded_pool(names, read, digest, size, channels)
+        return replace(self.encoded_pool(names, read, digest, size, channels), contents=tuple(contents))
 
     def _digest(self, file: Path) -> str:
         try:
             return sha256(file)
         except OSError as error:
             if self.on_unreadable == "skip":
-                return "unreadable"
+                return UNREADABLE
             raise InputError(f"{file}: cannot be read ({error}); remove it or set domain.on_unreadable=skip") from error
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -69,7 +69,7 @@ class Hub(EncodedDomain):
         def read(indices: Sequence[int]) -> list[bytes]:
             return [rows[index][1] for index in indices]
 
-        return self.encoded_pool(names, read, digest, size, channels)
+        return replace(self.encoded_pool(names, read, digest, size, channels), contents=tuple(hashes))
 
     def _rows(self) -> list[tuple[int, bytes]]:
         """(row number, encoded image) of the rows that are wanted."""

@@ -1,10 +1,11 @@
 """Images in Parquet files, as the Hugging Face hub stores them: a column of {bytes} or bytes, and a label."""
 
 import glob
+import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -70,7 +71,8 @@ class Parquet(EncodedDomain):
 
         folder = os.path.commonpath([file.parent for file in files])
         names = [f"{row.file.relative_to(folder).as_posix()}:{row.number}" for row in rows]
-        return self.encoded_pool(names, read, digest, size, channels)
+        contents = row_contents(rows, self.column)
+        return replace(self.encoded_pool(names, read, digest, size, channels), contents=contents)
 
 
 def parquet_files(pattern: str) -> list[Path]:
@@ -113,18 +115,35 @@ def select_rows(file: Path, column: str, label: str, labels: Sequence[int] | Non
 
 def read_rows(rows: Sequence[Row], column: str) -> list[bytes | Path]:
     """The encoded images of some rows, in their order; reads only the row groups that they are in."""
+    cells: dict[int, bytes | Path] = {}
+    for index, cell in _cells(rows, column):
+        file = rows[index].file
+        data = encoded_bytes(cell, f"{file}: column {column!r}")
+        cells[index] = data if isinstance(data, bytes) else file.parent / data
+    return [cells[index] for index in range(len(rows))]
+
+
+def row_contents(rows: Sequence[Row], column: str) -> tuple[str, ...]:
+    """SHA-256, hexadecimal, of the encoded image (or its path) in every row; a cell without one equals no other."""
+    contents: dict[int, str] = {}
+    for index, cell in _cells(rows, column):
+        try:
+            data = encoded_bytes(cell, "")
+        except InputError:
+            data = f"row {index}"
+        contents[index] = hashlib.sha256(data if isinstance(data, bytes) else data.encode()).hexdigest()
+    return tuple(contents[index] for index in range(len(rows)))
+
+
+def _cells(rows: Sequence[Row], column: str) -> Iterator[tuple[int, object]]:
+    """(index, cell) of some rows, a row group at a time."""
     by_group: dict[tuple[Path, int], list[int]] = defaultdict(list)
     for index, row in enumerate(rows):
         by_group[row.file, row.group].append(index)
-    cells: dict[int, bytes | Path] = {}
     for (file, group), indices in by_group.items():
         with _open(file) as parquet:
             table = parquet.read_row_group(group, columns=[column])
-        positions = [rows[index].position for index in indices]
-        for index, cell in zip(indices, _take(table, column, positions), strict=True):
-            data = encoded_bytes(cell, f"{file}: column {column!r}")
-            cells[index] = data if isinstance(data, bytes) else file.parent / data
-    return [cells[index] for index in range(len(rows))]
+        yield from zip(indices, _take(table, column, [rows[index].position for index in indices]), strict=True)
 
 
 def read_parquet(
