@@ -12,10 +12,12 @@ import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
+from PIL import Image
 
 from unseen_diffusion.cli import help_text, main
 from unseen_diffusion.composition import GROUPS, expand, options, own_config
 from unseen_diffusion.errors import InputError
+from unseen_diffusion.results import flat_settings
 from unseen_diffusion.settings import check
 from unseen_diffusion.store import load_tensor
 from unseen_diffusion.tables import load_results
@@ -212,6 +214,21 @@ def test_missing_and_empty_folders(here: Path, capsys: pytest.CaptureFixture[str
     assert [path.name for path in here.iterdir()] == ["empty"]
 
 
+def test_two_own_folders_are_two_domains(here: Path) -> None:
+    """Rows, titles and wandb tags have the folder's name, or the one that the user gives."""
+    for name, shade in (("galaxies", 1), ("clouds", 2)):
+        (here / name).mkdir()
+        for i in range(40):
+            Image.new("RGB", (16, 16), (i, shade * i, 3 * i)).save(here / name / f"{i}.png")
+    own = [a for a in TINY if not a.startswith("domain")] + ["domain=folder", "scores=lean", "bandwidth.eta=0"]
+    assert run("run", "-m", *[a for a in own if "reconstructions" not in a], "domain.path=galaxies,clouds") == 0
+    table = load_results([here / "outputs" / "sweeps"])
+    assert set(table["domain"]) == {"galaxies", "clouds"}
+    assert (table["row"] == "held_out").sum() == 2
+    named = check(expand("run", [*own, "domain.path=clouds", "domain.name=nebulae"]).points[0])
+    assert flat_settings(named, "")["domain"] == "nebulae"
+
+
 def test_a_failed_point_does_not_stop_the_others(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Impossible tolerances fail at their turn with the measured statistics; the rest of the sweep finishes."""
     impossible = ("rejection.max_proposals=64", "tolerances=paper,none", "solver.steps=4")
@@ -266,8 +283,6 @@ def one_at_a_time(group: str, name: str) -> list[list[str]]:
 
 def test_every_option_composes_and_passes_the_checks(here: Path, tiny_model_folder: Callable[..., Path]) -> None:
     """Every file of every group of conf/, with required values filled in."""
-    from PIL import Image
-
     (here / "images").mkdir()
     for i in range(40):
         Image.new("RGB", (16, 16), (i, 2 * i, 3 * i)).save(here / "images" / f"{i}.png")

@@ -77,7 +77,7 @@ def parquet(tmp_path: Path) -> Path:
 def make(folder: Path, parquet: Path) -> Callable[..., Domain]:
     """Instantiates a config of conf/domain, with local images where it needs some."""
 
-    def build(name: str, **changes: object) -> Domain:
+    def build(name: str, /, **changes: object) -> Domain:
         config = OmegaConf.load(CONF / f"{name}.yaml")
         few = {"references": 8, "validation": 3, "heldout": 6}
         local = {
@@ -113,7 +113,7 @@ def test_every_config_is_tested_and_described() -> None:
         assert len(file.read_text().splitlines()[0]) <= 110
         config = OmegaConf.load(file)
         assert {"name", "references", "validation", "heldout", "split_seed", "draw"} <= set(config)
-        assert config.name == file.stem
+        assert config.name == ("" if file.stem in ("folder", "parquet", "hub") else file.stem)
 
 
 @pytest.mark.parametrize("name", [*EMBEDDED, *LOCAL])
@@ -288,6 +288,26 @@ def test_folder_may_be_relative(make: Callable[..., Domain], folder: Path, monke
     pools = [make("folder", path=path).pool(8, 1) for path in ("../../my [images]", str(folder))]
     assert pools[0].names == pools[1].names
     assert pools[0].fingerprint == pools[1].fingerprint
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "expected"),
+    [
+        ("folder", {"path": "photos/my galaxies/"}, "my galaxies"),
+        ("folder", {"path": "."}, Path.cwd().name),
+        ("folder", {"path": "/"}, "folder"),
+        ("folder", {"path": "photos", "name": "galaxies"}, "galaxies"),
+        ("parquet", {"path": "photos/galaxies.parquet"}, "galaxies"),
+        ("parquet", {"path": "photos/part-*.parquet"}, "photos"),
+        ("parquet", {"path": "*", "name": "galaxies"}, "galaxies"),
+        ("hub", {"id": "owner/galaxies"}, "galaxies"),
+        ("hub", {"id": "owner/galaxies", "name": "spirals"}, "spirals"),
+    ],
+)
+def test_own_images_are_called_by_where_they_are(
+    make: Callable[..., Domain], name: str, given: dict[str, str], expected: str
+) -> None:
+    assert make(name, **given).name == expected
 
 
 def test_folder_errors_name_the_path(make: Callable[..., Domain], tmp_path: Path) -> None:

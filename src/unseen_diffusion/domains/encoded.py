@@ -19,6 +19,7 @@ class EncodedDomain(Domain):
     """A domain of image files, or of their bytes.
 
     Attributes:
+        name: what reports and error messages call it; empty takes ``own_name``.
         on_unreadable: ``error``, or ``skip``: the next image takes an unreadable one's place, with a warning.
     """
 
@@ -26,8 +27,14 @@ class EncodedDomain(Domain):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.name:
+            object.__setattr__(self, "name", self.own_name())
         if self.on_unreadable not in ("error", "skip"):
             raise InputError(f"domain.on_unreadable={self.on_unreadable}: choose error or skip")
+
+    def own_name(self) -> str:
+        """What the images are called where the user gives no name."""
+        return type(self).__name__.lower()
 
     def encoded_pool(self, names: Sequence[str], read: Reader, digest: str, size: int, channels: int) -> Pool:
         """A pool that decodes what ``read`` returns for some indices: bytes of files, or paths."""

@@ -24,13 +24,17 @@ class Folder(EncodedDomain):
     """
 
     path: str
-    name: str = "folder"
+    name: str = ""
     source: str = "a folder of images"
     licence: str = "not stated"
 
+    def own_name(self) -> str:
+        """The folder's own name."""
+        return self._folder().name or super().own_name()
+
     def pool(self, size: int, channels: int) -> Pool:
         """The images, sorted by their path below the folder, which is also their name."""
-        folder = Path(os.path.abspath(Path(self.path).expanduser()))  # noqa: PTH100 - resolve() would follow links
+        folder = self._folder()
         files = list_images(folder)
         names = [file.relative_to(folder).as_posix() for file in files]
         digests = [self._digest(file) for file in files]
@@ -41,6 +45,9 @@ class Folder(EncodedDomain):
             return [files[index] for index in indices]
 
         return replace(self.encoded_pool(names, read, digest, size, channels), contents=tuple(contents))
+
+    def _folder(self) -> Path:
+        return Path(os.path.abspath(Path(self.path).expanduser()))  # noqa: PTH100 - resolve() would follow links
 
     def _digest(self, file: Path) -> str:
         try:

@@ -35,7 +35,7 @@ class Hub(EncodedDomain):
     """
 
     id: str
-    name: str = "hub"
+    name: str = ""
     source: str = "the Hugging Face hub"
     licence: str = "see the data set's card"
     config: str | None = None
@@ -52,6 +52,10 @@ class Hub(EncodedDomain):
         super().__post_init__()
         if self.limit is not None and self.limit < 1:
             raise InputError(f"domain.limit={self.limit}: needs to be at least 1 (null: all)")
+
+    def own_name(self) -> str:
+        """The last part of the data set's id."""
+        return self.id.rstrip("/").rsplit("/", 1)[-1] or super().own_name()
 
     def pool(self, size: int, channels: int) -> Pool:
         """The rows' bytes, held in memory; they are decoded on demand."""

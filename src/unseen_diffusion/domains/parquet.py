@@ -43,12 +43,18 @@ class Parquet(EncodedDomain):
     """
 
     path: str
-    name: str = "parquet"
+    name: str = ""
     source: str = "Parquet files"
     licence: str = "not stated"
     column: str = "image"
     label: str = "label"
     labels: Sequence[int] | None = None
+
+    def own_name(self) -> str:
+        """The last part of the path without its suffix; of a pattern, the last part that has no wildcard."""
+        path = Path(os.path.abspath(Path(self.path).expanduser()))  # noqa: PTH100 - resolve() would follow links
+        parts = path.parts[1:] if path.exists() else [part for part in path.parts[1:] if not glob.has_magic(part)]
+        return parts[-1].removesuffix(".parquet") if parts else super().own_name()
 
     def pool(self, size: int, channels: int) -> Pool:
         """The rows, in the order of the files' names."""
