@@ -16,7 +16,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from PIL import Image
+from PIL import Image, features
 from torch import Tensor
 
 from unseen_diffusion import images
@@ -318,8 +318,62 @@ def test_folder_errors_name_the_path(make: Callable[..., Domain], tmp_path: Path
     with pytest.raises(InputError, match=rf"domain.path={empty}: the folder is empty"):
         make("folder", path=str(empty)).pool(8, 3)
     (empty / "notes.txt").write_text("no image")
-    with pytest.raises(InputError, match=rf"domain.path={empty}: no image there"):
+    with pytest.raises(InputError, match=rf"domain.path={empty}: no image there \(only 1 .txt\)"):
         make("folder", path=str(empty)).pool(8, 3)
+    links = tmp_path / "links"
+    links.mkdir()
+    (links / "up").symlink_to(tmp_path)
+    with pytest.raises(InputError, match=rf"domain.path={links}: no image there; give"):
+        make("folder", path=str(links)).pool(8, 3)
+    (links / "x.png").symlink_to(links / "nowhere.png")
+    with pytest.raises(InputError, match=rf"domain.path={links}: no image there \(only 1 broken links\)"):
+        make("folder", path=str(links)).pool(8, 3)
+
+
+def test_folder_says_what_it_leaves_out(
+    make: Callable[..., Domain], folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    (folder / "notes.txt").unlink()
+    (folder / ".hidden.png").unlink()
+    make("folder").pool(8, 1)
+    assert caplog.messages == [f"{folder}: {ROWS} images"]
+    caplog.clear()
+    (folder / "__MACOSX").mkdir()
+    (folder / "__MACOSX" / "00.png").write_bytes(flat(0))
+    (folder / "test" / "scan").write_bytes(flat(0))
+    (folder / "gone.png").symlink_to(folder / "nowhere.png")
+    for name in ("a.txt", "b.TXT", ".hidden.png"):
+        (folder / name).write_text("no image")
+    pages = [Image.new("L", (12, 10), value) for value in (7, 8)]
+    pages[0].save(folder / "pages.tiff", save_all=True, append_images=pages[1:])
+    pool = make("folder").pool(8, 1)
+    assert pool.load([pool.names.index("pages.tiff")]).unique().tolist() == [7]
+    assert caplog.messages == [
+        f"{folder}: {ROWS + 1} images; left out: 2 .txt, 1 broken links, 1 hidden, 1 in folders that start with __, "
+        "1 without a suffix; 1 of several pages: only the first is read"
+    ]
+
+
+def test_folder_follows_links_once_and_never_upwards(make: Callable[..., Domain], folder: Path, tmp_path: Path) -> None:
+    before = make("folder").pool(8, 1)
+    (folder / "0-same").symlink_to(folder / "test")
+    (folder / "test" / "round").symlink_to(folder)
+    (folder / "above").symlink_to(tmp_path)
+    assert make("folder").pool(8, 1).fingerprint == before.fingerprint
+    (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "deep" / "x.png").write_bytes(flat(3))
+    (tmp_path / "elsewhere" / "back").symlink_to(folder)
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    (folder / "linked-again").symlink_to(tmp_path / "elsewhere" / "deep")
+    assert set(make("folder").pool(8, 1).names) - set(before.names) == {"linked/deep/x.png"}
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+def test_folder_reads_avif(make: Callable[..., Domain], tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    Image.new("L", (12, 10), 200).save(tmp_path / "photos" / "x.avif")
+    assert make("folder", path=str(tmp_path / "photos")).pool(8, 1).load([0]).float().mean() == pytest.approx(200, abs=2)
 
 
 def test_unreadable_image_is_an_error_or_replaced(
