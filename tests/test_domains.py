@@ -330,6 +330,16 @@ def test_folder_errors_name_the_path(make: Callable[..., Domain], tmp_path: Path
         make("folder", path=str(links)).pool(8, 3)
 
 
+@pytest.mark.parametrize("name", ["folder", "parquet", "mnist"])
+@pytest.mark.parametrize("path", ["", "  "])
+def test_an_empty_path_is_not_the_current_folder(
+    make: Callable[..., Domain], folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, path: str
+) -> None:
+    monkeypatch.chdir(folder)
+    with pytest.raises(InputError, match=rf"domain.path='{path}': an empty path; write domain.path=\. for"):
+        make(name, path=path).pool(8, 3)
+
+
 def test_folder_says_what_it_leaves_out(
     make: Callable[..., Domain], folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

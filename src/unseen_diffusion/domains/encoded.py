@@ -46,6 +46,16 @@ class EncodedDomain(Domain):
         return Pool(tuple(names), load, digest, skip_unreadable=self.on_unreadable == "skip")
 
 
+def require_path(path: str) -> None:
+    """Refuses a path of nothing but blanks, which would be the current folder.
+
+    Raises:
+        InputError: it is one.
+    """
+    if not path.strip():
+        raise InputError(f"domain.path={path!r}: an empty path; write domain.path=. for the current folder")
+
+
 def encoded_bytes(cell: Any, where: str) -> bytes | str:
     """The encoded image in a cell of a table: bytes, or bytes or else path of the hub's ``{bytes, path}``.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from unseen_diffusion.domains.base import Pool, fingerprint
-from unseen_diffusion.domains.encoded import EncodedDomain
+from unseen_diffusion.domains.encoded import EncodedDomain, require_path
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.files import sha256
 
@@ -41,6 +41,7 @@ class Folder(EncodedDomain):
 
     def pool(self, size: int, channels: int) -> Pool:
         """The images, sorted by their path below the folder, which is also their name."""
+        require_path(self.path)
         folder = self._folder()
         files = list_images(folder)
         names = [file.relative_to(folder).as_posix() for file in files]

@@ -15,7 +15,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from unseen_diffusion.domains.base import Pool, fingerprint
-from unseen_diffusion.domains.encoded import EncodedDomain, encoded_bytes
+from unseen_diffusion.domains.encoded import EncodedDomain, encoded_bytes, require_path
 from unseen_diffusion.errors import InputError, first_line
 from unseen_diffusion.files import sha256
 from unseen_diffusion.images import decode, stack
@@ -85,8 +85,9 @@ def parquet_files(pattern: str) -> list[Path]:
     """Parquet files for a file, a folder or a glob pattern, sorted.
 
     Raises:
-        InputError: nothing matches.
+        InputError: an empty path, or nothing matches.
     """
+    require_path(pattern)
     path = Path(pattern).expanduser()
     if path.is_dir():
         files = sorted(path.glob("*.parquet"))
