@@ -20,7 +20,7 @@ from PIL import Image, features
 from torch import Tensor
 
 from unseen_diffusion import images
-from unseen_diffusion.domains import Domain, Pool, check_sizes, load_split, split_pool
+from unseen_diffusion.domains import Domain, Pool, base, check_sizes, load_split, pool_of, split_pool
 from unseen_diffusion.domains.hubble import Hubble
 from unseen_diffusion.domains.parquet import read_parquet
 from unseen_diffusion.errors import InputError
@@ -384,6 +384,40 @@ def test_folder_reads_avif(make: Callable[..., Domain], tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     Image.new("L", (12, 10), 200).save(tmp_path / "photos" / "x.avif")
     assert make("folder", path=str(tmp_path / "photos")).pool(8, 1).load([0]).float().mean() == pytest.approx(200, abs=2)
+
+
+@pytest.mark.parametrize("name", ["folder", "parquet", "mnist", "hub"])
+def test_a_source_is_read_once_while_it_is_as_it_was(
+    make: Callable[..., Domain], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = []
+    kind = type(make(name))
+    read = kind.pool
+
+    def counted(self: Domain, size: int, channels: int) -> Pool:
+        reads.append(size)
+        return read(self, size, channels)
+
+    monkeypatch.setattr(kind, "pool", counted)
+    pools = [pool_of(make(name, draw=draw, references=draw), 8, 3) for draw in range(1, 4)]
+    load_split(make(name), 8, 3)
+    assert reads == [8]
+    assert pools[0] is pools[1] is pools[2]
+    for size in (9, 10):
+        pool_of(make(name, on_unreadable="skip"), size, 3)
+        assert len(base._pools) <= base.KEPT
+    pool_of(make(name), 8, 3)
+    assert reads == [8, 9, 10, 8]
+
+
+def test_a_changed_folder_is_read_again(make: Callable[..., Domain], folder: Path) -> None:
+    before = pool_of(make("folder"), 8, 3)
+    (folder / "new.png").write_bytes(flat(99))
+    larger = pool_of(make("folder"), 8, 3)
+    assert len(larger.names) == len(before.names) + 1
+    (folder / "new.png").write_bytes(flat(98))
+    os.utime(folder / "new.png", ns=(0, 0))
+    assert pool_of(make("folder"), 8, 3).fingerprint != larger.fingerprint
 
 
 def test_unreadable_image_is_an_error_or_replaced(

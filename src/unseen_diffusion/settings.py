@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from unseen_diffusion.batching import start_size
 from unseen_diffusion.bucket import check_address
-from unseen_diffusion.domains.base import Domain, check_sizes, split_pool
+from unseen_diffusion.domains.base import Domain, check_sizes, pool_of, split_pool
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.grids import WHOLE as WHOLE_STEPS
 from unseen_diffusion.methods import Method
@@ -385,7 +385,7 @@ def check_references(
     Raises:
         InputError: too few.
     """
-    pool = domain.pool(spec.size, spec.channels)
+    pool = pool_of(domain, spec.size, spec.channels)
     check_sizes(domain, len(pool.names))
     sizes = (domain.references, domain.validation, domain.heldout)
     parts = split_pool(pool, *sizes, domain.split_seed, domain.draw, name=domain.name)

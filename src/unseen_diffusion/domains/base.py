@@ -4,8 +4,8 @@ import hashlib
 import json
 import logging
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,9 @@ log = logging.getLogger(__name__)
 
 SHARES = {"references": 0.5, "validation": 0.15, "heldout": 0.35}  # of the pool, where a size is None
 LABELS = {"references": "references", "validation": "validation images", "heldout": "held-out images"}
+SPLITTING = (*SHARES, "split_seed", "draw")  # fields of a domain that its pool does not depend on
 PER_LINE = 5  # unreadable images that one message names
+KEPT = 2  # pools in memory, which may hold the encoded images
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,36 @@ class Domain(ABC):
             InputError: the source is missing, unreachable or empty.
         """
 
+    def state(self) -> Hashable:
+        """What would differ if the source had changed since it was read, cheap to find out; None: read it anew.
+
+        Raises:
+            InputError: the source is missing or empty.
+        """
+        return None
+
+
+_pools: OrderedDict[Hashable, Pool] = OrderedDict()  # of this process, the last used at the end
+
+
+def pool_of(domain: Domain, size: int, channels: int) -> Pool:
+    """The domain's pool; those last used are kept while their sources are as they were, for reading may be slow.
+
+    Raises:
+        InputError: the source is missing, unreachable or empty.
+    """
+    state = domain.state()
+    if state is None:
+        return domain.pool(size, channels)
+    fields = {key: value for key, value in vars(domain).items() if key not in SPLITTING}
+    key = (type(domain), repr(fields), state, size, channels)
+    if key not in _pools:
+        while len(_pools) >= KEPT:  # before the new one takes its memory
+            _pools.popitem(last=False)
+        _pools[key] = domain.pool(size, channels)
+    _pools.move_to_end(key)
+    return _pools[key]
+
 
 def load_split(domain: Domain, size: int, channels: int) -> Split:
     """The split's images, decoding no others.
@@ -124,7 +156,7 @@ def load_split(domain: Domain, size: int, channels: int) -> Split:
     Raises:
         InputError: the source is missing or has too few images, or one of them is unreadable.
     """
-    pool = domain.pool(size, channels)
+    pool = pool_of(domain, size, channels)
     check_sizes(domain, len(pool.names))
     decoded: dict[int, Tensor] = {}
     unreadable: dict[int, str] = {}

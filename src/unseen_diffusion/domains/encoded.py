@@ -1,6 +1,6 @@
 """What domains of image files share: encoded images that are read, and decoded, on demand."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,18 @@ class EncodedDomain(Domain):
         if self.on_unreadable not in ("error", "skip"):
             raise InputError(f"domain.on_unreadable={self.on_unreadable}: choose error or skip")
 
+    def state(self) -> Hashable:
+        """Names, sizes and times of the files; of a data set elsewhere nothing, for it is read once a process."""
+        return file_states(self.files())
+
+    def files(self) -> Sequence[Path]:
+        """The local files that the images are read from.
+
+        Raises:
+            InputError: there are none where there should be.
+        """
+        return ()
+
     def own_name(self) -> str:
         """What the images are called where the user gives no name."""
         return type(self).__name__.lower()
@@ -44,6 +56,12 @@ class EncodedDomain(Domain):
             return images.stack([images.decode(cell, size, channels, name=names[i]) for i, cell in cells])
 
         return Pool(tuple(names), load, digest, skip_unreadable=self.on_unreadable == "skip")
+
+
+def file_states(files: Sequence[Path]) -> Hashable:
+    """What changes when one of the files does."""
+    stats = [file.stat() for file in files]
+    return tuple((str(file), s.st_size, s.st_mtime_ns, s.st_ino) for file, s in zip(files, stats, strict=True))
 
 
 def require_path(path: str) -> None:

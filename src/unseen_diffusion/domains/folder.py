@@ -39,6 +39,10 @@ class Folder(EncodedDomain):
         """The folder's own name."""
         return self._folder().name or super().own_name()
 
+    def files(self) -> list[Path]:
+        require_path(self.path)
+        return find_images(self._folder())[0]
+
     def pool(self, size: int, channels: int) -> Pool:
         """The images, sorted by their path below the folder, which is also their name."""
         require_path(self.path)

@@ -56,6 +56,9 @@ class Parquet(EncodedDomain):
         parts = path.parts[1:] if path.exists() else [part for part in path.parts[1:] if not glob.has_magic(part)]
         return parts[-1].removesuffix(".parquet") if parts else super().own_name()
 
+    def files(self) -> list[Path]:
+        return parquet_files(self.path)
+
     def pool(self, size: int, channels: int) -> Pool:
         """The rows, in the order of the files' names."""
         files = parquet_files(self.path)
