@@ -229,6 +229,20 @@ def test_two_own_folders_are_two_domains(here: Path) -> None:
     assert flat_settings(named, "")["domain"] == "nebulae"
 
 
+def test_too_few_readable_images_are_counted(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Sizes of null are shares of all files; what decoding leaves of them is checked again."""
+    (here / "photos").mkdir()
+    for i in range(40):
+        Image.new("L", (16, 16), i).save(here / "photos" / f"{i}.png")
+        if i >= 5:
+            (here / "photos" / f"{i}.png").write_bytes(b"damaged" * i)
+    own = [a for a in TINY if not a.startswith("domain")]
+    assert run("run", *own, "domain=folder", "domain.path=photos", "domain.on_unreadable=skip") == 1
+    said = capsys.readouterr().out
+    assert "domain=photos: only 5 of 40 files are readable, which leaves 0 references" in " ".join(said.split())
+    assert "domain.references" not in said
+
+
 def test_a_failed_point_does_not_stop_the_others(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Impossible tolerances fail at their turn with the measured statistics; the rest of the sweep finishes."""
     impossible = ("rejection.max_proposals=64", "tolerances=paper,none", "solver.steps=4")

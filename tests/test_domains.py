@@ -426,7 +426,7 @@ def test_unreadable_image_is_an_error_or_replaced(
     sizes = {"references": 10, "validation": 3, "heldout": 6}
     whole = load_split(make("folder", **sizes), 8, 3)
     broken = write_broken(folder)
-    with pytest.raises(InputError, match=rf"^{broken}: not a readable image"):
+    with pytest.raises(InputError, match=rf"^{broken}: not a readable image .*, or set domain.on_unreadable=skip$"):
         load_split(make("folder", references=11, validation=3, heldout=6), 8, 3)
     split = load_split(make("folder", on_unreadable="skip", **sizes), 8, 3)
     names = split.reference_names + split.validation_names + split.heldout_names
@@ -596,3 +596,22 @@ def test_unreadable_bytes_and_unknown_ranges_are_named() -> None:
         images.decode(fits, 8, 3, name="row 5")
     with pytest.raises(InputError, match=r"channels=4"):
         images.decode(flat(0), 8, 4)
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, EOFError])
+def test_whatever_pillow_raises_is_an_unreadable_image(kind: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    def damaged(*_: object) -> None:
+        raise kind("Failed to decode frame 0: Truncated data")
+
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", damaged)
+    with pytest.raises(InputError, match=r"^row 6: not a readable image \(Failed to decode"):
+        images.decode(flat(0), 8, 3, name="row 6")
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+def test_a_damaged_avif_is_an_unreadable_image() -> None:
+    buffer = io.BytesIO()
+    Image.effect_noise((64, 64), 90).save(buffer, format="AVIF")
+    head, data = buffer.getvalue().split(b"mdat", 1)
+    with pytest.raises(InputError, match=r"^row 7: not a readable image"):
+        images.decode(head + b"mdat" + bytes(8) + data[8:], 8, 3, name="row 7")

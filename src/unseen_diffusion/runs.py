@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unseen_diffusion.domains.base import LABELS, pool_of
+from unseen_diffusion.errors import InputError
 from unseen_diffusion.features.base import FeatureExtractor
 from unseen_diffusion.features.pixels import Pixels
 from unseen_diffusion.figures import rows_sheet
@@ -27,7 +29,7 @@ from unseen_diffusion.searches import (
     find_step,
     separation,
 )
-from unseen_diffusion.settings import RunSettings, build, local_artefacts, prior_at
+from unseen_diffusion.settings import RunSettings, build, check_counts, local_artefacts, prior_at
 from unseen_diffusion.stages import LatentSet, Stages
 from unseen_diffusion.store import Artefact, Store
 
@@ -45,6 +47,27 @@ def _extractor(config: str) -> FeatureExtractor:
     return build(json.loads(config))
 
 
+def check_readable(settings: RunSettings, split: Artefact) -> None:
+    """Enough images are left where unreadable ones were skipped, which only decoding has shown.
+
+    Raises:
+        InputError: too few.
+    """
+    s, skipped = settings, split.facts["skipped"]
+    if not skipped:
+        return
+    counts = {part: len(split.tensors[part]) for part in ("references", "validation", "heldout")}
+    try:
+        check_counts(counts, s.prior, s.tolerances, s.scores, s.mixing_search)
+    except InputError as error:
+        total = len(pool_of(s.domain, s.spec.size, s.spec.channels).names)
+        left = ", ".join(f"{count} {LABELS[part]}" for part, count in counts.items())
+        raise InputError(
+            f"domain={s.domain.name}: only {total - skipped} of {total} files are readable, which leaves {left}; "
+            "re-save the others as PNG, or add images"
+        ) from error
+
+
 class Run:
     """Everything that one run needs, and the stages bound to it."""
 
@@ -55,6 +78,7 @@ class Run:
             Store(plain["paths"]["store"], local_artefacts(plain)), settings.batch_size, settings.progress
         )
         self.split = self.stages.split(settings.domain, settings.spec)
+        check_readable(settings, self.split)
         # The features come first: a missing file should stop a run before its inversion.
         self.extractor = _extractor(json.dumps(plain["features"], sort_keys=True))
         self.model = _model(json.dumps(plain["model"], sort_keys=True), settings.device)

@@ -1,6 +1,7 @@
 """From a composed config to checked objects, before any model is loaded or anything is written."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -380,7 +381,7 @@ def check_references(
     spec: ModelSpec,
     mixing: MixingSearch | None,
 ) -> int:
-    """Enough images for the split, the prior and the criteria; returns how many are validation images.
+    """Enough images for the split and what ``check_counts`` asks for; returns how many are validation images.
 
     Raises:
         InputError: too few.
@@ -389,7 +390,24 @@ def check_references(
     check_sizes(domain, len(pool.names))
     sizes = (domain.references, domain.validation, domain.heldout)
     parts = split_pool(pool, *sizes, domain.split_seed, domain.draw, name=domain.name)
-    references, counts = len(parts[0]), {"validation": len(parts[1]), "heldout": len(parts[2])}
+    counts = dict(zip(("references", "validation", "heldout"), map(len, parts), strict=True))
+    check_counts(counts, prior, tolerances, scores, mixing)
+    return counts["validation"]
+
+
+def check_counts(
+    counts: Mapping[str, int],
+    prior: Prior,
+    tolerances: Tolerances,
+    scores: ScoreSettings,
+    mixing: MixingSearch | None,
+) -> None:
+    """Enough references, validation and held-out images for the prior, the criteria and the scores.
+
+    Raises:
+        InputError: too few.
+    """
+    references = counts["references"]
     if references < prior.minimum_references:
         raise InputError(
             f"domain.references={references}: prior={prior.name} needs {prior.minimum_references} or more; "
@@ -401,7 +419,7 @@ def check_references(
         raise InputError(f"domain.{scores.target}={counts[scores.target]}: the scores need {scores.minimum} or more")
     if mixing:
         part = "validation" if mixing.criterion == "validation" else "references"
-        found, least = {**counts, "references": references}[part], MINIMUM[mixing.criterion]
+        found, least = counts[part], MINIMUM[mixing.criterion]
         if found < least:
             raise InputError(f"domain.{part}={found}: mixing.criterion={mixing.criterion} needs {least} or more")
     if tolerances.control and isinstance(prior, Replay):
@@ -414,4 +432,3 @@ def check_references(
         raise InputError(
             f"tolerances.k={tolerances.k}: with domain.references={references} give {references - 1} or less"
         )
-    return counts["validation"]

@@ -53,9 +53,17 @@ class EncodedDomain(Domain):
 
         def load(indices: Sequence[int]) -> Tensor:
             cells = zip(indices, read(indices), strict=True)
-            return images.stack([images.decode(cell, size, channels, name=names[i]) for i, cell in cells])
+            return images.stack([self._decode(cell, size, channels, names[i]) for i, cell in cells])
 
         return Pool(tuple(names), load, digest, skip_unreadable=self.on_unreadable == "skip")
+
+    def _decode(self, cell: bytes | Path, size: int, channels: int, name: str) -> Tensor:
+        try:
+            return images.decode(cell, size, channels, name=name)
+        except InputError as error:
+            if self.on_unreadable == "skip":
+                raise
+            raise InputError(f"{error}, or set domain.on_unreadable=skip") from error
 
 
 def file_states(files: Sequence[Path]) -> Hashable:
