@@ -254,6 +254,16 @@ def test_a_failed_point_does_not_stop_the_others(here: Path, capsys: pytest.Capt
     assert states == ["failed", "done"]
 
 
+def test_fewer_than_the_scores_need_are_not_denoised(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """rejection.allow_fewer keeps what was found, but the scores have a minimum."""
+    fewer = ("rejection.max_proposals=12", "rejection.allow_fewer=true", "tolerances.coverage=0.12", "prior=isotropic")
+    assert run("run", *TINY, *fewer) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "of 12 latents accepted after 12 proposals, but the scores need 6; widen the tolerances" in said
+    assert "rejection.allow_fewer=true" not in said
+    assert not (here / "outputs" / "artefacts" / "denoise").exists()
+
+
 def test_table_saves_every_format(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Terminal, CSV, Markdown and LaTeX; comparison rows that runs share appear once."""
     assert run("run", "-m", *TINY, "tolerances=calibrated,none") == 0

@@ -18,6 +18,7 @@ from unseen_diffusion.features.pixels import Pixels
 from unseen_diffusion.figures import rows_sheet
 from unseen_diffusion.models.base import DiffusionModel
 from unseen_diffusion.models.pipeline import DiffusersModel
+from unseen_diffusion.rejection import advice
 from unseen_diffusion.scores.kernel import kid
 from unseen_diffusion.scoring import Views
 from unseen_diffusion.searches import (
@@ -187,10 +188,25 @@ def generate(run: Run) -> Generated:
                 s.allow_fewer,
                 s.route,
             )
+            check_kept(s, len(latents.indices), selection.facts["proposals"])
         images = stages.denoising(model, latents, s.solver, s.eta, s.seed)
     made = [artefact for _, artefact in stages.used[before:]]
     evaluations = sum(artefact.facts.get("evaluations", 0) for artefact in made)
     return Generated(images, latents, fitted, selection, evaluations, sum(artefact.seconds for artefact in made))
+
+
+def check_kept(settings: RunSettings, kept: int, proposals: int) -> None:
+    """Enough latents for the scores, before they are denoised: ``rejection.allow_fewer`` takes any number.
+
+    Raises:
+        InputError: too few.
+    """
+    s = settings
+    if kept < min(s.samples, s.scores.minimum):
+        raise InputError(
+            f"tolerances={s.tolerances.name}: {kept} of {s.samples} latents accepted after {proposals} proposals, but "
+            f"the scores need {s.scores.minimum}; {advice(s.tolerances.name, fewer=False)}"
+        )
 
 
 def searched(run: Run, folder: Path | None) -> tuple[Run, dict[str, Any]]:
