@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from unseen_diffusion.cli import help_text, main
-from unseen_diffusion.composition import GROUPS, expand, options, own_config
+from unseen_diffusion.composition import GROUPS, as_meant, expand, options, own_config
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.results import flat_settings
 from unseen_diffusion.settings import check
@@ -185,6 +185,9 @@ def test_batch_size_changes_nothing(here: Path) -> None:
         (["-m", "bandwidth.eta=0,7"], "bandwidth.eta=7: give a number between 0 and 1"),
         (["model=diffusers", "model.path=./nowhere"], "model.path=./nowhere: no such folder"),
         (["model=diffusers"], "model.path: required"),
+        (["mixing.record=[300"], "mixing.record=[300: Hydra cannot read this"),
+        (["domain.path=Köln,Bonn"], "quotes inside quotes, such as 'domain.path=\"a, b\"'"),
+        (["galaxies"], "galaxies: Hydra cannot read this"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(
@@ -241,6 +244,42 @@ def test_too_few_readable_images_are_counted(here: Path, capsys: pytest.CaptureF
     said = capsys.readouterr().out
     assert "domain=photos: only 5 of 40 files are readable, which leaves 0 references" in " ".join(said.split())
     assert "domain.references" not in said
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Köln", "My Photos (2020)", "x=y", "a,b", "it's", "[a]", "{a: b}", "2020", "a;b", "tab\t#1", 'a"b', "x\\"],
+)
+def test_ordinary_paths_are_read_as_they_are(here: Path, name: str) -> None:
+    """Hydra's grammar would refuse these, or take them for several values, a list, a number."""
+    (here / name).mkdir()
+    (point,) = expand("run", as_meant(["domain=folder", f"domain.path={name}"])).points
+    assert point.domain.path == name
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("domain.path=Köln", "domain.path='Köln'"),
+        ("domain.path=~/My photos", "domain.path={home}/My photos"),
+        ("domain.path=~/a,~/b", "domain.path={home}/a,{home}/b"),
+        ("paths.outputs=~", "paths.outputs={home}"),
+        ("bandwidth.eta=0,0.1", "bandwidth.eta=0,0.1"),
+        ("mixing.record=[300,500]", "mixing.record=[300,500]"),
+        ("domain.path='a,b'", "domain.path='a,b'"),
+        ("domain.path=", "domain.path="),
+        ("~tracking.project", "~tracking.project"),
+        ("seed=1", "seed=1"),
+        ("-m", "-m"),
+    ],
+)
+def test_only_what_needs_it_is_quoted(
+    here: Path, monkeypatch: pytest.MonkeyPatch, word: str, expected: str
+) -> None:
+    """A file called 1 makes no text of seed=1; ~ is the home folder."""
+    monkeypatch.setenv("HOME", str(here))
+    (here / "1").touch()
+    assert as_meant([word]) == [expected.format(home=here)]
 
 
 def test_a_failed_point_does_not_stop_the_others(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
