@@ -282,6 +282,18 @@ def test_only_what_needs_it_is_quoted(
     assert as_meant([word]) == [expected.format(home=here)]
 
 
+@pytest.mark.parametrize("verb", ["run", "train"])
+def test_home_is_no_folder_called_tilde(here: Path, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+    """~ reaches Hydra's folders too; in quotes, or in a config of one's own, the full path is asked for."""
+    monkeypatch.setenv("HOME", str(here))
+    sweep = expand(verb, as_meant(["paths.outputs=~/out"]))
+    assert here / "out" in sweep.folder.parents
+    assert sweep.points[0].paths.store == f"{here}/out/artefacts"
+    for key in ("outputs", "store"):
+        with pytest.raises(InputError, match=rf"^paths.{key}=~/out: .*; write paths.{key}={here}/out$"):
+            expand(verb, as_meant([f"paths.{key}='~/out'"]))
+
+
 def test_a_failed_point_does_not_stop_the_others(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Impossible tolerances fail at their turn with the measured statistics; the rest of the sweep finishes."""
     impossible = ("rejection.max_proposals=64", "tolerances=paper,none", "solver.steps=4")

@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from scipy.stats import qmc
 
 from unseen_diffusion.errors import InputError
-from unseen_diffusion.settings import check_workers
+from unseen_diffusion.settings import check_home, check_workers
 
 PLUGINS = {  # what pip installs, by option
     "launcher/joblib": "joblib",
@@ -199,6 +199,8 @@ def expand(name: str, arguments: Sequence[str]) -> Sweep:
         if multirun and any(o.key_or_group == "hydra.sweep.subdir" for o in parsed):
             raise InputError("hydra.sweep.subdir: the folders of a sweep's runs are their numbers; leave it out")
         points = [_compose(name, fixed + point, args.config_dir) for point in combinations]
+        for point in points:
+            check_home(point.paths)
     except InputError:
         raise
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # Hydra raises plain ones for group=null

@@ -1,6 +1,7 @@
 """From a composed config to checked objects, before any model is loaded or anything is written."""
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -149,6 +150,18 @@ def check_workers(plain: dict[str, Any]) -> int:
 def local_artefacts(plain: dict[str, Any]) -> Path:
     """Where artefacts lie on this machine if the store is a bucket."""
     return Path(plain["paths"]["outputs"]) / "artefacts"
+
+
+def check_home(paths: Mapping[str, Any]) -> None:
+    """Refuses ``~`` in the folders of ``paths``: on the command line it is replaced, in configs nothing expands it.
+
+    Raises:
+        InputError: one that begins with it.
+    """
+    for key in ("outputs", "store"):
+        if (folder := str(paths[key])).startswith("~"):
+            full = os.path.expanduser(folder)  # noqa: PTH111 - which fails for unknown users
+            raise InputError(f"paths.{key}={folder}: ~ would be a folder of that name; write paths.{key}={full}")
 
 
 def check_store(plain: dict[str, Any]) -> None:
@@ -308,6 +321,7 @@ def _check_plain(plain: dict[str, Any]) -> None:
     for key in ("rejection.allow_fewer", "progress"):
         truth(plain, key)
     check_workers(plain)
+    check_home(plain["paths"])
     check_writable("paths.outputs", Path(plain["paths"]["outputs"]))
     check_store(plain)
 
