@@ -40,12 +40,12 @@ log = logging.getLogger(__name__)
 @lru_cache(maxsize=2)
 def _model(config: str, device: torch.device) -> DiffusionModel:
     """A model by its config as JSON: the points of a sweep in one process share it."""
-    return build(json.loads(config), device=device)
+    return build(json.loads(config), "model", device=device)
 
 
 @lru_cache(maxsize=2)
 def _extractor(config: str) -> FeatureExtractor:
-    return build(json.loads(config))
+    return build(json.loads(config), "features")
 
 
 def check_readable(settings: RunSettings, split: Artefact) -> None:

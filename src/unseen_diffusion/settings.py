@@ -2,14 +2,15 @@
 
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -66,8 +67,13 @@ class RunSettings:
     device: torch.device
 
 
-def build(config: Any, **arguments: Any) -> Any:
-    """Hydra's instantiate, with the cause of a failure as one line.
+def build(config: Any, group: str = "", /, **arguments: Any) -> Any:
+    """Hydra's instantiate, with the cause of a failure as one line that names a value of the wrong type.
+
+    Args:
+        config: with ``_target_``.
+        group: where the config is, for messages; empty takes its class.
+        arguments: more than the config has.
 
     Raises:
         InputError: the object refused its arguments.
@@ -80,8 +86,46 @@ def build(config: Any, **arguments: Any) -> Any:
             cause = cause.__cause__
         if isinstance(cause, InputError):
             raise cause from None
-        target = str(config.get("_target_", "config")).rsplit(".", 1)[-1]
-        raise InputError(f"{target}: {str(cause).strip().splitlines()[0]}") from error
+        name = group or str(config.get("_target_", "config")).rsplit(".", 1)[-1]
+        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        raise InputError(mistyped(config, name) or f"{name}: {reason}") from error
+
+
+WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Sequence: "a list"}
+
+
+def mistyped(config: Any, group: str) -> str | None:
+    """One line on the first value of a config with ``_target_`` that its target's annotations rule out, or None."""
+    values = OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
+    target = get_object(values["_target_"])
+    try:
+        hints = get_type_hints(target if is_dataclass(target) or not isinstance(target, type) else target.__init__)
+    except (NameError, TypeError):  # annotations that only a type checker understands
+        return None
+    return next((line for key, hint in hints.items() if (line := _misfit(f"{group}.{key}", values.get(key), hint))), None)
+
+
+def _misfit(key: str, value: Any, hint: Any) -> str | None:
+    """What is wrong with a value for an annotation of plain types; others pass, and None, which stands for absent."""
+    if isinstance(value, Mapping) and "_target_" in value:
+        return mistyped(value, key)
+    if isinstance(value, Mapping) and get_origin(hint) is Mapping:
+        inner = get_args(hint)[1]
+        return next((line for name, one in value.items() if (line := _misfit(f"{key}.{name}", one, inner))), None)
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    if value is None or any(_fits(value, kind) for kind in kinds):
+        return None
+    wanted = [WORDS[kind] for kind in (get_origin(kind) or kind for kind in kinds) if kind in WORDS]
+    return f"{key}={value}: give {' or '.join(wanted)}"
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of a type; True for types that are not plain."""
+    if get_origin(kind) is Sequence:
+        return isinstance(value, list) and not any(_misfit("", one, get_args(kind)[0]) for one in value)
+    if kind not in WORDS:
+        return kind is not NoneType
+    return isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
 
 
 def number(plain: dict[str, Any], key: str, low: float, high: float, whole: bool = False) -> float:
@@ -254,6 +298,9 @@ def check(config: DictConfig) -> RunSettings:
     try:
         return _check(config)
     except (TypeError, KeyError, OmegaConfBaseException) as error:
+        groups = [key for key, group in config.items() if isinstance(group, DictConfig) and "_target_" in group]
+        if isinstance(error, TypeError) and (line := next(filter(None, (mistyped(config[g], g) for g in groups)), None)):
+            raise InputError(line) from error
         reason = " ".join(str(error).split())
         raise InputError(f"a setting is missing or of the wrong type ({reason}); see unseen run --cfg job") from error
 
@@ -264,18 +311,18 @@ def _check(config: DictConfig) -> RunSettings:
     _check_plain(plain)
     device = choose_device(plain["device"])
     batch_size = start_size(plain["batch_size"], device)
-    domain: Domain = build(config.domain)
-    method: Method = build(config.method)
-    prior: Prior = method.prior or build(config.prior)
-    tolerances: Tolerances = method.tolerances or build(config.tolerances)
+    domain: Domain = build(config.domain, "domain")
+    method: Method = build(config.method, "method")
+    prior: Prior = method.prior or build(config.prior, "prior")
+    tolerances: Tolerances = method.tolerances or build(config.tolerances, "tolerances")
     rejection = plain["rejection"]
     check_route(str(rejection["route"]), prior, tolerances)
-    solver: SolverSettings = build(config.solver)
-    scores: ScoreSettings = build(config.scores)
+    solver: SolverSettings = build(config.solver, "solver")
+    scores: ScoreSettings = build(config.scores, "scores")
     samples = int(number(plain, "samples", scores.minimum, math.inf, whole=True))
     if rejection["max_proposals"] < samples:
         raise InputError(f"rejection.max_proposals={rejection['max_proposals']}: give samples={samples} or more")
-    tracker: Tracker = build(config.tracking)
+    tracker: Tracker = build(config.tracking, "tracking")
     tracker.check()
     spec = spec_of(plain["model"])
     bandwidth_search, eta = _bandwidth(plain)
@@ -329,7 +376,7 @@ def _check_plain(plain: dict[str, Any]) -> None:
 def _bandwidth(plain: dict[str, Any]) -> tuple[BandwidthSearch | None, float]:
     """A search of eta, and the eta until it has found its own."""
     if "_target_" in plain["bandwidth"]:
-        return build(plain["bandwidth"]), 0.0
+        return build(plain["bandwidth"], "bandwidth"), 0.0
     return None, float(number(plain, "bandwidth.eta", 0, 1))
 
 
@@ -341,7 +388,7 @@ def _mixing(
     search: MixingSearch | None = None
     if "_target_" in plain["mixing"]:
         _timesteps(plain, "candidates", top)
-        found: MixingSearch = build(plain["mixing"])
+        found: MixingSearch = build(plain["mixing"], "mixing")
         search, t, record = found, found.steps[-1], found.steps
     else:
         t, record = number(plain, "mixing.t", 0, top), tuple(_timesteps(plain, "record", top))
