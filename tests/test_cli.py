@@ -16,6 +16,7 @@ from PIL import Image
 
 from unseen_diffusion.cli import help_text, main
 from unseen_diffusion.composition import GROUPS, as_meant, expand, options, own_config
+from unseen_diffusion.domains import pool_of
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.results import flat_settings
 from unseen_diffusion.settings import check
@@ -434,6 +435,22 @@ def test_own_configs_come_first(here: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("UNSEEN_CONF", str(here / "none"))
     with pytest.raises(InputError, match="no such folder"):
         expand("run", [*TINY])
+
+
+def test_own_images_join_a_sweep_over_domains(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The four lines of the README's "Your configs"."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    lines = readme.partition("```yaml\n# My galaxies\n")[2].partition("```")[0]
+    (here / "mine" / "domain").mkdir(parents=True)
+    (here / "mine" / "domain" / "galaxies.yaml").write_text(lines)
+    (here / "my_images").mkdir()
+    for i in range(60):
+        Image.new("L", (16, 16), i).save(here / "my_images" / f"{i}.png")
+    monkeypatch.setenv("UNSEEN_CONF", "mine")
+    points = expand("run", ["-m", "tracking=none", "domain=hubble,galaxies"]).points
+    settings = [check(point) for point in points]
+    assert [one.domain.name for one in settings] == ["hubble", "galaxies"]
+    assert len(pool_of(settings[1].domain, 32, 3).names) == 60
 
 
 def test_a_sweep_over_any_key_keeps_its_points_apart(here: Path) -> None:
