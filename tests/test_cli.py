@@ -12,11 +12,14 @@ import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
+from PIL import Image
 
 from report_fixture import Runs
 from unseen_diffusion.cli import help_text, main
-from unseen_diffusion.composition import GROUPS, expand, options, own_config
+from unseen_diffusion.composition import GROUPS, as_meant, expand, options, own_config
+from unseen_diffusion.domains import pool_of
 from unseen_diffusion.errors import InputError
+from unseen_diffusion.results import flat_settings
 from unseen_diffusion.settings import check
 from unseen_diffusion.store import load_tensor
 from unseen_diffusion.tables import load_results
@@ -184,6 +187,15 @@ def test_batch_size_changes_nothing(here: Path) -> None:
         (["-m", "bandwidth.eta=0,7"], "bandwidth.eta=7: give a number between 0 and 1"),
         (["model=diffusers", "model.path=./nowhere"], "model.path=./nowhere: no such folder"),
         (["model=diffusers"], "model.path: required"),
+        (["scores.copy_quantile=abc"], "scores.copy_quantile=abc: give a number"),
+        (["scores.membership=2"], "scores.membership=2: "),
+        (["tolerances.coverage=[1]"], "tolerances.coverage=[1]: give a number"),
+        (["tolerances=paper", "tolerances.tolerance.pair_angle=x"], "tolerances.tolerance.pair_angle=x: give a number"),
+        (["tolerances=random", "tolerances.match.coverage=x"], "tolerances.match.coverage=x: give a number"),
+        (["bandwidth=search", "bandwidth.resolution=x"], "bandwidth.resolution=x: give a"),
+        (["mixing.record=[300"], "mixing.record=[300: Hydra cannot read this"),
+        (["domain.path=Köln,Bonn"], "quotes inside quotes, such as 'domain.path=\"a, b\"'"),
+        (["galaxies"], "galaxies: Hydra cannot read this"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(
@@ -213,6 +225,81 @@ def test_missing_and_empty_folders(here: Path, capsys: pytest.CaptureFixture[str
     assert [path.name for path in here.iterdir()] == ["empty"]
 
 
+def test_two_own_folders_are_two_domains(here: Path) -> None:
+    """Rows, titles and wandb tags have the folder's name, or the one that the user gives."""
+    for name, shade in (("galaxies", 1), ("clouds", 2)):
+        (here / name).mkdir()
+        for i in range(40):
+            Image.new("RGB", (16, 16), (i, shade * i, 3 * i)).save(here / name / f"{i}.png")
+    own = [a for a in TINY if not a.startswith("domain")] + ["domain=folder", "scores=lean", "bandwidth.eta=0"]
+    assert run("run", "-m", *[a for a in own if "reconstructions" not in a], "domain.path=galaxies,clouds") == 0
+    table = load_results([here / "outputs" / "sweeps"])
+    assert set(table["domain"]) == {"galaxies", "clouds"}
+    assert (table["row"] == "held_out").sum() == 2
+    named = check(expand("run", [*own, "domain.path=clouds", "domain.name=nebulae"]).points[0])
+    assert flat_settings(named, "")["domain"] == "nebulae"
+
+
+def test_too_few_readable_images_are_counted(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Sizes of null are shares of all files; what decoding leaves of them is checked again."""
+    (here / "photos").mkdir()
+    for i in range(40):
+        Image.new("L", (16, 16), i).save(here / "photos" / f"{i}.png")
+        if i >= 5:
+            (here / "photos" / f"{i}.png").write_bytes(b"damaged" * i)
+    own = [a for a in TINY if not a.startswith("domain")]
+    assert run("run", *own, "domain=folder", "domain.path=photos", "domain.on_unreadable=skip") == 1
+    said = capsys.readouterr().out
+    assert "domain=photos: only 5 of 40 files are readable, which leaves 0 references" in " ".join(said.split())
+    assert "domain.references" not in said
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Köln", "My Photos (2020)", "x=y", "a,b", "it's", "[a]", "{a: b}", "2020", "a;b", "tab\t#1", 'a"b', "x\\"],
+)
+def test_ordinary_paths_are_read_as_they_are(here: Path, name: str) -> None:
+    """Hydra's grammar would refuse these, or take them for several values, a list, a number."""
+    (here / name).mkdir()
+    (point,) = expand("run", as_meant(["domain=folder", f"domain.path={name}"])).points
+    assert point.domain.path == name
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("domain.path=Köln", "domain.path='Köln'"),
+        ("domain.path=~/My photos", "domain.path={home}/My photos"),
+        ("domain.path=~/a,~/b", "domain.path={home}/a,{home}/b"),
+        ("paths.outputs=~", "paths.outputs={home}"),
+        ("bandwidth.eta=0,0.1", "bandwidth.eta=0,0.1"),
+        ("mixing.record=[300,500]", "mixing.record=[300,500]"),
+        ("domain.path='a,b'", "domain.path='a,b'"),
+        ("domain.path=", "domain.path="),
+        ("~tracking.project", "~tracking.project"),
+        ("seed=1", "seed=1"),
+        ("-m", "-m"),
+    ],
+)
+def test_only_what_needs_it_is_quoted(here: Path, monkeypatch: pytest.MonkeyPatch, word: str, expected: str) -> None:
+    """A file called 1 makes no text of seed=1; ~ is the home folder."""
+    monkeypatch.setenv("HOME", str(here))
+    (here / "1").touch()
+    assert as_meant([word]) == [expected.format(home=here)]
+
+
+@pytest.mark.parametrize("verb", ["run", "train"])
+def test_home_is_no_folder_called_tilde(here: Path, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+    """~ reaches Hydra's folders too; in quotes, or in a config of one's own, the full path is asked for."""
+    monkeypatch.setenv("HOME", str(here))
+    sweep = expand(verb, as_meant(["paths.outputs=~/out"]))
+    assert here / "out" in sweep.folder.parents
+    assert sweep.points[0].paths.store == f"{here}/out/artefacts"
+    for key in ("outputs", "store"):
+        with pytest.raises(InputError, match=rf"^paths.{key}=~/out: .*; write paths.{key}={here}/out$"):
+            expand(verb, as_meant([f"paths.{key}='~/out'"]))
+
+
 def test_a_failed_point_does_not_stop_the_others(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Impossible tolerances fail at their turn with the measured statistics; the rest of the sweep finishes."""
     impossible = ("rejection.max_proposals=64", "tolerances=paper,none", "solver.steps=4")
@@ -222,6 +309,16 @@ def test_a_failed_point_does_not_stop_the_others(here: Path, capsys: pytest.Capt
     assert "pair_distance" in said
     states = [json.loads(p.read_text())["state"] for p in sorted((here / "outputs/sweeps").rglob("status.json"))]
     assert states == ["failed", "done"]
+
+
+def test_fewer_than_the_scores_need_are_not_denoised(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """rejection.allow_fewer keeps what was found, but the scores have a minimum."""
+    fewer = ("rejection.max_proposals=12", "rejection.allow_fewer=true", "tolerances.coverage=0.12", "prior=isotropic")
+    assert run("run", *TINY, *fewer) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "of 12 latents accepted after 12 proposals, but the scores need 6; widen the tolerances" in said
+    assert "rejection.allow_fewer=true" not in said
+    assert not (here / "outputs" / "artefacts" / "denoise").exists()
 
 
 def test_table_saves_every_format(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -267,8 +364,6 @@ def one_at_a_time(group: str, name: str) -> list[list[str]]:
 
 def test_every_option_composes_and_passes_the_checks(here: Path, tiny_model_folder: Callable[..., Path]) -> None:
     """Every file of every group of conf/, with required values filled in."""
-    from PIL import Image
-
     (here / "images").mkdir()
     for i in range(40):
         Image.new("RGB", (16, 16), (i, 2 * i, 3 * i)).save(here / "images" / f"{i}.png")
@@ -339,6 +434,22 @@ def test_own_configs_come_first(here: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("UNSEEN_CONF", str(here / "none"))
     with pytest.raises(InputError, match="no such folder"):
         expand("run", [*TINY])
+
+
+def test_own_images_join_a_sweep_over_domains(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The four lines of the README's "Your configs"."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    lines = readme.partition("```yaml\n# My galaxies\n")[2].partition("```")[0]
+    (here / "mine" / "domain").mkdir(parents=True)
+    (here / "mine" / "domain" / "galaxies.yaml").write_text(lines)
+    (here / "my_images").mkdir()
+    for i in range(60):
+        Image.new("L", (16, 16), i).save(here / "my_images" / f"{i}.png")
+    monkeypatch.setenv("UNSEEN_CONF", "mine")
+    points = expand("run", ["-m", "tracking=none", "domain=hubble,galaxies"]).points
+    settings = [check(point) for point in points]
+    assert [one.domain.name for one in settings] == ["hubble", "galaxies"]
+    assert len(pool_of(settings[1].domain, 32, 3).names) == 60
 
 
 def test_a_sweep_over_any_key_keeps_its_points_apart(here: Path) -> None:

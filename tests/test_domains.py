@@ -16,11 +16,11 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from PIL import Image
+from PIL import Image, features
 from torch import Tensor
 
 from unseen_diffusion import images
-from unseen_diffusion.domains import Domain, Pool, check_sizes, load_split, split_pool
+from unseen_diffusion.domains import Domain, Pool, base, check_sizes, load_split, pool_of, split_pool
 from unseen_diffusion.domains.hubble import Hubble
 from unseen_diffusion.domains.parquet import read_parquet
 from unseen_diffusion.errors import InputError
@@ -77,7 +77,7 @@ def parquet(tmp_path: Path) -> Path:
 def make(folder: Path, parquet: Path) -> Callable[..., Domain]:
     """Instantiates a config of conf/domain, with local images where it needs some."""
 
-    def build(name: str, **changes: object) -> Domain:
+    def build(name: str, /, **changes: object) -> Domain:
         config = OmegaConf.load(CONF / f"{name}.yaml")
         few = {"references": 8, "validation": 3, "heldout": 6}
         local = {
@@ -113,7 +113,7 @@ def test_every_config_is_tested_and_described() -> None:
         assert len(file.read_text().splitlines()[0]) <= 110
         config = OmegaConf.load(file)
         assert {"name", "references", "validation", "heldout", "split_seed", "draw"} <= set(config)
-        assert config.name == file.stem
+        assert config.name == ("" if file.stem in ("folder", "parquet", "hub") else file.stem)
 
 
 @pytest.mark.parametrize("name", [*EMBEDDED, *LOCAL])
@@ -246,6 +246,33 @@ def test_what_is_left_can_be_asked_for() -> None:
         assert len(split_pool(pool, left, 1, 2, draw, draw)[0]) == left
 
 
+@pytest.mark.parametrize("name", ["folder", "parquet", "hub"])
+def test_equal_images_stay_on_one_side_of_the_split(
+    make: Callable[..., Domain], folder: Path, parquet: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    images_of = {index: flat(10 * index) for index in range(ROWS)}
+    before = make(name).pool(8, 1)
+    for index in range(0, ROWS, 3):
+        (folder / f"copy-{index}.png").write_bytes(images_of[index])
+    cells = [{"bytes": images_of[index], "path": None} for index in range(0, ROWS, 3)]
+    pq.write_table(pa.table({"image": cells, "label": [0] * len(cells)}), parquet / "part-2.parquet")
+    assert before.repeated == 0
+    assert make(name).pool(8, 1).repeated == len(cells)
+    for seed in range(10):
+        split = load_split(make(name, split_seed=seed, draw=seed), 8, 1)
+        parts = [set(part.flatten(1)[:, 0].tolist()) for part in (split.references, split.validation, split.heldout)]
+        assert sum(map(len, parts)) == len(set.union(*parts))
+    assert f"{len(cells)} images appear more than once: kept on the same side of the split" in caplog.text
+
+
+def test_a_digest_per_image_changes_no_split_of_different_images() -> None:
+    names = tuple(f"{index}" for index in range(50))
+    plain = Pool(names, lambda _: torch.empty(0), "")
+    known = replace(plain, contents=tuple(f"{-index}" for index in range(50)))
+    for seed in range(5):
+        assert split_pool(plain, 20, 10, 15, seed, seed) == split_pool(known, 20, 10, 15, seed, seed)
+
+
 # ---------------------------------------------------------------- folders, Parquet, the hub
 
 
@@ -263,6 +290,26 @@ def test_folder_may_be_relative(make: Callable[..., Domain], folder: Path, monke
     assert pools[0].fingerprint == pools[1].fingerprint
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "expected"),
+    [
+        ("folder", {"path": "photos/my galaxies/"}, "my galaxies"),
+        ("folder", {"path": "."}, Path.cwd().name),
+        ("folder", {"path": "/"}, "folder"),
+        ("folder", {"path": "photos", "name": "galaxies"}, "galaxies"),
+        ("parquet", {"path": "photos/galaxies.parquet"}, "galaxies"),
+        ("parquet", {"path": "photos/part-*.parquet"}, "photos"),
+        ("parquet", {"path": "*", "name": "galaxies"}, "galaxies"),
+        ("hub", {"id": "owner/galaxies"}, "galaxies"),
+        ("hub", {"id": "owner/galaxies", "name": "spirals"}, "spirals"),
+    ],
+)
+def test_own_images_are_called_by_where_they_are(
+    make: Callable[..., Domain], name: str, given: dict[str, str], expected: str
+) -> None:
+    assert make(name, **given).name == expected
+
+
 def test_folder_errors_name_the_path(make: Callable[..., Domain], tmp_path: Path) -> None:
     with pytest.raises(InputError, match=rf"domain.path={tmp_path}/none: no such folder"):
         make("folder", path=str(tmp_path / "none")).pool(8, 3)
@@ -271,8 +318,108 @@ def test_folder_errors_name_the_path(make: Callable[..., Domain], tmp_path: Path
     with pytest.raises(InputError, match=rf"domain.path={empty}: the folder is empty"):
         make("folder", path=str(empty)).pool(8, 3)
     (empty / "notes.txt").write_text("no image")
-    with pytest.raises(InputError, match=rf"domain.path={empty}: no image there"):
+    with pytest.raises(InputError, match=rf"domain.path={empty}: no image there \(only 1 .txt\)"):
         make("folder", path=str(empty)).pool(8, 3)
+    links = tmp_path / "links"
+    links.mkdir()
+    (links / "up").symlink_to(tmp_path)
+    with pytest.raises(InputError, match=rf"domain.path={links}: no image there; give"):
+        make("folder", path=str(links)).pool(8, 3)
+    (links / "x.png").symlink_to(links / "nowhere.png")
+    with pytest.raises(InputError, match=rf"domain.path={links}: no image there \(only 1 broken links\)"):
+        make("folder", path=str(links)).pool(8, 3)
+
+
+@pytest.mark.parametrize("name", ["folder", "parquet", "mnist"])
+@pytest.mark.parametrize("path", ["", "  "])
+def test_an_empty_path_is_not_the_current_folder(
+    make: Callable[..., Domain], folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, path: str
+) -> None:
+    monkeypatch.chdir(folder)
+    with pytest.raises(InputError, match=rf"domain.path='{path}': an empty path; write domain.path=\. for"):
+        make(name, path=path).pool(8, 3)
+
+
+def test_folder_says_what_it_leaves_out(
+    make: Callable[..., Domain], folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    (folder / "notes.txt").unlink()
+    (folder / ".hidden.png").unlink()
+    make("folder").pool(8, 1)
+    assert caplog.messages == [f"{folder}: {ROWS} images"]
+    caplog.clear()
+    (folder / "__MACOSX").mkdir()
+    (folder / "__MACOSX" / "00.png").write_bytes(flat(0))
+    (folder / "test" / "scan").write_bytes(flat(0))
+    (folder / "gone.png").symlink_to(folder / "nowhere.png")
+    for name in ("a.txt", "b.TXT", ".hidden.png"):
+        (folder / name).write_text("no image")
+    pages = [Image.new("L", (12, 10), value) for value in (7, 8)]
+    pages[0].save(folder / "pages.tiff", save_all=True, append_images=pages[1:])
+    pool = make("folder").pool(8, 1)
+    assert pool.load([pool.names.index("pages.tiff")]).unique().tolist() == [7]
+    assert caplog.messages == [
+        f"{folder}: {ROWS + 1} images; left out: 2 .txt, 1 broken links, 1 hidden, 1 in folders that start with __, "
+        "1 without a suffix; 1 of several pages: only the first is read"
+    ]
+
+
+def test_folder_follows_links_once_and_never_upwards(make: Callable[..., Domain], folder: Path, tmp_path: Path) -> None:
+    before = make("folder").pool(8, 1)
+    (folder / "0-same").symlink_to(folder / "test")
+    (folder / "test" / "round").symlink_to(folder)
+    (folder / "above").symlink_to(tmp_path)
+    assert make("folder").pool(8, 1).fingerprint == before.fingerprint
+    (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "deep" / "x.png").write_bytes(flat(3))
+    (tmp_path / "elsewhere" / "back").symlink_to(folder)
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    (folder / "linked-again").symlink_to(tmp_path / "elsewhere" / "deep")
+    assert set(make("folder").pool(8, 1).names) - set(before.names) == {"linked/deep/x.png"}
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+def test_folder_reads_avif(make: Callable[..., Domain], tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    Image.new("L", (12, 10), 200).save(tmp_path / "photos" / "x.avif")
+    assert make("folder", path=str(tmp_path / "photos")).pool(8, 1).load([0]).float().mean() == pytest.approx(
+        200, abs=2
+    )
+
+
+@pytest.mark.parametrize("name", ["folder", "parquet", "mnist", "hub"])
+def test_a_source_is_read_once_while_it_is_as_it_was(
+    make: Callable[..., Domain], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = []
+    kind = type(make(name))
+    read = kind.pool
+
+    def counted(self: Domain, size: int, channels: int) -> Pool:
+        reads.append(size)
+        return read(self, size, channels)
+
+    monkeypatch.setattr(kind, "pool", counted)
+    pools = [pool_of(make(name, draw=draw, references=draw), 8, 3) for draw in range(1, 4)]
+    load_split(make(name), 8, 3)
+    assert reads == [8]
+    assert pools[0] is pools[1] is pools[2]
+    for size in (9, 10):
+        pool_of(make(name, on_unreadable="skip"), size, 3)
+        assert len(base._pools) <= base.KEPT
+    pool_of(make(name), 8, 3)
+    assert reads == [8, 9, 10, 8]
+
+
+def test_a_changed_folder_is_read_again(make: Callable[..., Domain], folder: Path) -> None:
+    before = pool_of(make("folder"), 8, 3)
+    (folder / "new.png").write_bytes(flat(99))
+    larger = pool_of(make("folder"), 8, 3)
+    assert len(larger.names) == len(before.names) + 1
+    (folder / "new.png").write_bytes(flat(98))
+    os.utime(folder / "new.png", ns=(0, 0))
+    assert pool_of(make("folder"), 8, 3).fingerprint != larger.fingerprint
 
 
 def test_unreadable_image_is_an_error_or_replaced(
@@ -281,7 +428,7 @@ def test_unreadable_image_is_an_error_or_replaced(
     sizes = {"references": 10, "validation": 3, "heldout": 6}
     whole = load_split(make("folder", **sizes), 8, 3)
     broken = write_broken(folder)
-    with pytest.raises(InputError, match=rf"^{broken}: not a readable image"):
+    with pytest.raises(InputError, match=rf"^{broken}: not a readable image .*, or set domain.on_unreadable=skip$"):
         load_split(make("folder", references=11, validation=3, heldout=6), 8, 3)
     split = load_split(make("folder", on_unreadable="skip", **sizes), 8, 3)
     names = split.reference_names + split.validation_names + split.heldout_names
@@ -451,3 +598,22 @@ def test_unreadable_bytes_and_unknown_ranges_are_named() -> None:
         images.decode(fits, 8, 3, name="row 5")
     with pytest.raises(InputError, match=r"channels=4"):
         images.decode(flat(0), 8, 4)
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, EOFError])
+def test_whatever_pillow_raises_is_an_unreadable_image(kind: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    def damaged(*_: object) -> None:
+        raise kind("Failed to decode frame 0: Truncated data")
+
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", damaged)
+    with pytest.raises(InputError, match=r"^row 6: not a readable image \(Failed to decode"):
+        images.decode(flat(0), 8, 3, name="row 6")
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+def test_a_damaged_avif_is_an_unreadable_image() -> None:
+    buffer = io.BytesIO()
+    Image.effect_noise((64, 64), 90).save(buffer, format="AVIF")
+    head, data = buffer.getvalue().split(b"mdat", 1)
+    with pytest.raises(InputError, match=r"^row 7: not a readable image"):
+        images.decode(head + b"mdat" + bytes(8) + data[8:], 8, 3, name="row 7")

@@ -88,10 +88,11 @@ def _columns(entries: Sequence[tuple[str, str]], indent: int) -> list[str]:
 
 def _run(arguments: list[str]) -> int:
     """One run or a sweep; --help, --cfg and their like only print."""
-    from unseen_diffusion.composition import hydra_task, is_information
+    from unseen_diffusion.composition import as_meant, hydra_task, is_information
     from unseen_diffusion.jobs import run_job
     from unseen_diffusion.launches import call_hydra, start
 
+    arguments = as_meant(arguments)
     if is_information(arguments):
         return call_hydra(hydra_task("run", run_job), arguments)
     return start(arguments)
@@ -119,10 +120,11 @@ def _resume(arguments: list[str]) -> int:
 
 def _train(overrides: list[str]) -> int:
     """Trains one network, in this process and in those that ``accelerate launch`` started beside it."""
-    from unseen_diffusion.composition import expand, hydra_task, is_information
+    from unseen_diffusion.composition import as_meant, expand, hydra_task, is_information
     from unseen_diffusion.jobs import train_job
     from unseen_diffusion.launches import call_hydra, run_id
 
+    overrides = as_meant(overrides)
     task = hydra_task("train", train_job)
     if is_information(overrides):
         return call_hydra(task, overrides)
@@ -185,13 +187,13 @@ def _dashboard(arguments: list[str]) -> int:
 
 def _solvers(overrides: list[str]) -> int:
     """Prints and draws the work-precision of every solver for the model and domain of a run's settings."""
-    from unseen_diffusion.composition import expand
+    from unseen_diffusion.composition import as_meant, expand
     from unseen_diffusion.jobs import compare_solvers
     from unseen_diffusion.launches import run_id
     from unseen_diffusion.settings import check
 
     with run_id():
-        sweep = expand("run", overrides)
+        sweep = expand("run", as_meant(overrides))
         if sweep.multirun:
             raise InputError("unseen solvers: one model and one domain at a time; leave out -m and sweeps")
         compare_solvers(check(sweep.points[0]), sweep.folder)

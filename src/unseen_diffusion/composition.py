@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from scipy.stats import qmc
 
 from unseen_diffusion.errors import InputError
-from unseen_diffusion.settings import check_workers
+from unseen_diffusion.settings import check_home, check_workers
 
 PLUGINS = {  # what pip installs, by option
     "launcher/joblib": "joblib",
@@ -35,6 +35,7 @@ PLUGINS = {  # what pip installs, by option
     "launcher/submitit_slurm": "slurm",
     "sweeper/optuna": "optuna",
 }
+GRAMMAR = set("[]{},'\"")  # of lists, mappings, sweeps and quotes: what has these may be meant as one
 SOBOL_COLUMNS = 10  # keys that one joint sweep can vary
 GROUPS = (
     "model",
@@ -198,6 +199,8 @@ def expand(name: str, arguments: Sequence[str]) -> Sweep:
         if multirun and any(o.key_or_group == "hydra.sweep.subdir" for o in parsed):
             raise InputError("hydra.sweep.subdir: the folders of a sweep's runs are their numbers; leave it out")
         points = [_compose(name, fixed + point, args.config_dir) for point in combinations]
+        for point in points:
+            check_home(point.paths)
     except InputError:
         raise
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # Hydra raises plain ones for group=null
@@ -262,6 +265,36 @@ def replaced(arguments: Sequence[str], overrides: Sequence[str]) -> list[str]:
 def quoted(value: str) -> str:
     """A string as Hydra reads it back whole."""
     return "'" + re.sub(r"(\\*)'", r"\1\1\\'", value) + "'"
+
+
+def as_meant(arguments: Sequence[str]) -> list[str]:
+    """A command line whose values are what people mean by them: ``~/x``, and paths that Hydra's grammar would break.
+
+    Raises:
+        InputError: a value that Hydra cannot read, with how to quote it.
+    """
+    overrides = get_args_parser().parse_args(list(arguments)).overrides
+    return [_as_meant(word) if word in overrides else word for word in arguments]
+
+
+def _as_meant(word: str) -> str:
+    """One override: in quotes if Hydra refuses it, or takes a path that exists for several values or a number."""
+    key, equals, value = word.partition("=")
+    value = re.sub(r"(?<![^,])~(?=/|$)", lambda _: os.path.expanduser("~"), value)  # noqa: PTH111 - fails where HOME is
+    exists = bool(value) and os.path.exists(value)  # noqa: PTH110 - which fails for long names
+    whole = f"{key}={quoted(value)}"
+    try:
+        parsed = OverridesParser.create().parse_override(f"{key}{equals}{value}")
+    except HydraException as error:
+        if equals and (exists or not GRAMMAR & set(value)):
+            return whole
+        raise InputError(
+            f"{word}: Hydra cannot read this ({' '.join(str(error).split())}); text with special characters needs "
+            "quotes inside quotes, such as 'domain.path=\"a, b\"'"
+        ) from error
+    several = parsed.is_sweep_override() or isinstance(parsed.value(), list | dict)
+    number = isinstance(parsed.value(), int | float) and key.rpartition(".")[2] in ("path", "folder")
+    return whole if exists and (several or number) else f"{key}{equals}{value}"
 
 
 def _configured(base: DictConfig, overrides: Sequence[str]) -> list[list[str]]:

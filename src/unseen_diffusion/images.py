@@ -41,7 +41,7 @@ def decode(data: bytes | Path, size: int | None, channels: int, name: str | None
             kind = opened.format
             image = ImageOps.exif_transpose(opened)
             image.load()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, RuntimeError, EOFError, Image.DecompressionBombError) as error:
         raise InputError(f"{name}: not a readable image ({error}); remove it or re-save it as PNG") from error
     if kind == "FITS":
         raise InputError(f"{name}: FITS has no range of brightness; convert it to PNG first (README, Your images)")

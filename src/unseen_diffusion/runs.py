@@ -11,12 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unseen_diffusion.domains.base import LABELS, pool_of
+from unseen_diffusion.errors import InputError
 from unseen_diffusion.features.base import FeatureExtractor
 from unseen_diffusion.features.pixels import Pixels
 from unseen_diffusion.figures import rows_sheet
 from unseen_diffusion.models.base import DiffusionModel
 from unseen_diffusion.models.pipeline import DiffusersModel
 from unseen_diffusion.priors import prior_at
+from unseen_diffusion.rejection import advice
 from unseen_diffusion.scores.kernel import kid
 from unseen_diffusion.scoring import Views
 from unseen_diffusion.searches import (
@@ -28,7 +31,7 @@ from unseen_diffusion.searches import (
     find_step,
     separation,
 )
-from unseen_diffusion.settings import RunSettings, build, local_artefacts
+from unseen_diffusion.settings import RunSettings, build, check_counts, local_artefacts
 from unseen_diffusion.stages import LatentSet, Stages
 from unseen_diffusion.store import Artefact, Store
 
@@ -38,12 +41,33 @@ log = logging.getLogger(__name__)
 @lru_cache(maxsize=2)
 def _model(config: str, device: torch.device) -> DiffusionModel:
     """A model by its config as JSON: the points of a sweep in one process share it."""
-    return build(json.loads(config), device=device)
+    return build(json.loads(config), "model", device=device)
 
 
 @lru_cache(maxsize=2)
 def _extractor(config: str) -> FeatureExtractor:
-    return build(json.loads(config))
+    return build(json.loads(config), "features")
+
+
+def check_readable(settings: RunSettings, split: Artefact) -> None:
+    """Enough images are left where unreadable ones were skipped, which only decoding has shown.
+
+    Raises:
+        InputError: too few.
+    """
+    s, skipped = settings, split.facts["skipped"]
+    if not skipped:
+        return
+    counts = {part: len(split.tensors[part]) for part in ("references", "validation", "heldout")}
+    try:
+        check_counts(counts, s.prior, s.tolerances, s.scores, s.mixing_search)
+    except InputError as error:
+        total = len(pool_of(s.domain, s.spec.size, s.spec.channels).names)
+        left = ", ".join(f"{count} {LABELS[part]}" for part, count in counts.items())
+        raise InputError(
+            f"domain={s.domain.name}: only {total - skipped} of {total} files are readable, which leaves {left}; "
+            "re-save the others as PNG, or add images"
+        ) from error
 
 
 class Run:
@@ -56,6 +80,7 @@ class Run:
             Store(plain["paths"]["store"], local_artefacts(plain)), settings.batch_size, settings.progress
         )
         self.split = self.stages.split(settings.domain, settings.spec)
+        check_readable(settings, self.split)
         # The features come first: a missing file should stop a run before its inversion.
         self.extractor = _extractor(json.dumps(plain["features"], sort_keys=True))
         self.model = _model(json.dumps(plain["model"], sort_keys=True), settings.device)
@@ -164,10 +189,25 @@ def generate(run: Run) -> Generated:
                 s.allow_fewer,
                 s.route,
             )
+            check_kept(s, len(latents.indices), selection.facts["proposals"])
         images = stages.denoising(model, latents, s.solver, s.eta, s.seed)
     made = [artefact for _, artefact in stages.used[before:]]
     evaluations = sum(artefact.facts.get("evaluations", 0) for artefact in made)
     return Generated(images, latents, fitted, selection, evaluations, sum(artefact.seconds for artefact in made))
+
+
+def check_kept(settings: RunSettings, kept: int, proposals: int) -> None:
+    """Enough latents for the scores, before they are denoised: ``rejection.allow_fewer`` takes any number.
+
+    Raises:
+        InputError: too few.
+    """
+    s = settings
+    if kept < min(s.samples, s.scores.minimum):
+        raise InputError(
+            f"tolerances={s.tolerances.name}: {kept} of {s.samples} latents accepted after {proposals} proposals, but "
+            f"the scores need {s.scores.minimum}; {advice(s.tolerances.name, fewer=False)}"
+        )
 
 
 def searched(run: Run, folder: Path | None) -> tuple[Run, dict[str, Any]]:

@@ -1,19 +1,22 @@
 """From a composed config to checked objects, before any model is loaded or anything is written."""
 
 import math
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from unseen_diffusion.batching import start_size
 from unseen_diffusion.bucket import check_address
-from unseen_diffusion.domains.base import Domain, check_sizes, split_pool
+from unseen_diffusion.domains.base import Domain, check_sizes, pool_of, split_pool
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.grids import WHOLE as WHOLE_STEPS
 from unseen_diffusion.methods import Method
@@ -64,8 +67,13 @@ class RunSettings:
     device: torch.device
 
 
-def build(config: Any, **arguments: Any) -> Any:
-    """Hydra's instantiate, with the cause of a failure as one line.
+def build(config: Any, group: str = "", /, **arguments: Any) -> Any:
+    """Hydra's instantiate, with the cause of a failure as one line that names a value of the wrong type.
+
+    Args:
+        config: with ``_target_``.
+        group: where the config is, for messages; empty takes its class.
+        arguments: more than the config has.
 
     Raises:
         InputError: the object refused its arguments.
@@ -78,8 +86,48 @@ def build(config: Any, **arguments: Any) -> Any:
             cause = cause.__cause__
         if isinstance(cause, InputError):
             raise cause from None
-        target = str(config.get("_target_", "config")).rsplit(".", 1)[-1]
-        raise InputError(f"{target}: {str(cause).strip().splitlines()[0]}") from error
+        name = group or str(config.get("_target_", "config")).rsplit(".", 1)[-1]
+        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        raise InputError(mistyped(config, name) or f"{name}: {reason}") from error
+
+
+WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Sequence: "a list"}
+
+
+def mistyped(config: Any, group: str) -> str | None:
+    """One line on the first value of a config with ``_target_`` that its target's annotations rule out, or None."""
+    values: Any = OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
+    target: Any = get_object(values["_target_"])
+    try:
+        plain_class = isinstance(target, type) and not is_dataclass(target)
+        hints = get_type_hints(vars(target)["__init__"] if plain_class else target)
+    except (KeyError, NameError, TypeError):  # annotations that only a type checker understands, or none
+        return None
+    misfits = (_misfit(f"{group}.{key}", values.get(key), hint) for key, hint in hints.items())
+    return next(filter(None, misfits), None)
+
+
+def _misfit(key: str, value: Any, hint: Any) -> str | None:
+    """What is wrong with a value for an annotation of plain types; others pass, and None, which stands for absent."""
+    if isinstance(value, Mapping) and "_target_" in value:
+        return mistyped(value, key)
+    if isinstance(value, Mapping) and get_origin(hint) is Mapping:
+        inner = get_args(hint)[1]
+        return next(filter(None, (_misfit(f"{key}.{name}", one, inner) for name, one in value.items())), None)
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    if value is None or any(_fits(value, kind) for kind in kinds):
+        return None
+    wanted = [WORDS[kind] for kind in (get_origin(kind) or kind for kind in kinds) if kind in WORDS]
+    return f"{key}={value}: give {' or '.join(wanted)}"
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of a type; True for types that are not plain."""
+    if get_origin(kind) is Sequence:
+        return isinstance(value, list) and not any(_misfit("", one, get_args(kind)[0]) for one in value)
+    if kind not in WORDS:
+        return kind is not NoneType
+    return isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
 
 
 def number(plain: dict[str, Any], key: str, low: float, high: float, whole: bool = False) -> float:
@@ -148,6 +196,18 @@ def check_workers(plain: dict[str, Any]) -> int:
 def local_artefacts(plain: dict[str, Any]) -> Path:
     """Where artefacts lie on this machine if the store is a bucket."""
     return Path(plain["paths"]["outputs"]) / "artefacts"
+
+
+def check_home(paths: Mapping[str, Any]) -> None:
+    """Refuses ``~`` in the folders of ``paths``: on the command line it is replaced, in configs nothing expands it.
+
+    Raises:
+        InputError: one that begins with it.
+    """
+    for key in ("outputs", "store"):
+        if (folder := str(paths[key])).startswith("~"):
+            full = os.path.expanduser(folder)  # noqa: PTH111 - which fails for unknown users
+            raise InputError(f"paths.{key}={folder}: ~ would be a folder of that name; write paths.{key}={full}")
 
 
 def check_store(plain: dict[str, Any]) -> None:
@@ -240,6 +300,10 @@ def check(config: DictConfig) -> RunSettings:
     try:
         return _check(config)
     except (TypeError, KeyError, OmegaConfBaseException) as error:
+        groups = [str(key) for key, group in config.items() if isinstance(group, DictConfig) and "_target_" in group]
+        line = next(filter(None, (mistyped(config[group], group) for group in groups)), None)
+        if line and isinstance(error, TypeError):
+            raise InputError(line) from error
         reason = " ".join(str(error).split())
         raise InputError(f"a setting is missing or of the wrong type ({reason}); see unseen run --cfg job") from error
 
@@ -250,18 +314,18 @@ def _check(config: DictConfig) -> RunSettings:
     _check_plain(plain)
     device = choose_device(plain["device"])
     batch_size = start_size(plain["batch_size"], device)
-    domain: Domain = build(config.domain)
-    method: Method = build(config.method)
-    prior: Prior = method.prior or build(config.prior)
-    tolerances: Tolerances = method.tolerances or build(config.tolerances)
+    domain: Domain = build(config.domain, "domain")
+    method: Method = build(config.method, "method")
+    prior: Prior = method.prior or build(config.prior, "prior")
+    tolerances: Tolerances = method.tolerances or build(config.tolerances, "tolerances")
     rejection = plain["rejection"]
     check_route(str(rejection["route"]), prior, tolerances)
-    solver: SolverSettings = build(config.solver)
-    scores: ScoreSettings = build(config.scores)
+    solver: SolverSettings = build(config.solver, "solver")
+    scores: ScoreSettings = build(config.scores, "scores")
     samples = int(number(plain, "samples", scores.minimum, math.inf, whole=True))
     if rejection["max_proposals"] < samples:
         raise InputError(f"rejection.max_proposals={rejection['max_proposals']}: give samples={samples} or more")
-    tracker: Tracker = build(config.tracking)
+    tracker: Tracker = build(config.tracking, "tracking")
     tracker.check()
     spec = spec_of(plain["model"])
     bandwidth_search, eta = _bandwidth(plain)
@@ -307,6 +371,7 @@ def _check_plain(plain: dict[str, Any]) -> None:
     for key in ("rejection.allow_fewer", "progress"):
         truth(plain, key)
     check_workers(plain)
+    check_home(plain["paths"])
     check_writable("paths.outputs", Path(plain["paths"]["outputs"]))
     check_store(plain)
 
@@ -314,7 +379,7 @@ def _check_plain(plain: dict[str, Any]) -> None:
 def _bandwidth(plain: dict[str, Any]) -> tuple[BandwidthSearch | None, float]:
     """A search of eta, and the eta until it has found its own."""
     if "_target_" in plain["bandwidth"]:
-        return build(plain["bandwidth"]), 0.0
+        return build(plain["bandwidth"], "bandwidth"), 0.0
     return None, float(number(plain, "bandwidth.eta", 0, 1))
 
 
@@ -326,7 +391,7 @@ def _mixing(
     search: MixingSearch | None = None
     if "_target_" in plain["mixing"]:
         _timesteps(plain, "candidates", top)
-        found: MixingSearch = build(plain["mixing"])
+        found: MixingSearch = build(plain["mixing"], "mixing")
         search, t, record = found, found.steps[-1], found.steps
     else:
         t, record = number(plain, "mixing.t", 0, top), tuple(_timesteps(plain, "record", top))
@@ -375,16 +440,33 @@ def check_references(
     spec: ModelSpec,
     mixing: MixingSearch | None,
 ) -> int:
-    """Enough images for the split, the prior and the criteria; returns how many are validation images.
+    """Enough images for the split and what ``check_counts`` asks for; returns how many are validation images.
 
     Raises:
         InputError: too few.
     """
-    pool = domain.pool(spec.size, spec.channels)
+    pool = pool_of(domain, spec.size, spec.channels)
     check_sizes(domain, len(pool.names))
     sizes = (domain.references, domain.validation, domain.heldout)
     parts = split_pool(pool, *sizes, domain.split_seed, domain.draw, name=domain.name)
-    references, counts = len(parts[0]), {"validation": len(parts[1]), "heldout": len(parts[2])}
+    counts = dict(zip(("references", "validation", "heldout"), map(len, parts), strict=True))
+    check_counts(counts, prior, tolerances, scores, mixing)
+    return counts["validation"]
+
+
+def check_counts(
+    counts: Mapping[str, int],
+    prior: Prior,
+    tolerances: Tolerances,
+    scores: ScoreSettings,
+    mixing: MixingSearch | None,
+) -> None:
+    """Enough references, validation and held-out images for the prior, the criteria and the scores.
+
+    Raises:
+        InputError: too few.
+    """
+    references = counts["references"]
     if references < prior.minimum_references:
         raise InputError(
             f"domain.references={references}: prior={prior.name} needs {prior.minimum_references} or more; "
@@ -396,7 +478,7 @@ def check_references(
         raise InputError(f"domain.{scores.target}={counts[scores.target]}: the scores need {scores.minimum} or more")
     if mixing:
         part = "validation" if mixing.criterion == "validation" else "references"
-        found, least = {**counts, "references": references}[part], MINIMUM[mixing.criterion]
+        found, least = counts[part], MINIMUM[mixing.criterion]
         if found < least:
             raise InputError(f"domain.{part}={found}: mixing.criterion={mixing.criterion} needs {least} or more")
     if tolerances.control and isinstance(prior, Replay):
@@ -409,4 +491,3 @@ def check_references(
         raise InputError(
             f"tolerances.k={tolerances.k}: with domain.references={references} give {references - 1} or less"
         )
-    return counts["validation"]

@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from unseen_diffusion.batching import BatchSize
-from unseen_diffusion.domains.base import Domain, load_split
+from unseen_diffusion.domains.base import Domain, load_split, pool_of
 from unseen_diffusion.features.base import FeatureExtractor, extract
 from unseen_diffusion.geometry import CRITERIA, References, draw_references, leave_one_out, statistics, summarise
 from unseen_diffusion.images import dequantise, quantise
@@ -114,9 +114,11 @@ class Stages:
             tensors = {part: getattr(split, part) for part in ("references", "validation", "heldout")}
             return tensors, {"names": names, "skipped": split.skipped}
 
-        sizes = {k: getattr(domain, k) for k in ("references", "validation", "heldout", "split_seed", "draw")}
-        fingerprint = domain.pool(spec.size, spec.channels).fingerprint
-        return self._get("split", 1, {"pool": fingerprint, **sizes}, make)
+        pool = pool_of(domain, spec.size, spec.channels)
+        inputs = {k: getattr(domain, k) for k in ("references", "validation", "heldout", "split_seed", "draw")}
+        if pool.repeated:  # earlier splits of such images put equal ones into different parts
+            inputs["repeated"] = "together"
+        return self._get("split", 1, {"pool": pool.fingerprint, **inputs}, make)
 
     def inversion(
         self,

@@ -4,7 +4,8 @@ import hashlib
 import json
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,9 @@ log = logging.getLogger(__name__)
 
 SHARES = {"references": 0.5, "validation": 0.15, "heldout": 0.35}  # of the pool, where a size is None
 LABELS = {"references": "references", "validation": "validation images", "heldout": "held-out images"}
+SPLITTING = (*SHARES, "split_seed", "draw")  # fields of a domain that its pool does not depend on
 PER_LINE = 5  # unreadable images that one message names
+KEPT = 2  # pools in memory, which may hold the encoded images
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class Pool:
         boxes: (n, 4) int64, top, left, bottom and right (exclusive) in source pixels, where the images are
             cut-outs of one picture; images with overlapping boxes never land in different parts of a split.
         skip_unreadable: an image that ``load`` refuses is replaced by the next one instead of being an error.
+        contents: a digest per image of what it is encoded in, where that is known before decoding; equal images never
+            land in different parts of a split.
     """
 
     names: tuple[str, ...]
@@ -44,6 +49,12 @@ class Pool:
     fingerprint: str
     boxes: NDArray[np.int64] | None = None
     skip_unreadable: bool = False
+    contents: tuple[str, ...] | None = None
+
+    @property
+    def repeated(self) -> int:
+        """How many images the pool has more than once."""
+        return sum(count > 1 for count in Counter(self.contents or ()).values())
 
 
 @dataclass(frozen=True)
@@ -103,6 +114,36 @@ class Domain(ABC):
             InputError: the source is missing, unreachable or empty.
         """
 
+    def state(self) -> Hashable:
+        """What would differ if the source had changed since it was read, cheap to find out; None: read it anew.
+
+        Raises:
+            InputError: the source is missing or empty.
+        """
+        return None
+
+
+_pools: OrderedDict[Hashable, Pool] = OrderedDict()  # of this process, the last used at the end
+
+
+def pool_of(domain: Domain, size: int, channels: int) -> Pool:
+    """The domain's pool; those last used are kept while their sources are as they were, for reading may be slow.
+
+    Raises:
+        InputError: the source is missing, unreachable or empty.
+    """
+    state = domain.state()
+    if state is None:
+        return domain.pool(size, channels)
+    fields = {key: value for key, value in vars(domain).items() if key not in SPLITTING}
+    key = (type(domain), repr(fields), state, size, channels)
+    if key not in _pools:
+        while len(_pools) >= KEPT:  # before the new one takes its memory
+            _pools.popitem(last=False)
+        _pools[key] = domain.pool(size, channels)
+    _pools.move_to_end(key)
+    return _pools[key]
+
 
 def load_split(domain: Domain, size: int, channels: int) -> Split:
     """The split's images, decoding no others.
@@ -115,7 +156,7 @@ def load_split(domain: Domain, size: int, channels: int) -> Split:
     Raises:
         InputError: the source is missing or has too few images, or one of them is unreadable.
     """
-    pool = domain.pool(size, channels)
+    pool = pool_of(domain, size, channels)
     check_sizes(domain, len(pool.names))
     decoded: dict[int, Tensor] = {}
     unreadable: dict[int, str] = {}
@@ -136,6 +177,9 @@ def load_split(domain: Domain, size: int, channels: int) -> Split:
             break
         unreadable |= found
     _report_skipped(domain.name, list(unreadable.values()))
+    if pool.repeated:
+        message = "domain=%s: %d images appear more than once: kept on the same side of the split"
+        log.warning(message, domain.name, pool.repeated)
     r, v, h = (_stack([decoded[i] for i in part], size, channels) for part in parts)
     r_names, v_names, h_names = (tuple(pool.names[i] for i in part) for part in parts)
     return Split(r, v, h, r_names, v_names, h_names, pool.fingerprint, len(unreadable))
@@ -170,8 +214,8 @@ def split_pool(
 
     H is the beginning of an order that ``split_seed`` alone decides. ``draw`` orders what is left: R is taken
     from its beginning and V from its end, so neither depends on the other's size, and a smaller R is a prefix
-    of a larger one. Cut-outs with common pixels are neighbours in every order; the rest of a cluster
-    that a part does not use up is given to no other part.
+    of a larger one. Cut-outs with common pixels, and equal images, are neighbours in every order; the rest of a
+    cluster that a part does not use up is given to no other part.
 
     Args:
         pool: the images.
@@ -263,7 +307,10 @@ def _require(name: str, part: str, asked: int, left: int, after: str) -> None:
 
 
 def _clusters(pool: Pool) -> NDArray[np.int64]:
-    """A cluster number per image; images share one if a chain of overlapping boxes joins them."""
+    """A cluster number per image; images share one if they are equal, or a chain of overlapping boxes joins them."""
+    if pool.contents is not None:
+        numbers = {content: number for number, content in enumerate(dict.fromkeys(pool.contents))}
+        return np.array([numbers[content] for content in pool.contents], dtype=np.int64)
     if pool.boxes is None:
         return np.arange(len(pool.names))
     top, left, bottom, right = (pool.boxes[:, [k]] for k in range(4))

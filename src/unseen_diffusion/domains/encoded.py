@@ -1,6 +1,6 @@
 """What domains of image files share: encoded images that are read, and decoded, on demand."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ class EncodedDomain(Domain):
     """A domain of image files, or of their bytes.
 
     Attributes:
+        name: what reports and error messages call it; empty takes ``own_name``.
         on_unreadable: ``error``, or ``skip``: the next image takes an unreadable one's place, with a warning.
     """
 
@@ -26,17 +27,59 @@ class EncodedDomain(Domain):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.name:
+            object.__setattr__(self, "name", self.own_name())
         if self.on_unreadable not in ("error", "skip"):
             raise InputError(f"domain.on_unreadable={self.on_unreadable}: choose error or skip")
+
+    def state(self) -> Hashable:
+        """Names, sizes and times of the files; of a data set elsewhere nothing, for it is read once a process."""
+        return file_states(self.files())
+
+    def files(self) -> Sequence[Path]:
+        """The local files that the images are read from.
+
+        Raises:
+            InputError: there are none where there should be.
+        """
+        return ()
+
+    def own_name(self) -> str:
+        """What the images are called where the user gives no name."""
+        return type(self).__name__.lower()
 
     def encoded_pool(self, names: Sequence[str], read: Reader, digest: str, size: int, channels: int) -> Pool:
         """A pool that decodes what ``read`` returns for some indices: bytes of files, or paths."""
 
         def load(indices: Sequence[int]) -> Tensor:
             cells = zip(indices, read(indices), strict=True)
-            return images.stack([images.decode(cell, size, channels, name=names[i]) for i, cell in cells])
+            return images.stack([self._decode(cell, size, channels, names[i]) for i, cell in cells])
 
         return Pool(tuple(names), load, digest, skip_unreadable=self.on_unreadable == "skip")
+
+    def _decode(self, cell: bytes | Path, size: int, channels: int, name: str) -> Tensor:
+        try:
+            return images.decode(cell, size, channels, name=name)
+        except InputError as error:
+            if self.on_unreadable == "skip":
+                raise
+            raise InputError(f"{error}, or set domain.on_unreadable=skip") from error
+
+
+def file_states(files: Sequence[Path]) -> Hashable:
+    """What changes when one of the files does."""
+    stats = [file.stat() for file in files]
+    return tuple((str(file), s.st_size, s.st_mtime_ns, s.st_ino) for file, s in zip(files, stats, strict=True))
+
+
+def require_path(path: str) -> None:
+    """Refuses a path of nothing but blanks, which would be the current folder.
+
+    Raises:
+        InputError: it is one.
+    """
+    if not path.strip():
+        raise InputError(f"domain.path={path!r}: an empty path; write domain.path=. for the current folder")
 
 
 def encoded_bytes(cell: Any, where: str) -> bytes | str:

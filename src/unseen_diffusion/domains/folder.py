@@ -1,74 +1,156 @@
-"""The user's own images: any folder, listed by the ``imagefolder`` builder of the ``datasets`` library."""
+"""The user's own images: any folder, with its subfolders."""
 
-import glob
+import logging
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
+from PIL import Image
+
 from unseen_diffusion.domains.base import Pool, fingerprint
-from unseen_diffusion.domains.encoded import EncodedDomain
-from unseen_diffusion.domains.hub import open_dataset, undecoded
+from unseen_diffusion.domains.encoded import EncodedDomain, require_path
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.files import sha256
+
+log = logging.getLogger(__name__)
+
+UNREADABLE = "unreadable"  # in place of a file's digest
+NO_IMAGES = {".h5", ".hdf", ".pfm"}  # Pillow has no decoder for the first two, and the last has no known range
+PAGED = {".tif", ".tiff"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Folder(EncodedDomain):
-    """All images below a folder; hidden files and folders are left out.
+    """All images below a folder, by their suffix; what is hidden, or in a folder that starts with __, is left out.
 
     Attributes:
-        path: the folder; subfolders are searched.
+        path: the folder; subfolders are searched, linked ones too.
     """
 
     path: str
-    name: str = "folder"
+    name: str = ""
     source: str = "a folder of images"
     licence: str = "not stated"
 
+    def own_name(self) -> str:
+        """The folder's own name."""
+        return self._folder().name or super().own_name()
+
+    def files(self) -> list[Path]:
+        require_path(self.path)
+        return find_images(self._folder())[0]
+
     def pool(self, size: int, channels: int) -> Pool:
         """The images, sorted by their path below the folder, which is also their name."""
-        folder = Path(os.path.abspath(Path(self.path).expanduser()))  # noqa: PTH100 - resolve() would follow links
+        require_path(self.path)
+        folder = self._folder()
         files = list_images(folder)
         names = [file.relative_to(folder).as_posix() for file in files]
-        digest = fingerprint(names=names, files=[self._digest(file) for file in files], size=size, channels=channels)
+        digests = [self._digest(file) for file in files]
+        digest = fingerprint(names=names, files=digests, size=size, channels=channels)
+        contents = (name if found == UNREADABLE else found for name, found in zip(names, digests, strict=True))
 
         def read(indices: Sequence[int]) -> list[bytes | Path]:
             return [files[index] for index in indices]
 
-        return self.encoded_pool(names, read, digest, size, channels)
+        return replace(self.encoded_pool(names, read, digest, size, channels), contents=tuple(contents))
+
+    def _folder(self) -> Path:
+        return Path(os.path.abspath(Path(self.path).expanduser()))  # noqa: PTH100 - resolve() would follow links
 
     def _digest(self, file: Path) -> str:
         try:
             return sha256(file)
         except OSError as error:
             if self.on_unreadable == "skip":
-                return "unreadable"
+                return UNREADABLE
             raise InputError(f"{file}: cannot be read ({error}); remove it or set domain.on_unreadable=skip") from error
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Paths of all images below ``folder``, an absolute path, sorted.
+    """Paths of all images below ``folder``, an absolute path, sorted; logs how many, and what was left out and why.
 
     Raises:
         InputError: the folder is missing, or has no image.
     """
     if not folder.is_dir():
         raise InputError(f"domain.path={folder}: no such folder; give a folder of images")
-    if not any(file.is_file() for file in folder.rglob("*")):
+    if not any(folder.iterdir()):
         raise InputError(f"domain.path={folder}: the folder is empty; give a folder of images")
-    # One explicit pattern: else the builder would take a subfolder called "test" for another split.
-    data = open_dataset(
-        "imagefolder",
-        f"check the files below domain.path={folder}",
-        data_files={"train": f"{glob.escape(str(folder))}/**"},
-        split="train",
-        streaming=True,
-        drop_labels=True,
-        drop_metadata=True,
-    )
-    cells = [row["image"] for row in undecoded(data, "image", str(folder))]
-    files = sorted(Path(cell["path"]) for cell in cells if cell["path"] and "://" not in cell["path"])
+    files, left_out = find_images(folder)
+    reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(left_out.items()))
     if not files:
-        raise InputError(f"domain.path={folder}: no image there; give a folder with PNG, JPEG or WebP files")
+        found = f" (only {reasons})" if reasons else ""
+        raise InputError(f"domain.path={folder}: no image there{found}; give a folder with PNG, JPEG or WebP files")
+    paged = sum(file.suffix.lower() in PAGED and _pages(file) > 1 for file in files)
+    notes = [f"left out: {reasons}"] if reasons else []
+    notes += [f"{paged} of several pages: only the first is read"] if paged else []
+    log.log(logging.WARNING if notes else logging.INFO, "; ".join([f"{folder}: {len(files)} images", *notes]))
     return files
+
+
+def find_images(folder: Path) -> tuple[list[Path], Counter[str]]:
+    """All images below ``folder``, sorted, by their suffix alone; how many other files were left out, by reason."""
+    files: list[Path] = []
+    left_out: Counter[str] = Counter()
+    for here, names in _folders(folder):
+        for file in (here / name for name in names):
+            reason = _reason(file, file.relative_to(folder).parts)
+            if reason:
+                left_out[reason] += 1
+            else:
+                files.append(file)
+    return sorted(files), left_out
+
+
+def _folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """``root`` and the folders below with their files' names; linked folders last, and each folder once.
+
+    A link to a folder that holds ``root`` is not followed: it would bring in what lies beside it.
+    """
+    seen: set[str] = set()
+    above = {os.path.realpath(folder) for folder in Path(os.path.realpath(root)).parents}
+    waiting = [str(root)]
+    while waiting:
+        links: list[str] = []
+        for start in waiting:
+            for here, folders, files in os.walk(start):
+                real = os.path.realpath(here)
+                if real in seen or real in above:
+                    folders.clear()
+                    continue
+                seen.add(real)
+                folders.sort()
+                links += [f"{here}/{name}" for name in folders if (Path(here) / name).is_symlink()]
+                yield Path(here), files
+        waiting = links
+
+
+def _reason(file: Path, parts: Sequence[str]) -> str | None:
+    """Why a file below the folder is no image of it; None if it is one."""
+    if any(part.startswith(".") for part in parts):
+        return "hidden"
+    if any(part.startswith("__") for part in parts[:-1]):
+        return "in folders that start with __"
+    if not file.is_file():
+        return "broken links"
+    if not file.suffix:
+        return "without a suffix"
+    return None if file.suffix.lower() in suffixes() else file.suffix.lower()
+
+
+@cache
+def suffixes() -> frozenset[str]:
+    """Of the files that Pillow can read."""
+    return frozenset(s for s, kind in Image.registered_extensions().items() if kind in Image.OPEN) - NO_IMAGES
+
+
+def _pages(file: Path) -> int:
+    try:
+        with Image.open(file) as image:
+            return int(getattr(image, "n_frames", 1))
+    except Exception:  # whatever is wrong with it, decoding says so
+        return 1

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -35,7 +35,7 @@ class Hub(EncodedDomain):
     """
 
     id: str
-    name: str = "hub"
+    name: str = ""
     source: str = "the Hugging Face hub"
     licence: str = "see the data set's card"
     config: str | None = None
@@ -53,6 +53,10 @@ class Hub(EncodedDomain):
         if self.limit is not None and self.limit < 1:
             raise InputError(f"domain.limit={self.limit}: needs to be at least 1 (null: all)")
 
+    def own_name(self) -> str:
+        """The last part of the data set's id."""
+        return self.id.rstrip("/").rsplit("/", 1)[-1] or super().own_name()
+
     def pool(self, size: int, channels: int) -> Pool:
         """The rows' bytes, held in memory; they are decoded on demand."""
         log.info("reading %s (%s) from the hub", self.id, self.split)
@@ -69,7 +73,7 @@ class Hub(EncodedDomain):
         def read(indices: Sequence[int]) -> list[bytes]:
             return [rows[index][1] for index in indices]
 
-        return self.encoded_pool(names, read, digest, size, channels)
+        return replace(self.encoded_pool(names, read, digest, size, channels), contents=tuple(hashes))
 
     def _rows(self) -> list[tuple[int, bytes]]:
         """(row number, encoded image) of the rows that are wanted."""

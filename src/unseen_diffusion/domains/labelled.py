@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from unseen_diffusion.domains.base import Pool
 from unseen_diffusion.domains.encoded import EncodedDomain
 from unseen_diffusion.domains.hub import Hub
-from unseen_diffusion.domains.parquet import Parquet
+from unseen_diffusion.domains.parquet import Parquet, parquet_files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,9 @@ class Labelled(EncodedDomain):
     labels: Sequence[int] | None = None
     split: str = "train"
     revision: str | None = None
+
+    def files(self) -> Sequence[Path]:
+        return () if self.path is None else parquet_files(self.path)
 
     def pool(self, size: int, channels: int) -> Pool:
         """The rows of the wanted classes."""

@@ -1,10 +1,11 @@
 """Images in Parquet files, as the Hugging Face hub stores them: a column of {bytes} or bytes, and a label."""
 
 import glob
+import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,7 +15,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from unseen_diffusion.domains.base import Pool, fingerprint
-from unseen_diffusion.domains.encoded import EncodedDomain, encoded_bytes
+from unseen_diffusion.domains.encoded import EncodedDomain, encoded_bytes, require_path
 from unseen_diffusion.errors import InputError, first_line
 from unseen_diffusion.files import sha256
 from unseen_diffusion.images import decode, stack
@@ -42,12 +43,21 @@ class Parquet(EncodedDomain):
     """
 
     path: str
-    name: str = "parquet"
+    name: str = ""
     source: str = "Parquet files"
     licence: str = "not stated"
     column: str = "image"
     label: str = "label"
     labels: Sequence[int] | None = None
+
+    def own_name(self) -> str:
+        """The last part of the path without its suffix; of a pattern, the last part that has no wildcard."""
+        path = Path(os.path.abspath(Path(self.path).expanduser()))  # noqa: PTH100 - resolve() would follow links
+        parts = path.parts[1:] if path.exists() else [part for part in path.parts[1:] if not glob.has_magic(part)]
+        return parts[-1].removesuffix(".parquet") if parts else super().own_name()
+
+    def files(self) -> list[Path]:
+        return parquet_files(self.path)
 
     def pool(self, size: int, channels: int) -> Pool:
         """The rows, in the order of the files' names."""
@@ -70,15 +80,17 @@ class Parquet(EncodedDomain):
 
         folder = os.path.commonpath([file.parent for file in files])
         names = [f"{row.file.relative_to(folder).as_posix()}:{row.number}" for row in rows]
-        return self.encoded_pool(names, read, digest, size, channels)
+        contents = row_contents(rows, self.column)
+        return replace(self.encoded_pool(names, read, digest, size, channels), contents=contents)
 
 
 def parquet_files(pattern: str) -> list[Path]:
     """Parquet files for a file, a folder or a glob pattern, sorted.
 
     Raises:
-        InputError: nothing matches.
+        InputError: an empty path, or nothing matches.
     """
+    require_path(pattern)
     path = Path(pattern).expanduser()
     if path.is_dir():
         files = sorted(path.glob("*.parquet"))
@@ -113,18 +125,35 @@ def select_rows(file: Path, column: str, label: str, labels: Sequence[int] | Non
 
 def read_rows(rows: Sequence[Row], column: str) -> list[bytes | Path]:
     """The encoded images of some rows, in their order; reads only the row groups that they are in."""
+    cells: dict[int, bytes | Path] = {}
+    for index, cell in _cells(rows, column):
+        file = rows[index].file
+        data = encoded_bytes(cell, f"{file}: column {column!r}")
+        cells[index] = data if isinstance(data, bytes) else file.parent / data
+    return [cells[index] for index in range(len(rows))]
+
+
+def row_contents(rows: Sequence[Row], column: str) -> tuple[str, ...]:
+    """SHA-256, hexadecimal, of the encoded image (or its path) in every row; a cell without one equals no other."""
+    contents: dict[int, str] = {}
+    for index, cell in _cells(rows, column):
+        try:
+            data = encoded_bytes(cell, "")
+        except InputError:
+            data = f"row {index}"
+        contents[index] = hashlib.sha256(data if isinstance(data, bytes) else data.encode()).hexdigest()
+    return tuple(contents[index] for index in range(len(rows)))
+
+
+def _cells(rows: Sequence[Row], column: str) -> Iterator[tuple[int, object]]:
+    """(index, cell) of some rows, a row group at a time."""
     by_group: dict[tuple[Path, int], list[int]] = defaultdict(list)
     for index, row in enumerate(rows):
         by_group[row.file, row.group].append(index)
-    cells: dict[int, bytes | Path] = {}
     for (file, group), indices in by_group.items():
         with _open(file) as parquet:
             table = parquet.read_row_group(group, columns=[column])
-        positions = [rows[index].position for index in indices]
-        for index, cell in zip(indices, _take(table, column, positions), strict=True):
-            data = encoded_bytes(cell, f"{file}: column {column!r}")
-            cells[index] = data if isinstance(data, bytes) else file.parent / data
-    return [cells[index] for index in range(len(rows))]
+        yield from zip(indices, _take(table, column, [rows[index].position for index in indices]), strict=True)
 
 
 def read_parquet(

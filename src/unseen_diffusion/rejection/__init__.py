@@ -1,6 +1,6 @@
 """Geometric tolerances and the bounded loop that keeps the candidates within them."""
 
-from unseen_diffusion.rejection.selection import ROUTES, Selection, check_route, select
+from unseen_diffusion.rejection.selection import ROUTES, Selection, advice, check_route, select
 from unseen_diffusion.rejection.tolerances import (
     AbsoluteTolerances,
     Band,
@@ -22,6 +22,7 @@ __all__ = [
     "RandomControl",
     "Selection",
     "Tolerances",
+    "advice",
     "check_route",
     "select",
     "within",

@@ -110,7 +110,7 @@ def select(
     way = _route(route, prior, prepared, tolerances, bands, seed, chunk, tuple(references.shape[1:]))
     kept, judged = _loop(way, bands, count, max_proposals, progress)
     if len(kept) < count and not (allow_fewer and kept):
-        raise InputError(_shortfall(judged, bands, len(kept), count, tolerances.name))
+        raise InputError(_shortfall(judged, bands, len(kept), count, tolerances.name, allow_fewer))
     kept = kept[:count]
     proposals = kept[-1] + 1 if len(kept) == count else len(judged)
     judged = judged[:proposals]
@@ -175,7 +175,7 @@ def _moves(way: Route, kept: list[int], proposals: int) -> tuple[Tensor, Tensor]
     return moved, torch.cat(way.drawn_statistics)[:proposals]
 
 
-def _shortfall(judged: Tensor, bands: Mapping[str, Band], found: int, wanted: int, name: str) -> str:
+def _shortfall(judged: Tensor, bands: Mapping[str, Band], found: int, wanted: int, name: str, allow_fewer: bool) -> str:
     """One line: what the candidates measured, beside what was asked."""
     shares = within(judged, bands).double().mean(0).tolist()
     parts = []
@@ -187,5 +187,12 @@ def _shortfall(judged: Tensor, bands: Mapping[str, Band], found: int, wanted: in
         )
     return (
         f"tolerances={name}: {found} of {wanted} latents accepted after {len(judged)} proposals: {'; '.join(parts)}; "
-        "widen the tolerances (tolerances=calibrated), raise max_proposals, or set allow_fewer=true"
+        + advice(name, fewer=bool(found) and not allow_fewer)
     )
+
+
+def advice(name: str, fewer: bool) -> str:
+    """What to do where tolerances of this name accept too few; ``fewer``: what there is could do."""
+    wider = "tolerances.coverage" if name == "calibrated" else "tolerances=calibrated"
+    more = ", raise rejection.max_proposals, or set rejection.allow_fewer=true"
+    return f"widen the tolerances ({wider})" + (more if fewer else " or raise rejection.max_proposals")
