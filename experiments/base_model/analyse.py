@@ -50,7 +50,7 @@ SWEEP = Path("outputs/sweeps/base_model")
 MODELS = {  # of the sweep, by path: steps behind the weights
     str(START): "7000",
     str(TRAININGS / "longer" / "weights"): "10000",
-    "embedded:photos32": "20000",
+    "embedded:photos32": "14500",
 }
 CPU = torch.device("cpu")
 

@@ -64,12 +64,12 @@ LONGER = [
 ]
 LONGEST = [
     f"training.start={TRAININGS}/longer/weights",
-    "training.loop.steps=10000",
+    "training.loop.steps=4500",
     "training.loop.learning_rate=5e-4",
     "training.loop.warmup_steps=200",
-    "training.loop.sample_every=2500",
+    "training.loop.sample_every=4500",
     "training.loop.ema_others=[0.0,0.9998]",
-    "training.loop.keep=[2500,5000,7500,10000]",
+    "training.loop.keep=[4500]",
 ]
 CONTINUED = {"longer": LONGER, "longest": LONGEST}  # each goes on where the one before ended
 ALL = {name: [*SHORT, *own] for name, own in (CANDIDATES | OTHERS).items()} | CONTINUED
