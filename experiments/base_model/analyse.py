@@ -48,9 +48,9 @@ OWN = 0.999  # decay of `photos32`
 BEFORE = 7000  # steps behind the weights that `longer` began with
 SWEEP = Path("outputs/sweeps/base_model")
 MODELS = {  # of the sweep, by path: steps behind the weights
-    str(START): "7000",
+    "embedded:photos32": "7000",
     str(TRAININGS / "longer" / "weights"): "10000",
-    "embedded:photos32": "14500",
+    "experiments/base_model/weights": "14500",
 }
 CPU = torch.device("cpu")
 
