@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 TRAININGS = Path("outputs/training/base_model")
-START = Path("experiments/base_model/weights")  # 7000 steps, the first `photos32`
+START = Path("experiments/base_model/weights")  # 7000 steps
 TEST = "cifar10-*-test.parquet"
 TRAIN = "cifar10-*-train.parquet"
 SHORT = (
