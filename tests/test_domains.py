@@ -450,7 +450,7 @@ def test_only_the_images_of_the_split_are_decoded(make: Callable[..., Domain], f
     used = split.reference_names + split.validation_names + split.heldout_names
     for file in folder.rglob("*"):
         if file.is_file() and file.relative_to(folder).as_posix() not in used:
-            file.write_bytes(b"broken")
+            file.write_bytes(f"broken {file.name}".encode())  # not equal to one another
     again = load_split(make("folder", references=2, validation=1, heldout=2), 8, 3)
     assert torch.equal(split.references, again.references)
     assert split.fingerprint != again.fingerprint

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as pack
 from torch import Tensor
 
 from unseen_diffusion.errors import InputError
@@ -57,7 +58,7 @@ def write_domain(folder: Path, domain: UnseenDomain, base: Base, include_referen
     tensors, derived = _tensors(domain, include_references)
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(folder / TENSORS) as temporary:
-        save_file(tensors, temporary)
+        temporary.write_bytes(pack(tensors))
     facts = {
         "format": FORMAT,
         "base": asdict(base),
