@@ -280,9 +280,7 @@ def test_ordinary_paths_are_read_as_they_are(here: Path, name: str) -> None:
         ("-m", "-m"),
     ],
 )
-def test_only_what_needs_it_is_quoted(
-    here: Path, monkeypatch: pytest.MonkeyPatch, word: str, expected: str
-) -> None:
+def test_only_what_needs_it_is_quoted(here: Path, monkeypatch: pytest.MonkeyPatch, word: str, expected: str) -> None:
     """A file called 1 makes no text of seed=1; ~ is the home folder."""
     monkeypatch.setenv("HOME", str(here))
     (here / "1").touch()

@@ -96,13 +96,15 @@ WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "
 
 def mistyped(config: Any, group: str) -> str | None:
     """One line on the first value of a config with ``_target_`` that its target's annotations rule out, or None."""
-    values = OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
-    target = get_object(values["_target_"])
+    values: Any = OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
+    target: Any = get_object(values["_target_"])
+    plain = is_dataclass(target) or not isinstance(target, type)
     try:
-        hints = get_type_hints(target if is_dataclass(target) or not isinstance(target, type) else target.__init__)
+        hints = get_type_hints(target if plain else getattr(target, "__init__"))  # noqa: B009 - for the type checker
     except (NameError, TypeError):  # annotations that only a type checker understands
         return None
-    return next((line for key, hint in hints.items() if (line := _misfit(f"{group}.{key}", values.get(key), hint))), None)
+    lines = (_misfit(f"{group}.{key}", values.get(key), hint) for key, hint in hints.items())
+    return next(filter(None, lines), None)
 
 
 def _misfit(key: str, value: Any, hint: Any) -> str | None:
@@ -111,7 +113,7 @@ def _misfit(key: str, value: Any, hint: Any) -> str | None:
         return mistyped(value, key)
     if isinstance(value, Mapping) and get_origin(hint) is Mapping:
         inner = get_args(hint)[1]
-        return next((line for name, one in value.items() if (line := _misfit(f"{key}.{name}", one, inner))), None)
+        return next(filter(None, (_misfit(f"{key}.{name}", one, inner) for name, one in value.items())), None)
     kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     if value is None or any(_fits(value, kind) for kind in kinds):
         return None
@@ -298,9 +300,11 @@ def check(config: DictConfig) -> RunSettings:
     try:
         return _check(config)
     except (TypeError, KeyError, OmegaConfBaseException) as error:
-        groups = [key for key, group in config.items() if isinstance(group, DictConfig) and "_target_" in group]
-        if isinstance(error, TypeError) and (line := next(filter(None, (mistyped(config[g], g) for g in groups)), None)):
-            raise InputError(line) from error
+        if isinstance(error, TypeError):
+            groups = [(str(key), group) for key, group in config.items() if isinstance(group, DictConfig)]
+            lines = (mistyped(group, key) for key, group in groups if "_target_" in group)
+            if line := next(filter(None, lines), None):
+                raise InputError(line) from error
         reason = " ".join(str(error).split())
         raise InputError(f"a setting is missing or of the wrong type ({reason}); see unseen run --cfg job") from error
 

@@ -173,9 +173,7 @@ def _moves(way: Route, kept: list[int], proposals: int) -> tuple[Tensor, Tensor]
     return moved, torch.cat(way.drawn_statistics)[:proposals]
 
 
-def _shortfall(
-    judged: Tensor, bands: Mapping[str, Band], found: int, wanted: int, name: str, allow_fewer: bool
-) -> str:
+def _shortfall(judged: Tensor, bands: Mapping[str, Band], found: int, wanted: int, name: str, allow_fewer: bool) -> str:
     """One line: what the candidates measured, beside what was asked."""
     shares = within(judged, bands).double().mean(0).tolist()
     parts = []
