@@ -271,6 +271,9 @@ def test_a_digest_per_image_changes_no_split_of_different_images() -> None:
     known = replace(plain, contents=tuple(f"{-index}" for index in range(50)))
     for seed in range(5):
         assert split_pool(plain, 20, 10, 15, seed, seed) == split_pool(known, 20, 10, 15, seed, seed)
+        twice = replace(plain, contents=(*known.contents[:-1], "0"))  # the last is the first again
+        heldout = [i for i in split_pool(twice, 20, 10, 15, seed, seed)[2] if i not in (0, 49)]
+        assert heldout == [i for i in split_pool(plain, 20, 10, 16, seed, seed)[2] if i not in (0, 49)][: len(heldout)]
 
 
 # ---------------------------------------------------------------- folders, Parquet, the hub
