@@ -309,7 +309,7 @@ def _require(name: str, part: str, asked: int, left: int, after: str) -> None:
 def _clusters(pool: Pool) -> NDArray[np.int64]:
     """A cluster number per image; images share one if they are equal, or a chain of overlapping boxes joins them."""
     if pool.contents is not None:
-        numbers = {content: number for number, content in enumerate(dict.fromkeys(pool.contents))}
+        numbers = {content: index for index, content in enumerate(pool.contents)}  # the last one's: others keep theirs
         return np.array([numbers[content] for content in pool.contents], dtype=np.int64)
     if pool.boxes is None:
         return np.arange(len(pool.names))

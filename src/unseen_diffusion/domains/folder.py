@@ -109,13 +109,13 @@ def find_images(folder: Path) -> tuple[list[Path], Counter[str]]:
 def _folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
     """``root`` and the folders below with their files' names; linked folders last, and each folder once.
 
-    A link to a folder that holds ``root`` is not followed: it would bring in what lies beside it.
+    No link is followed in what is left out anyway, nor to a folder that holds ``root`` and what lies beside it.
     """
     seen: set[str] = set()
     above = {os.path.realpath(folder) for folder in Path(os.path.realpath(root)).parents}
-    waiting = [str(root)]
+    waiting = [root]
     while waiting:
-        links: list[str] = []
+        links: list[Path] = []
         for start in waiting:
             for here, folders, files in os.walk(start):
                 real = os.path.realpath(here)
@@ -124,17 +124,23 @@ def _folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
                     continue
                 seen.add(real)
                 folders.sort()
-                links += [f"{here}/{name}" for name in folders if (Path(here) / name).is_symlink()]
+                below = [Path(here, name) for name in folders]
+                links += [path for path in below if path.is_symlink() and not _left_out(path.relative_to(root).parts)]
                 yield Path(here), files
         waiting = links
 
 
+def _left_out(folders: Sequence[str], name: str = "") -> str | None:
+    """Why nothing below these folders, or no file of this name in them, is looked at; None if it is."""
+    if any(part.startswith(".") for part in (*folders, name)):
+        return "hidden"
+    return "in folders that start with __" if any(part.startswith("__") for part in folders) else None
+
+
 def _reason(file: Path, parts: Sequence[str]) -> str | None:
     """Why a file below the folder is no image of it; None if it is one."""
-    if any(part.startswith(".") for part in parts):
-        return "hidden"
-    if any(part.startswith("__") for part in parts[:-1]):
-        return "in folders that start with __"
+    if reason := _left_out(parts[:-1], parts[-1]):
+        return reason
     if not file.is_file():
         return "broken links"
     if not file.suffix:
