@@ -154,6 +154,10 @@ def test_one_command_from_a_folder_to_a_model_that_runs(photos: Path, here: Path
             "training.schedule.beta_schedule=foo: choose one of linear, ",
         ),
         (["data=folder", "data.path=x", "training.schedule.beta_end=2"], "beta_end=2, beta_schedule=linear): "),
+        (
+            ["data=folder", "data.path=x", "+training.schedule.prediction_type=flow"],
+            "training.schedule.prediction_type=flow: choose one of epsilon, sample, v_prediction",
+        ),
         (["data=folder", "data.path=x", "training.task=other"], "training.task=other: choose one of"),
         (["data=photo"], "data=photo: no such option; choose one of folder, hub, parquet"),
     ],

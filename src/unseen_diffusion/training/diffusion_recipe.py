@@ -57,6 +57,7 @@ SHEET = 64  # uncurated samples on a sheet
 ON_DEVICE = 2**31  # bytes of images that are kept on the device; more stay where they are
 PIXELS = 2**18  # of the images that are sampled at once: 64 of 64x64
 BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2", "laplace", "sigmoid")
+PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}  # as diffusers calls them, and as we do
 SAMPLING = SolverSettings("dpmpp_2m", "karras", 25)  # of every sample here
 
 
@@ -110,9 +111,9 @@ def trained(
     factor = config.network.pixel_unshuffle
     images = on_device(data.images, device)
     held_images = images if data.held_images is data.images else on_device(data.held_images, device)
-    min_snr = config.get("min_snr")
-    loss = DiffusionLoss(images, scheduler.alphas_cumprod, factor, config.flip, device, data.rows, min_snr=min_snr)
-    held = DiffusionLoss(held_images, scheduler.alphas_cumprod, factor, False, device, data.held)
+    alphas, kind, gamma = scheduler.alphas_cumprod, predicted(config), config.get("min_snr")
+    loss = DiffusionLoss(images, alphas, factor, config.flip, device, data.rows, kind, min_snr=gamma)
+    held = DiffusionLoss(held_images, alphas, factor, False, device, data.held, kind)
     target = None if data.test is None else extract(EmbeddedFeatures(), data.test)
     plain = plain_config(config)
 
@@ -150,6 +151,9 @@ def noise_schedule(config: DictConfig) -> DDPMScheduler:
     given = config.schedule
     if given.get("beta_schedule", BETAS[0]) not in BETAS:
         raise InputError(f"training.schedule.beta_schedule={given.beta_schedule}: choose one of {', '.join(BETAS)}")
+    if predicted(config) not in PREDICTIONS:
+        choices = ", ".join(PREDICTIONS)
+        raise InputError(f"training.schedule.prediction_type={predicted(config)}: choose one of {choices}")
     try:
         scheduler = DDPMScheduler(**given)
         Schedule(scheduler.alphas_cumprod)
@@ -157,6 +161,11 @@ def noise_schedule(config: DictConfig) -> DDPMScheduler:
         shown = ", ".join(f"{key}={value}" for key, value in given.items())
         raise InputError(f"training.schedule ({shown}): {first_line(error)}; see conf/training/base.yaml") from error
     return scheduler
+
+
+def predicted(config: DictConfig) -> Any:
+    """What the network is trained to predict, as diffusers calls it."""
+    return config.schedule.get("prediction_type", "epsilon")
 
 
 def on_device(images: Tensor, device: torch.device) -> Tensor:
@@ -346,7 +355,7 @@ def card_facts(config: DictConfig, data: TrainingImages, state: TrainState, proc
         "data": f"{len(data.rows):,} images of {shape}" + (f": {config.about}" if config.about else ""),
         "parameters": f"{sum(p.numel() for p in state.ema.parameters()):,}, stored in half precision",
         "network": f"UNet2DModel on {on}, channels {list(network.config.block_out_channels)}",
-        "diffusion": f"eps-prediction, {config.schedule.beta_schedule} betas {config.schedule.beta_start} to "
+        "diffusion": f"{PREDICTIONS[predicted(config)]}-prediction, {config.schedule.beta_schedule} betas {config.schedule.beta_start} to "
         f"{config.schedule.beta_end}, {config.schedule.num_train_timesteps} steps",
         "optimisation": f"{state.step} steps of {loop.batch_size}, AdamW at {loop.learning_rate}, cosine, "
         f"averaged weights ({loop.ema_decay}), {precision}" + (f", {processes} processes" if processes > 1 else ""),
