@@ -338,6 +338,16 @@ def test_a_folder_has_one_job_at_a_time(here: Path, monkeypatch: pytest.MonkeyPa
         pass  # claims leave the lock free
 
 
+def test_a_job_that_cannot_claim_its_folder_says_why(here: Path) -> None:
+    """Its log names the folder and the cause, and the next job runs."""
+    Path("swept/0", LOCK).mkdir(parents=True)
+    assert unseen("run", "-m", *LEAN, "seed=0,1", "hydra.sweep.dir=swept") == 1
+    assert states("swept") == ["missing", "done"]
+    (line,) = [line for line in Path("swept/0/run.log").read_text().splitlines() if "cannot be claimed" in line]
+    assert f"{here}/swept/0: not started" in line
+    assert f"{LOCK}: a file is in the way of a folder, or a folder in that of a file" in line
+
+
 def test_a_folder_without_locks_is_claimed_by_heartbeats(
     here: Path, other: subprocess.Popen, monkeypatch: pytest.MonkeyPatch
 ) -> None:

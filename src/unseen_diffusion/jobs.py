@@ -28,17 +28,26 @@ def run_job(config: DictConfig) -> list[float] | None:
     Returns:
         Its objectives, for a search; None after a failure, and from a helper.
     """
-    from unseen_diffusion.tables import RESULTS
-
     folder = Path(HydraConfig.get().runtime.output_dir)
     sweep = sweep_of(folder)
     os.chdir(read_manifest(sweep).cwd)  # a launcher may start its workers elsewhere
+    try:
+        return _claimed_job(config, folder, sweep)
+    except (InputError, OSError) as error:  # of the claim itself: without a status, only the log tells of it
+        log.error("%s: not started, for it cannot be claimed: %s", folder, error)
+        return None
+
+
+def _claimed_job(config: DictConfig, folder: Path, sweep: Path) -> list[float] | None:
+    """``run_job`` once its folder is known: claims it, works, and records how that ended."""
+    from unseen_diffusion.tables import RESULTS
+
     with claimed(folder) as journal:
         if journal is None:
             log.info("%s: done, or another process has it", folder)
             return None
-        (folder / RESULTS).unlink(missing_ok=True)  # of an earlier attempt
         try:
+            (folder / RESULTS).unlink(missing_ok=True)  # of an earlier attempt
             check_unchanged(sweep, folder.relative_to(sweep).as_posix(), own_config(config))
             objectives = _work(config, folder, sweep)
         except InputError as error:
