@@ -14,7 +14,17 @@ from unseen_diffusion.errors import InputError
 from unseen_diffusion.files import atomic_path
 from unseen_diffusion.settings import RunSettings
 from unseen_diffusion.statuses import claimed, read_status
-from unseen_diffusion.sweeps import SweepState, check_unchanged, print_states, read_manifest, sweep_of
+from unseen_diffusion.sweeps import (
+    COMPARISONS,
+    FOUND,
+    SHEET,
+    TABLES,
+    SweepState,
+    check_unchanged,
+    print_states,
+    read_manifest,
+    sweep_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -132,9 +142,6 @@ def compare_solvers(settings: RunSettings, folder: Path) -> None:
     print(f"{folder}/solvers.csv and solvers.svg")
 
 
-FOUND = "optimization_results.yaml"  # what Optuna's sweeper leaves
-
-
 def report(folder: Path) -> int:
     """Prints the table of a run or sweep and where everything is; 1 if any of its runs is not done."""
     from unseen_diffusion.comparison import is_comparison, show_comparison
@@ -147,14 +154,14 @@ def report(folder: Path) -> int:
     if done := [folder / job.name for job in runs if job.state == "done"]:
         table = load_results(done)
         title = f"{shown} ({len(done)} of {len(runs)} runs done)"
-        for suffix in (".csv", ".md"):
-            write_table(table, folder / f"table{suffix}")
+        for name in TABLES:
+            write_table(table, folder / name)
         if is_comparison(table):
-            show_comparison(table, title, [folder / f"comparison{suffix}" for suffix in (".csv", ".md")])
+            show_comparison(table, title, [folder / name for name in COMPARISONS])
         else:
             print_table(table, title)
         if sweep.manifest.multirun:
-            sweep_sheet(done, folder / "samples.png")
+            sweep_sheet(done, folder / SHEET)
         print(f"pictures, tables and logs: {shown}/")
     if sweep.manifest.trials and (folder / FOUND).is_file():
         print(f"best in {' and '.join(OBJECTIVES)}: {shown / FOUND}")
