@@ -99,7 +99,8 @@ def train_job(config: DictConfig) -> None:
     from unseen_diffusion.training.tasks import TASKS
 
     try:
-        folder = TASKS[config.training.task](config.training, choose_device(config.device), build(config.tracking))
+        tracker = build(config.tracking, "tracking")
+        folder = TASKS[config.training.task](config.training, choose_device(config.device), tracker)
     except InputError as error:
         log.error("%s", error)
         sys.exit(2)

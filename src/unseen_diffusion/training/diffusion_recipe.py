@@ -85,7 +85,7 @@ class TrainingImages:
 def train_diffusion(config: DictConfig, device: torch.device, tracker: Tracker | None = None) -> Path:
     """Trains a base model; returns the diffusers folder of its averaged weights, written by the first process."""
     config = settle_precision(config, device)
-    settings: LoopSettings = build(config.loop)
+    settings: LoopSettings = build(config.loop, "training.loop")
     processes = Processes(device, settings.precision)
     processes.parts(settings.batch_size, settings.accumulate)
     scheduler = noise_schedule(config)
@@ -248,7 +248,7 @@ def load_images(config: DictConfig, settings: LoopSettings, folder: Path, proces
     """
     plain = plain_config(config)
     if own_images(config):
-        own: OwnImages = build(config.data)
+        own: OwnImages = build(config.data, "data")
         if processes.first:
             pool = own.pool()
             # The images themselves count, wherever they lie.
@@ -350,7 +350,7 @@ def card_facts(config: DictConfig, data: TrainingImages, state: TrainState, proc
     shape = "x".join(str(number) for number in data.images.shape[1:])
     factor = config.network.pixel_unshuffle
     on = f"{factor}x{factor} pixel-unshuffled images" if factor > 1 else "the images"
-    precision = {"bf16": "bf16 autocast", "fp16": "fp16 autocast"}.get(build(loop).precision, "float32")
+    precision = {"bf16": "bf16 autocast", "fp16": "fp16 autocast"}.get(build(loop, "training.loop").precision, "float32")
     facts: dict[str, Any] = {
         "data": f"{len(data.rows):,} images of {shape}" + (f": {config.about}" if config.about else ""),
         "parameters": f"{sum(p.numel() for p in state.ema.parameters()):,}, stored in half precision",

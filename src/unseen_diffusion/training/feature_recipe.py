@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 def train_features(config: DictConfig, device: torch.device, tracker: Tracker | None = None) -> Path:
     """Trains the feature network on all sources of the config; returns the folder of its weights."""
     config = settle_precision(config, device)
-    settings: LoopSettings = build(config.loop)
+    settings: LoopSettings = build(config.loop, "training.loop")
     for name in ("keep", "ema_others"):
         if given := list(getattr(settings, name)):
             raise InputError(f"training.loop.{name}={given}: for base models only; leave it out")

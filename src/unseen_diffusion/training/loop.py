@@ -129,7 +129,7 @@ def seeded(config: Any, seed: int) -> nn.Module:
     """Instantiates a network with initial weights that depend on ``seed`` alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(seed, "weights").initial_seed())
-        return build(config)
+        return build(config, "training.network")
 
 
 def learning_rate(settings: LoopSettings, step: int) -> float:

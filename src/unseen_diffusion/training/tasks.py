@@ -41,12 +41,12 @@ def check_training(config: DictConfig) -> None:
         raise InputError(f"{' '.join(str(error).split())}; see unseen train --cfg job") from error
     if plain["training"]["task"] not in TASKS:
         raise InputError(f"training.task={plain['training']['task']}: choose one of {', '.join(TASKS)}")
-    build(config.training.loop)
+    build(config.training.loop, "training.loop")
     if "schedule" in plain["training"]:
         noise_schedule(config.training)
     if has:
-        build(config.data)
+        build(config.data, "data")
     choose_device(plain["device"])
     check_writable("hydra.run.dir", Path(config.hydra.run.dir))
     check_writable("training.folder", Path(plain["training"]["folder"]))
-    build(config.tracking).check()
+    build(config.tracking, "tracking").check()
