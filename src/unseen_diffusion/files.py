@@ -46,6 +46,17 @@ def disk_errors(path: Path | str) -> Iterator[None]:
         raise InputError(f"{path}: {DISK_ERRORS[error.errno]}") from error
 
 
+def check_writable(key: str, folder: Path) -> None:
+    """Whether ``folder`` is, or could be made, a folder to write to; nothing is created.
+
+    Raises:
+        InputError: it is a file, below a file, or not writable.
+    """
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+        raise InputError(f"{key}={folder}: cannot write to {existing}; choose another folder")
+
+
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
     """Yields a temporary sibling of ``path``, renamed onto it when the block ends without an error."""
@@ -70,18 +81,19 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
     A complete folder that another process put there meanwhile is kept, and the temporary one dropped.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
-    temporary.chmod(0o777 & ~_umask())
-    try:
-        yield temporary
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+        temporary.chmod(0o777 & ~_umask())
         try:
-            os.rename(temporary, path)
-        except OSError:
-            if not path.is_dir():
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            yield temporary
+            try:
+                os.rename(temporary, path)
+            except OSError:
+                if not path.is_dir():
+                    raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager

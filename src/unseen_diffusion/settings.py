@@ -18,6 +18,7 @@ from unseen_diffusion.batching import start_size
 from unseen_diffusion.bucket import check_address
 from unseen_diffusion.domains.base import Domain, check_sizes, pool_of, split_pool
 from unseen_diffusion.errors import InputError
+from unseen_diffusion.files import check_writable
 from unseen_diffusion.grids import WHOLE as WHOLE_STEPS
 from unseen_diffusion.methods import Method
 from unseen_diffusion.models.analytic import linear_schedule
@@ -29,7 +30,7 @@ from unseen_diffusion.schedules import CLEAN
 from unseen_diffusion.scoring import ScoreSettings
 from unseen_diffusion.searches import MINIMUM, BandwidthSearch, MixingSearch
 from unseen_diffusion.solvers import SolverSettings
-from unseen_diffusion.tracking import Tracker, check_writable
+from unseen_diffusion.tracking import Tracker
 
 
 @dataclass(frozen=True)

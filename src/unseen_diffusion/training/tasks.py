@@ -8,8 +8,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from unseen_diffusion.errors import InputError
+from unseen_diffusion.files import check_writable
 from unseen_diffusion.settings import build, choose_device, resolve_plain
-from unseen_diffusion.tracking import Tracker, check_writable
+from unseen_diffusion.tracking import Tracker
 from unseen_diffusion.training.diffusion_recipe import noise_schedule, train_diffusion
 from unseen_diffusion.training.feature_recipe import train_features
 
