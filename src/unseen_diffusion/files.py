@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -166,6 +166,12 @@ def sha256(path: Path | str) -> str:
     """SHA-256 of a file, hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_states(files: Sequence[Path]) -> Hashable:
+    """Sizes, times and inodes: what changes when one of the files does, without reading it."""
+    stats = [file.stat() for file in files]
+    return tuple((str(file), s.st_size, s.st_mtime_ns, s.st_ino) for file, s in zip(files, stats, strict=True))
 
 
 def _umask() -> int:

@@ -10,6 +10,7 @@ from torch import Tensor
 from unseen_diffusion import images
 from unseen_diffusion.domains.base import Domain, Pool
 from unseen_diffusion.errors import InputError
+from unseen_diffusion.files import file_states
 
 Reader = Callable[[Sequence[int]], Sequence[bytes | Path]]
 
@@ -64,12 +65,6 @@ class EncodedDomain(Domain):
             if self.on_unreadable == "skip":
                 raise
             raise InputError(f"{error}, or set domain.on_unreadable=skip") from error
-
-
-def file_states(files: Sequence[Path]) -> Hashable:
-    """What changes when one of the files does."""
-    stats = [file.stat() for file in files]
-    return tuple((str(file), s.st_size, s.st_mtime_ns, s.st_ino) for file, s in zip(files, stats, strict=True))
 
 
 def require_path(path: str) -> None:
