@@ -154,6 +154,7 @@ def test_one_command_from_a_folder_to_a_model_that_runs(photos: Path, here: Path
             "training.schedule.beta_schedule=foo: choose one of linear, ",
         ),
         (["data=folder", "data.path=x", "training.schedule.beta_end=2"], "beta_end=2, beta_schedule=linear): "),
+        (["training.data.path=x", "training.schedule.beta_end=2"], "; see unseen train --cfg job"),
         (
             ["data=folder", "data.path=x", "+training.schedule.prediction_type=flow"],
             "training.schedule.prediction_type=flow: choose one of epsilon, sample, v_prediction",
@@ -385,11 +386,12 @@ def test_unreadable_images_are_refused_or_skipped(tmp_path: Path) -> None:
     for number in range(3):
         Image.new("RGB", (16, 16), (number, 0, 0)).save(tmp_path / "photos" / f"{number}.png")
     (tmp_path / "photos" / "1.png").write_bytes(b"no image")
-    with pytest.raises(InputError, match=r"1\.png: not a readable image"):
-        decode_once(own(tmp_path / "photos").pool(), 16, 3, tmp_path / "a")
-    skipping = Folder(path=str(tmp_path / "photos"), on_unreadable="skip")
-    decode_once(own(tmp_path / "photos", images=skipping).pool(), 16, 3, tmp_path / "b")
-    assert open_images(tmp_path / "b")[:, 0, 0, 0].tolist() == [0, 2]
+    for fit in ("crop", "refuse"):
+        with pytest.raises(InputError, match=r"1\.png: not a readable image.*set data\.images\.on_unreadable=skip$"):
+            decode_once(own(tmp_path / "photos", fit=fit).pool(), 16, 3, tmp_path / "a")
+        skipping = Folder(path=str(tmp_path / "photos"), on_unreadable="skip")
+        decode_once(own(tmp_path / "photos", images=skipping, fit=fit).pool(), 16, 3, tmp_path / fit)
+        assert open_images(tmp_path / fit)[:, 0, 0, 0].tolist() == [0, 2]
 
 
 def test_too_little_space_is_said_before_decoding(

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from unseen_diffusion.errors import InputError
 
 FULL = "no space left (or quota used up); free some and run again, what was finished is kept"
-CLOSED = "cannot write here; make it writable or choose another folder (paths.outputs, paths.store)"
+CLOSED = "cannot write here; make it writable or choose another folder"
 IN_THE_WAY = "a file is in the way of a folder, or a folder in that of a file; choose another path"
 DISK_ERRORS = {
     errno.ENOSPC: FULL,

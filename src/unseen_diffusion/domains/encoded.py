@@ -58,7 +58,7 @@ class EncodedDomain(Domain):
 
         return Pool(tuple(names), load, digest, skip_unreadable=self.on_unreadable == "skip")
 
-    def _decode(self, cell: bytes | Path, size: int, channels: int, name: str) -> Tensor:
+    def _decode(self, cell: bytes | Path, size: int | None, channels: int, name: str) -> Tensor:
         try:
             return images.decode(cell, size, channels, name=name)
         except InputError as error:

@@ -159,7 +159,7 @@ def noise_schedule(config: DictConfig) -> DDPMScheduler:
         Schedule(scheduler.alphas_cumprod)
     except (RuntimeError, TypeError, ValueError) as error:
         shown = ", ".join(f"{key}={value}" for key, value in given.items())
-        raise InputError(f"training.schedule ({shown}): {first_line(error)}; see conf/training/base.yaml") from error
+        raise InputError(f"training.schedule ({shown}): {first_line(error)}; see unseen train --cfg job") from error
     return scheduler
 
 
