@@ -1,6 +1,7 @@
 """Data flows one way, and a module imports only what stands before it on that way."""
 
 import ast
+import re
 from pathlib import Path
 
 import unseen_diffusion
@@ -14,6 +15,7 @@ ORDER = (
     "batching",
     "optimisation",
     "files",
+    "tensors",
     "images",
     "domains",
     "schedules",
@@ -95,6 +97,13 @@ def test_only_models_and_training_import_diffusers() -> None:
         text = path.read_text(encoding="utf-8")
         assert here in ("models", "training", "pipeline") or "import diffusers" not in text
         assert here in ("models", "training", "pipeline") or "from diffusers" not in text
+
+
+def test_tensors_are_written_in_one_place() -> None:
+    """Whole or not at all, with one error for a full disk."""
+    writes = re.compile(r"safetensors\.torch(\.save| import (\w+, )*save)")
+    paths = PACKAGE.rglob("*.py")
+    assert [path.name for path in paths if writes.search(path.read_text(encoding="utf-8"))] == ["tensors.py"]
 
 
 def test_numerics_never_see_a_config() -> None:

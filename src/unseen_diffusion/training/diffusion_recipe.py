@@ -28,6 +28,7 @@ from unseen_diffusion.scores.kernel import kid
 from unseen_diffusion.seeds import generator, normal_rows
 from unseen_diffusion.settings import build
 from unseen_diffusion.solvers import SolverSettings, denoise
+from unseen_diffusion.tensors import write_tensors
 from unseen_diffusion.tracking import NoTracker, Tracker
 from unseen_diffusion.training.cards import (
     fact_table,
@@ -49,7 +50,7 @@ from unseen_diffusion.training.loop import (
     train,
 )
 from unseen_diffusion.training.processes import Processes
-from unseen_diffusion.training.state import TrainState, write_tensors
+from unseen_diffusion.training.state import TrainState
 
 log = logging.getLogger(__name__)
 
@@ -350,13 +351,14 @@ def card_facts(config: DictConfig, data: TrainingImages, state: TrainState, proc
     shape = "x".join(str(number) for number in data.images.shape[1:])
     factor = config.network.pixel_unshuffle
     on = f"{factor}x{factor} pixel-unshuffled images" if factor > 1 else "the images"
-    precision = {"bf16": "bf16 autocast", "fp16": "fp16 autocast"}.get(build(loop, "training.loop").precision, "float32")
+    settings: LoopSettings = build(loop, "training.loop")
+    precision = {"bf16": "bf16 autocast", "fp16": "fp16 autocast"}.get(settings.precision, "float32")
     facts: dict[str, Any] = {
         "data": f"{len(data.rows):,} images of {shape}" + (f": {config.about}" if config.about else ""),
         "parameters": f"{sum(p.numel() for p in state.ema.parameters()):,}, stored in half precision",
         "network": f"UNet2DModel on {on}, channels {list(network.config.block_out_channels)}",
-        "diffusion": f"{PREDICTIONS[predicted(config)]}-prediction, {config.schedule.beta_schedule} betas {config.schedule.beta_start} to "
-        f"{config.schedule.beta_end}, {config.schedule.num_train_timesteps} steps",
+        "diffusion": f"{PREDICTIONS[predicted(config)]}-prediction, {config.schedule.beta_schedule} betas "
+        f"{config.schedule.beta_start} to {config.schedule.beta_end}, {config.schedule.num_train_timesteps} steps",
         "optimisation": f"{state.step} steps of {loop.batch_size}, AdamW at {loop.learning_rate}, cosine, "
         f"averaged weights ({loop.ema_decay}), {precision}" + (f", {processes} processes" if processes > 1 else ""),
         "seed": loop.seed,
