@@ -315,9 +315,11 @@ def test_home_is_no_folder_called_tilde(here: Path, monkeypatch: pytest.MonkeyPa
     sweep = expand(verb, as_meant(["paths.outputs=~/out"]))
     assert here / "out" in sweep.folder.parents
     assert sweep.points[0].paths.store == f"{here}/out/artefacts"
-    for key in ("outputs", "store"):
-        with pytest.raises(InputError, match=rf"^paths.{key}=~/out: .*; write paths.{key}={here}/out$"):
-            expand(verb, as_meant([f"paths.{key}='~/out'"]))
+    for key in ("paths.outputs", "paths.store", "tracking.folder", *(["training.folder"] if verb == "train" else [])):
+        with pytest.raises(InputError, match=rf"^{key}=~/out: .*; write {key}={here}/out$"):
+            expand(verb, as_meant([f"{key}='~/out'"]))
+        with pytest.raises(InputError, match=rf"^{key}=2024: give a folder as text; in a config write '2024' in quotes$"):
+            expand(verb, [f"{key}=2024"])
 
 
 def test_a_failed_point_does_not_stop_the_others(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from scipy.stats import qmc
 
 from unseen_diffusion.errors import InputError
-from unseen_diffusion.settings import check_home, check_workers
+from unseen_diffusion.settings import check_folders, check_workers
 
 PLUGINS = {  # what pip installs, by option
     "launcher/joblib": "joblib",
@@ -201,7 +201,7 @@ def expand(name: str, arguments: Sequence[str]) -> Sweep:
             raise InputError("hydra.sweep.subdir: the folders of a sweep's runs are their numbers; leave it out")
         points = [_compose(name, fixed + point, args.config_dir) for point in combinations]
         for point in points:
-            check_home(point.paths)
+            check_folders(point)
     except InputError:
         raise
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # Hydra raises plain ones for group=null
