@@ -294,6 +294,22 @@ def test_a_folder_has_one_training_at_a_time(photos: Path, tmp_path: Path) -> No
         pass
 
 
+def test_a_folder_without_locks_is_said_to_be_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file system without flock cannot keep a second training out: one line, from the first process alone."""
+
+    def absent(*arguments: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("fcntl.flock", absent)
+    with alone(tmp_path, one_of(2, first=True)), alone(tmp_path, one_of(2, first=False)):
+        pass
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        f"training.folder={tmp_path}: no file locks there; nothing keeps a second training out"
+    ]
+
+
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All that is written on the way is a temporary file of ours, and its errors are the file system's."""
     seen: list[str] = []
