@@ -1,9 +1,11 @@
 """Data flows one way, and a module imports only what stands before it on that way."""
 
 import ast
+import re
 from pathlib import Path
 
 import unseen_diffusion
+from hydra_plugins import unseen_sweeper
 
 PACKAGE = Path(unseen_diffusion.__file__).parent
 # A package's modules share its place; they may import each other.
@@ -14,6 +16,7 @@ ORDER = (
     "batching",
     "optimisation",
     "files",
+    "tensors",
     "images",
     "domains",
     "schedules",
@@ -95,6 +98,20 @@ def test_only_models_and_training_import_diffusers() -> None:
         text = path.read_text(encoding="utf-8")
         assert here in ("models", "training", "pipeline") or "import diffusers" not in text
         assert here in ("models", "training", "pipeline") or "from diffusers" not in text
+
+
+def test_tensors_are_written_in_one_place() -> None:
+    """Whole or not at all, with one error for a full disk."""
+    writes = re.compile(r"safetensors\.torch(\.save| import (\w+, )*save)")
+    paths = PACKAGE.rglob("*.py")
+    assert [path.name for path in paths if writes.search(path.read_text(encoding="utf-8"))] == ["tensors.py"]
+
+
+def test_no_assertions_outside_tests() -> None:
+    """Errors name a value and a remedy, with -O too."""
+    for path in (*PACKAGE.rglob("*.py"), Path(unseen_sweeper.__file__)):
+        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        assert not any(isinstance(node, ast.Assert) for node in nodes), path
 
 
 def test_numerics_never_see_a_config() -> None:

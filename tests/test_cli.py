@@ -274,6 +274,12 @@ def test_ordinary_paths_are_read_as_they_are(here: Path, name: str) -> None:
         ("domain.path=~/My photos", "domain.path={home}/My photos"),
         ("domain.path=~/a,~/b", "domain.path={home}/a,{home}/b"),
         ("paths.outputs=~", "paths.outputs={home}"),
+        ("paths.outputs=2024", "paths.outputs='2024'"),
+        ("training.folder=1e5", "training.folder='1e5'"),
+        ("training.folder=-1.50", "training.folder='-1.50'"),
+        ("domain.path=2023,a,2024.10", "domain.path='2023',a,'2024.10'"),
+        ("domain.path='2023'", "domain.path='2023'"),
+        ("domain.path=range(1,3)", "domain.path=range(1,3)"),
         ("bandwidth.eta=0,0.1", "bandwidth.eta=0,0.1"),
         ("mixing.record=[300,500]", "mixing.record=[300,500]"),
         ("domain.path='a,b'", "domain.path='a,b'"),
@@ -291,15 +297,31 @@ def test_only_what_needs_it_is_quoted(here: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("verb", ["run", "train"])
+def test_folders_named_like_numbers(here: Path, capsys: pytest.CaptureFixture[str], verb: str) -> None:
+    """Where runs and trainings write, such a folder may be there or not; a missing one of images is said to be."""
+    (here / "2025").mkdir()
+    for name in ("2024", "2025"):
+        (point,) = expand(verb, as_meant([f"paths.outputs={name}"])).points
+        assert Path(point.paths.store) == Path(name, "artefacts")
+    own = ["data=folder", "data.path=2023"] if verb == "train" else ["domain=folder", "domain.path=2023"]
+    folders = ["training.folder=2022"] if verb == "train" else []
+    assert run(verb, *own, *folders, "tracking=none", "paths.outputs=2024") == 2
+    said = capsys.readouterr()
+    assert f"{here}/2023: no such folder" in "".join((said.err + said.out).split("\n"))
+
+
+@pytest.mark.parametrize("verb", ["run", "train"])
 def test_home_is_no_folder_called_tilde(here: Path, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
     """~ reaches Hydra's folders too; in quotes, or in a config of one's own, the full path is asked for."""
     monkeypatch.setenv("HOME", str(here))
     sweep = expand(verb, as_meant(["paths.outputs=~/out"]))
     assert here / "out" in sweep.folder.parents
     assert sweep.points[0].paths.store == f"{here}/out/artefacts"
-    for key in ("outputs", "store"):
-        with pytest.raises(InputError, match=rf"^paths.{key}=~/out: .*; write paths.{key}={here}/out$"):
-            expand(verb, as_meant([f"paths.{key}='~/out'"]))
+    for key in ("paths.outputs", "paths.store", "tracking.folder", *(["training.folder"] if verb == "train" else [])):
+        with pytest.raises(InputError, match=rf"^{key}=~/out: .*; write {key}={here}/out$"):
+            expand(verb, as_meant([f"{key}='~/out'"]))
+        with pytest.raises(InputError, match=rf"^{key}=2024: give a folder as text; .* write '2024' in quotes$"):
+            expand(verb, [f"{key}=2024"])
 
 
 def test_a_failed_point_does_not_stop_the_others(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

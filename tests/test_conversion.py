@@ -520,6 +520,13 @@ def test_an_existing_folder_is_kept(adm_state: State, tmp_path: Path, save: Call
         run(tmp_path / "gone.pt")
 
 
+def test_a_target_below_a_file_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    """One line, where a checkpoint of gigabytes would have been read first."""
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=rf"^target={tmp_path}/file/a/b: cannot write to {tmp_path}/file; choose"):
+        run(tmp_path / "gone.pt", "file/a/b")
+
+
 def test_published_widths_bring_their_image_size(tmp_path: Path, save: Callable[..., Path]) -> None:
     """(1, 2, 2, 2) is the 32-pixel network of Ho et al.; the schedule is theirs too."""
     arch = tiny_ddpm(widths=(32, 64, 64, 64), attention=(False, True, False, False))

@@ -11,7 +11,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from conftest import TinyModelFolder
 from unseen_diffusion.errors import InputError
-from unseen_diffusion.files import read_json, write_json
+from unseen_diffusion.files import read_json, sha256, write_json
 from unseen_diffusion.models import DiffusersModel, GaussianModel, pipeline
 from unseen_diffusion.models.analytic import cosine_basis, linear_schedule, natural_gaussian
 from unseen_diffusion.models.folders import WEIGHTS
@@ -180,6 +180,20 @@ def test_the_oldest_hub_layout_loads_too(folder: Path, tmp_path: Path) -> None:
         DiffusersModel(str(flat)).predict(states(), node).eps,
         DiffusersModel(str(folder)).predict(states(), node).eps,
     )
+
+
+def test_every_file_is_hashed_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights of gigabytes take seconds; whether they change meanwhile is told by their sizes and times."""
+    hashed: list[Path] = []
+
+    def counted(path: Path) -> str:
+        hashed.append(path)
+        return sha256(path)
+
+    monkeypatch.setattr(pipeline, "sha256", counted)
+    DiffusersModel(str(folder))
+    assert folder / "unet" / WEIGHTS in hashed
+    assert len(hashed) == len(set(hashed))
 
 
 def test_weights_that_change_while_they_are_read_are_refused(

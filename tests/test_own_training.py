@@ -154,6 +154,11 @@ def test_one_command_from_a_folder_to_a_model_that_runs(photos: Path, here: Path
             "training.schedule.beta_schedule=foo: choose one of linear, ",
         ),
         (["data=folder", "data.path=x", "training.schedule.beta_end=2"], "beta_end=2, beta_schedule=linear): "),
+        (["training.data.path=x", "training.schedule.beta_end=2"], "; see unseen train --cfg job"),
+        (
+            ["data=folder", "data.path=x", "+training.schedule.prediction_type=flow"],
+            "training.schedule.prediction_type=flow: choose one of epsilon, sample, v_prediction",
+        ),
         (["data=folder", "data.path=x", "training.task=other"], "training.task=other: choose one of"),
         (["data=photo"], "data=photo: no such option; choose one of folder, hub, parquet"),
     ],
@@ -169,33 +174,41 @@ def test_bad_input_is_one_line_and_writes_nothing(
 
 
 WRONG = {
-    "batch_size=1e1": "batch_size=10.0: give a whole number of 1 or more",
-    "steps=abc": "steps=abc: give a whole number of 1 or more",
-    "seed=true": "seed=True: give a whole number of 0 or more",
-    "learning_rate=fast": "learning_rate=fast: give a finite number of 0 or more",
-    "gradient_clip=inf": "gradient_clip=inf: give a finite number of 0 or more",
-    "ema_decay=null": "ema_decay=None: give numbers in [0, 1)",
-    "keep=5": "keep=5: give a list, such as [1000,2000] or [0.99]",
-    "fp16=perhaps": "fp16=perhaps: choose true or false",
+    "training.loop.batch_size=1e1": "training.loop.batch_size=10.0: give a whole number of 1 or more",
+    "training.loop.steps=abc": "training.loop.steps=abc: give a whole number of 1 or more",
+    "training.loop.seed=true": "training.loop.seed=True: give a whole number of 0 or more",
+    "training.loop.learning_rate=fast": "training.loop.learning_rate=fast: give a finite number of 0 or more",
+    "training.loop.gradient_clip=inf": "training.loop.gradient_clip=inf: give a finite number of 0 or more",
+    "training.loop.ema_decay=null": "training.loop.ema_decay=None: give numbers in [0, 1)",
+    "training.loop.keep=5": "training.loop.keep=5: give a list, such as [1000,2000] or [0.99]",
+    "training.loop.fp16=perhaps": "training.loop.fp16=perhaps: choose true or false",
+    "+training.loop.decay=1": "training.loop: LoopSettings.__init__() got an unexpected keyword argument 'decay'",
+    "data.size=abc": "data.size=abc: give a whole number",
+    "data.validation=half": "data.validation=half: give a number",
+    "tracking.project=5": "tracking.project=5: give text",
+    "training.network.width=abc": "training.network.width=abc: give a whole number",
 }
 CHECKED = """
 import sys
 from unseen_diffusion.composition import expand
+from unseen_diffusion.training.diffusion_recipe import first_network
 from unseen_diffusion.training.tasks import check_training
 
 for wrong in sys.argv[1:]:
+    (config,) = expand("train", ["data=folder", "data.path=x", wrong]).points
     try:
-        check_training(expand("train", ["data=folder", "data.path=x", f"training.loop.{wrong}"]).points[0])
+        check_training(config)
+        first_network(config.training)
     except ValueError as error:
         print(error)
 """
 
 
 def test_values_of_another_type_are_named() -> None:
-    """In a process of its own: in this one a type checker is faster."""
+    """By their keys. In a process of its own: in this one a type checker is faster."""
     command = [sys.executable, "-c", CHECKED, *WRONG]
     child = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    assert child.stdout.splitlines() == [f"training.loop.{line}" for line in WRONG.values()]
+    assert child.stdout.splitlines() == list(WRONG.values())
 
 
 @pytest.mark.parametrize(
@@ -279,6 +292,22 @@ def test_a_folder_has_one_training_at_a_time(photos: Path, tmp_path: Path) -> No
         assert {path.name for path in folder.iterdir()} == {left.name, LOCK}
     with alone(folder, one_of(2, first=True)):
         pass
+
+
+def test_a_folder_without_locks_is_said_to_be_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file system without flock cannot keep a second training out: one line, from the first process alone."""
+
+    def absent(*arguments: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("fcntl.flock", absent)
+    with alone(tmp_path, one_of(2, first=True)), alone(tmp_path, one_of(2, first=False)):
+        pass
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        f"training.folder={tmp_path}: no file locks there; nothing keeps a second training out"
+    ]
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -373,11 +402,12 @@ def test_unreadable_images_are_refused_or_skipped(tmp_path: Path) -> None:
     for number in range(3):
         Image.new("RGB", (16, 16), (number, 0, 0)).save(tmp_path / "photos" / f"{number}.png")
     (tmp_path / "photos" / "1.png").write_bytes(b"no image")
-    with pytest.raises(InputError, match=r"1\.png: not a readable image"):
-        decode_once(own(tmp_path / "photos").pool(), 16, 3, tmp_path / "a")
-    skipping = Folder(path=str(tmp_path / "photos"), on_unreadable="skip")
-    decode_once(own(tmp_path / "photos", images=skipping).pool(), 16, 3, tmp_path / "b")
-    assert open_images(tmp_path / "b")[:, 0, 0, 0].tolist() == [0, 2]
+    for fit in ("crop", "refuse"):
+        with pytest.raises(InputError, match=r"1\.png: not a readable image.*set data\.images\.on_unreadable=skip$"):
+            decode_once(own(tmp_path / "photos", fit=fit).pool(), 16, 3, tmp_path / "a")
+        skipping = Folder(path=str(tmp_path / "photos"), on_unreadable="skip")
+        decode_once(own(tmp_path / "photos", images=skipping, fit=fit).pool(), 16, 3, tmp_path / fit)
+        assert open_images(tmp_path / fit)[:, 0, 0, 0].tolist() == [0, 2]
 
 
 def test_too_little_space_is_said_before_decoding(

@@ -1,5 +1,6 @@
 """The store: keys follow every input; artefacts are whole, checked, made once, and readable by others."""
 
+import errno
 import multiprocessing
 import os
 import stat
@@ -259,6 +260,16 @@ def test_atomic_folder_is_all_or_nothing(tmp_path: Path) -> None:
         assert not path.exists()
     assert (path / "file").read_text() == "whole"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_atomic_folders_tell_of_the_disk(tmp_path: Path) -> None:
+    """A full disk and a file in the way are one line, and leave nothing."""
+    with pytest.raises(InputError, match=rf"^{tmp_path}/model: no space left"), atomic_folder(tmp_path / "model"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file is in the way"), atomic_folder(tmp_path / "file" / "model"):
+        pass
 
 
 def test_atomic_folder_keeps_what_another_process_completed(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from filelock import FileLock
@@ -29,7 +30,17 @@ from unseen_diffusion.errors import InputError
 from unseen_diffusion.files import write_json
 from unseen_diffusion.statuses import LOCK, STATUS, Status, claimed, read_status, state_of
 from unseen_diffusion.store import load_tensor
-from unseen_diffusion.sweeps import MANIFEST, Manifest, Point, SweepState, sweep_folders, write_manifest
+from unseen_diffusion.sweeps import (
+    COMPARISONS,
+    FOUND,
+    MANIFEST,
+    SUMMARIES,
+    Manifest,
+    Point,
+    SweepState,
+    sweep_folders,
+    write_manifest,
+)
 from unseen_diffusion.tables import results_files
 
 FAILING = (*(a for a in LEAN if a != "features.side=8"), "features._target_=failing.Failing")
@@ -273,13 +284,19 @@ def test_a_folder_is_used_again_only_when_nothing_runs_there(
     swept = ("run", "-m", *LEAN, "hydra.sweep.dir=swept")
     assert unseen(*swept, "seed=0,1") == 0
     assert Path("swept/1/samples.png").is_file()
+    assert {path.name for path in Path("swept").iterdir()} >= {*SUMMARIES} - {FOUND}
     shutil.copytree("swept/1", "swept/mine")
-    Path("swept/1/mine.png").touch()
+    for mine in ("swept/1/mine.png", "swept/mine.csv", f"swept/{FOUND}"):
+        Path(mine).touch()
     assert unseen(*swept, "seed=5") == 0
     assert states("swept") == ["done"]
     assert results_files(["swept"]) == [Path("swept/0/results.json"), Path("swept/mine/results.json")]
     assert json.loads(Path("swept/0/results.json").read_text())["settings"]["seed"] == 5
     assert [path.name for path in Path("swept/1").iterdir() if path.suffix in (".png", ".parquet")] == ["mine.png"]
+    left = {path.name for path in Path("swept").iterdir()}
+    assert left.isdisjoint({*COMPARISONS, FOUND})  # of two seeds, and of a search
+    assert left >= {"table.csv", "samples.png", "mine.csv"}
+    assert set(pd.read_csv("swept/table.csv")["seed"].dropna()) == {5}
     assert Path("swept/mine", STATUS).is_file()
     assert Path("swept/mine/samples.png").is_file()
     write_json(Path("swept/0") / STATUS, asdict(running(other)))
@@ -336,6 +353,16 @@ def test_a_folder_has_one_job_at_a_time(here: Path, monkeypatch: pytest.MonkeyPa
         assert journal is None
     with FileLock(folder / LOCK):
         pass  # claims leave the lock free
+
+
+def test_a_job_that_cannot_claim_its_folder_says_why(here: Path) -> None:
+    """Its log names the folder and the cause, and the next job runs."""
+    Path("swept/0", LOCK).mkdir(parents=True)
+    assert unseen("run", "-m", *LEAN, "seed=0,1", "hydra.sweep.dir=swept") == 1
+    assert states("swept") == ["missing", "done"]
+    (line,) = [line for line in Path("swept/0/run.log").read_text().splitlines() if "cannot be claimed" in line]
+    assert f"{here}/swept/0: not started" in line
+    assert f"{LOCK}: a file is in the way of a folder, or a folder in that of a file" in line
 
 
 def test_a_folder_without_locks_is_claimed_by_heartbeats(

@@ -16,12 +16,15 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from unseen_diffusion.composition import expand
+from unseen_diffusion.domains.parquet import read_parquet
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.files import read_json, write_json
 from unseen_diffusion.models import DiffusersModel
+from unseen_diffusion.models.losses import validation_loss
 from unseen_diffusion.optimisation import epoch_rows, update_ema
+from unseen_diffusion.seeds import generator
 from unseen_diffusion.training.diffusion_recipe import train_diffusion
-from unseen_diffusion.training.loop import LoopSettings, learning_rate, settle_precision
+from unseen_diffusion.training.loop import LoopSettings, learning_rate, seeded, settle_precision
 
 SMALL = [
     "training.data.size=16",
@@ -109,6 +112,22 @@ def test_the_folder_is_complete(photos: Path, tmp_path: Path, monkeypatch: pytes
     assert f"its own samples | {1000 * measured['kid'].item():.1f} " in card
     assert {"loss.png", "samples.png", "unseen.json", "model_index.json"} <= {p.name for p in weights.iterdir()}
     assert len(pd.read_csv(weights.parent / "loss.csv")) == 3
+
+
+@pytest.mark.parametrize(("kind", "name"), [("sample", "x0"), ("v_prediction", "v")])
+def test_a_network_learns_what_its_folder_says_it_predicts(photos: Path, tmp_path: Path, kind: str, name: str) -> None:
+    """Training and validation loss are those of the exported model, in the parameterisation that its card names."""
+    more = [f"+training.schedule.prediction_type={kind}", f"training.data.test_path={photos}"]
+    weights = train(photos, tmp_path, 3, *more)
+    measured = pd.read_csv(weights.parent / "validation.csv")["validation_loss"].item()
+    model = DiffusersModel(str(weights))
+    images = read_parquet(str(photos), 16, 3)[0]
+    assert measured == pytest.approx(validation_loss(model.network, model.loss(images), 0), rel=1e-3)
+    network = seeded(expand("train", [*SMALL, f"training.data.path={photos}"]).points[0].training.network, 0)
+    loss = model.loss(images, flip=True)
+    first = loss(network, *loss.batch(epoch_rows(len(images), 8, 0, 0), generator(0, "step", 0)))
+    assert pd.read_csv(weights.parent / "loss.csv")["loss"][0] == pytest.approx(first.item(), rel=1e-4)
+    assert f"| diffusion | {name}-prediction, " in (weights / "README.md").read_text()
 
 
 def test_a_checkpoint_of_another_network_is_refused(photos: Path, tmp_path: Path) -> None:

@@ -6,13 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from omegaconf import OmegaConf
+from hydra.plugins.launcher import Launcher
+from omegaconf import DictConfig, OmegaConf
 
 log = logging.getLogger(__name__)
 
 
 class ManifestSweeper(BasicSweeper):
     """Starts those jobs of the sweep's manifest that are to do, each in the folder of its number."""
+
+    config: DictConfig  # Hydra's setup gives both, before any sweep
+    launcher: Launcher
 
     def sweep(self, arguments: list[str]) -> Any:
         """Launches what is pending, and once more what a launcher that gave up has not come to.
@@ -23,7 +27,6 @@ class ManifestSweeper(BasicSweeper):
         from unseen_diffusion.statuses import own
         from unseen_diffusion.sweeps import SweepState
 
-        assert self.config is not None  # Hydra has called setup
         folder = Path(self.config.hydra.sweep.dir)
         OmegaConf.save(self.config, folder / "multirun.yaml")
         names = SweepState.of(folder).pending()
@@ -42,7 +45,6 @@ class ManifestSweeper(BasicSweeper):
         """Starts these jobs, at most ``max_batch_size`` at once; False if the launcher gave up."""
         from unseen_diffusion.sweeps import read_manifest
 
-        assert self.launcher is not None
         manifest = read_manifest(folder)
         points = dict(zip(manifest.names(), manifest.points, strict=True))
         jobs = [[*points[name].overrides, f"hydra.sweep.subdir='{name}'"] for name in names]

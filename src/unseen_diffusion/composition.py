@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from scipy.stats import qmc
 
 from unseen_diffusion.errors import InputError
-from unseen_diffusion.settings import check_home, check_workers
+from unseen_diffusion.settings import check_folders, check_workers
 
 PLUGINS = {  # what pip installs, by option
     "launcher/joblib": "joblib",
@@ -36,6 +36,7 @@ PLUGINS = {  # what pip installs, by option
     "sweeper/optuna": "optuna",
 }
 GRAMMAR = set("[]{},'\"")  # of lists, mappings, sweeps and quotes: what has these may be meant as one
+PATHS = ("path", "test_path", "folder", "start", "outputs", "store", "dir")  # what a path's key ends in
 SOBOL_COLUMNS = 10  # keys that one joint sweep can vary
 GROUPS = (
     "model",
@@ -200,7 +201,7 @@ def expand(name: str, arguments: Sequence[str]) -> Sweep:
             raise InputError("hydra.sweep.subdir: the folders of a sweep's runs are their numbers; leave it out")
         points = [_compose(name, fixed + point, args.config_dir) for point in combinations]
         for point in points:
-            check_home(point.paths)
+            check_folders(point)
     except InputError:
         raise
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # Hydra raises plain ones for group=null
@@ -278,7 +279,7 @@ def as_meant(arguments: Sequence[str]) -> list[str]:
 
 
 def _as_meant(word: str) -> str:
-    """One override: in quotes if Hydra refuses it, or takes a path that exists for several values or a number."""
+    """One override: in quotes if Hydra refuses it, or takes a path that exists for several values, or for a number."""
     key, equals, value = word.partition("=")
     value = re.sub(r"(?<![^,])~(?=/|$)", lambda _: os.path.expanduser("~"), value)  # noqa: PTH111 - fails where HOME is
     exists = bool(value) and os.path.exists(value)  # noqa: PTH110 - which fails for long names
@@ -292,9 +293,19 @@ def _as_meant(word: str) -> str:
             f"{word}: Hydra cannot read this ({' '.join(str(error).split())}); text with special characters needs "
             "quotes inside quotes, such as 'domain.path=\"a, b\"'"
         ) from error
-    several = parsed.is_sweep_override() or isinstance(parsed.value(), list | dict)
-    number = isinstance(parsed.value(), int | float) and key.rpartition(".")[2] in ("path", "folder")
-    return whole if exists and (several or number) else f"{key}{equals}{value}"
+    if exists and (parsed.is_sweep_override() or isinstance(parsed.value(), list | dict)):
+        return whole
+    if key.rpartition(".")[2] in PATHS and not set("[{('\"") & set(value):
+        value = ",".join(quoted(part) if _is_number(part) else part for part in value.split(","))
+    return f"{key}{equals}{value}"
+
+
+def _is_number(value: str) -> bool:
+    """Whether Hydra takes a value for a number, true or false."""
+    try:
+        return isinstance(OverridesParser.create().parse_override(f"key={value}").value(), int | float)
+    except HydraException:
+        return False
 
 
 def _configured(base: DictConfig, overrides: Sequence[str]) -> list[list[str]]:

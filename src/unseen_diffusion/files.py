@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from unseen_diffusion.errors import InputError
 
 FULL = "no space left (or quota used up); free some and run again, what was finished is kept"
-CLOSED = "cannot write here; make it writable or choose another folder (paths.outputs, paths.store)"
+CLOSED = "cannot write here; make it writable or choose another folder"
 IN_THE_WAY = "a file is in the way of a folder, or a folder in that of a file; choose another path"
 DISK_ERRORS = {
     errno.ENOSPC: FULL,
@@ -46,6 +46,17 @@ def disk_errors(path: Path | str) -> Iterator[None]:
         raise InputError(f"{path}: {DISK_ERRORS[error.errno]}") from error
 
 
+def check_writable(key: str, folder: Path) -> None:
+    """Whether ``folder`` is, or could be made, a folder to write to; nothing is created.
+
+    Raises:
+        InputError: it is a file, below a file, or not writable.
+    """
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+        raise InputError(f"{key}={folder}: cannot write to {existing}; choose another folder")
+
+
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
     """Yields a temporary sibling of ``path``, renamed onto it when the block ends without an error."""
@@ -70,18 +81,19 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
     A complete folder that another process put there meanwhile is kept, and the temporary one dropped.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
-    temporary.chmod(0o777 & ~_umask())
-    try:
-        yield temporary
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+        temporary.chmod(0o777 & ~_umask())
         try:
-            os.rename(temporary, path)
-        except OSError:
-            if not path.is_dir():
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            yield temporary
+            try:
+                os.rename(temporary, path)
+            except OSError:
+                if not path.is_dir():
+                    raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
@@ -154,6 +166,12 @@ def sha256(path: Path | str) -> str:
     """SHA-256 of a file, hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_states(files: Sequence[Path]) -> Hashable:
+    """Sizes, times and inodes: what changes when one of the files does, without reading it."""
+    stats = [file.stat() for file in files]
+    return tuple((str(file), s.st_size, s.st_mtime_ns, s.st_ino) for file, s in zip(files, stats, strict=True))
 
 
 def _umask() -> int:

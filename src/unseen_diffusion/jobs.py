@@ -14,7 +14,17 @@ from unseen_diffusion.errors import InputError
 from unseen_diffusion.files import atomic_path
 from unseen_diffusion.settings import RunSettings
 from unseen_diffusion.statuses import claimed, read_status
-from unseen_diffusion.sweeps import SweepState, check_unchanged, print_states, read_manifest, sweep_of
+from unseen_diffusion.sweeps import (
+    COMPARISONS,
+    FOUND,
+    SHEET,
+    TABLES,
+    SweepState,
+    check_unchanged,
+    print_states,
+    read_manifest,
+    sweep_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -28,17 +38,26 @@ def run_job(config: DictConfig) -> list[float] | None:
     Returns:
         Its objectives, for a search; None after a failure, and from a helper.
     """
-    from unseen_diffusion.tables import RESULTS
-
     folder = Path(HydraConfig.get().runtime.output_dir)
     sweep = sweep_of(folder)
     os.chdir(read_manifest(sweep).cwd)  # a launcher may start its workers elsewhere
+    try:
+        return _claimed_job(config, folder, sweep)
+    except (InputError, OSError) as error:  # of the claim itself: without a status, only the log tells of it
+        log.error("%s: not started, for it cannot be claimed: %s", folder, error)
+        return None
+
+
+def _claimed_job(config: DictConfig, folder: Path, sweep: Path) -> list[float] | None:
+    """``run_job`` once its folder is known: claims it, works, and records how that ended."""
+    from unseen_diffusion.tables import RESULTS
+
     with claimed(folder) as journal:
         if journal is None:
             log.info("%s: done, or another process has it", folder)
             return None
-        (folder / RESULTS).unlink(missing_ok=True)  # of an earlier attempt
         try:
+            (folder / RESULTS).unlink(missing_ok=True)  # of an earlier attempt
             check_unchanged(sweep, folder.relative_to(sweep).as_posix(), own_config(config))
             objectives = _work(config, folder, sweep)
         except InputError as error:
@@ -80,7 +99,8 @@ def train_job(config: DictConfig) -> None:
     from unseen_diffusion.training.tasks import TASKS
 
     try:
-        folder = TASKS[config.training.task](config.training, choose_device(config.device), build(config.tracking))
+        tracker = build(config.tracking, "tracking")
+        folder = TASKS[config.training.task](config.training, choose_device(config.device), tracker)
     except InputError as error:
         log.error("%s", error)
         sys.exit(2)
@@ -123,9 +143,6 @@ def compare_solvers(settings: RunSettings, folder: Path) -> None:
     print(f"{folder}/solvers.csv and solvers.svg")
 
 
-FOUND = "optimization_results.yaml"  # what Optuna's sweeper leaves
-
-
 def report(folder: Path) -> int:
     """Prints the table of a run or sweep and where everything is; 1 if any of its runs is not done."""
     from unseen_diffusion.comparison import is_comparison, show_comparison
@@ -138,14 +155,14 @@ def report(folder: Path) -> int:
     if done := [folder / job.name for job in runs if job.state == "done"]:
         table = load_results(done)
         title = f"{shown} ({len(done)} of {len(runs)} runs done)"
-        for suffix in (".csv", ".md"):
-            write_table(table, folder / f"table{suffix}")
+        for name in TABLES:
+            write_table(table, folder / name)
         if is_comparison(table):
-            show_comparison(table, title, [folder / f"comparison{suffix}" for suffix in (".csv", ".md")])
+            show_comparison(table, title, [folder / name for name in COMPARISONS])
         else:
             print_table(table, title)
         if sweep.manifest.multirun:
-            sweep_sheet(done, folder / "samples.png")
+            sweep_sheet(done, folder / SHEET)
         print(f"pictures, tables and logs: {shown}/")
     if sweep.manifest.trials and (folder / FOUND).is_file():
         print(f"best in {' and '.join(OBJECTIVES)}: {shown / FOUND}")

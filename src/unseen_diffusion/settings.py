@@ -18,6 +18,7 @@ from unseen_diffusion.batching import start_size
 from unseen_diffusion.bucket import check_address
 from unseen_diffusion.domains.base import Domain, check_sizes, pool_of, split_pool
 from unseen_diffusion.errors import InputError
+from unseen_diffusion.files import check_writable
 from unseen_diffusion.geometry import check_left_out
 from unseen_diffusion.grids import WHOLE as WHOLE_STEPS
 from unseen_diffusion.methods import Method
@@ -30,7 +31,7 @@ from unseen_diffusion.schedules import CLEAN
 from unseen_diffusion.scoring import ScoreSettings
 from unseen_diffusion.searches import MINIMUM, BandwidthSearch, MixingSearch
 from unseen_diffusion.solvers import SolverSettings
-from unseen_diffusion.tracking import Tracker, check_writable
+from unseen_diffusion.tracking import Tracker
 
 
 @dataclass(frozen=True)
@@ -199,16 +200,24 @@ def local_artefacts(plain: dict[str, Any]) -> Path:
     return Path(plain["paths"]["outputs"]) / "artefacts"
 
 
-def check_home(paths: Mapping[str, Any]) -> None:
-    """Refuses ``~`` in the folders of ``paths``: on the command line it is replaced, in configs nothing expands it.
+WRITTEN = ("paths.outputs", "paths.store", "training.folder", "tracking.folder")
+
+
+def check_folders(config: DictConfig) -> None:
+    """Refuses numbers and ``~`` for the folders that are written to.
+
+    On the command line both are read as they are meant; in a config nothing makes text of the one or expands the other.
 
     Raises:
-        InputError: one that begins with it.
+        InputError: the first of them.
     """
-    for key in ("outputs", "store"):
-        if (folder := str(paths[key])).startswith("~"):
+    for key in WRITTEN:
+        folder = OmegaConf.select(config, key)
+        if folder is not None and not isinstance(folder, str):
+            raise InputError(f"{key}={folder}: give a folder as text; in a config write '{folder}' in quotes")
+        if folder is not None and folder.startswith("~"):
             full = os.path.expanduser(folder)  # noqa: PTH111 - which fails for unknown users
-            raise InputError(f"paths.{key}={folder}: ~ would be a folder of that name; write paths.{key}={full}")
+            raise InputError(f"{key}={folder}: ~ would be a folder of that name; write {key}={full}")
 
 
 def check_store(plain: dict[str, Any]) -> None:
@@ -372,7 +381,6 @@ def _check_plain(plain: dict[str, Any]) -> None:
     for key in ("rejection.allow_fewer", "progress"):
         truth(plain, key)
     check_workers(plain)
-    check_home(plain["paths"])
     check_writable("paths.outputs", Path(plain["paths"]["outputs"]))
     check_store(plain)
 

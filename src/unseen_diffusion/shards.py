@@ -24,6 +24,7 @@ from torch import Tensor
 from unseen_diffusion.claims import Claims, Pause
 from unseen_diffusion.files import seal, unseal
 from unseen_diffusion.objects import Objects
+from unseen_diffusion.tensors import pack
 
 log = logging.getLogger(__name__)
 
@@ -250,11 +251,6 @@ def tidy(objects: Objects, folder: str, names: Sequence[str]) -> None:
         elif name.endswith(("/" + PLAN, ".claim")) and not name.endswith("/artefact.claim"):
             objects.delete(name)
     objects.tidy(f"{folder}/")
-
-
-def pack(tensors: Tensors, header: dict[str, str] | None = None) -> bytes:
-    """Tensors as the bytes of a safetensors file."""
-    return safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, header)
 
 
 def header_of(data: bytes) -> dict[str, str]:

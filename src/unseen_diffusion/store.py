@@ -26,6 +26,7 @@ from unseen_diffusion.errors import InputError
 from unseen_diffusion.files import seal, unseal
 from unseen_diffusion.objects import LocalObjects, Objects
 from unseen_diffusion.shards import Facts, Made, RowWise, Spent, Tensors
+from unseen_diffusion.tensors import pack
 
 TENSORS = "tensors.safetensors"
 RECORD = "artefact.json"
@@ -133,7 +134,7 @@ class Store:
             spent = Spent(seconds, facts.get("evaluations", 0))
             if (found := self._find(recipe)) is not None:  # of a worker that took this one for dead
                 return replace(found, spent=spent, reused=False)
-            data = shards.pack(tensors)
+            data = pack(tensors)
             record = recipe.record(facts, seconds, {"sha256": hashlib.sha256(data).hexdigest()})
             self.objects.put(f"{recipe.folder}/{TENSORS}", data)
             self.objects.put(f"{recipe.folder}/{RECORD}", record)

@@ -16,6 +16,9 @@ from unseen_diffusion.files import read_json, write_json
 from unseen_diffusion.statuses import STATES, STATUS, Status, read_status, state_of
 
 MANIFEST = "manifest.json"
+FOUND = "optimization_results.yaml"  # what Optuna's sweeper leaves
+TABLES, COMPARISONS, SHEET = ("table.csv", "table.md"), ("comparison.csv", "comparison.md"), "samples.png"
+SUMMARIES = (*TABLES, *COMPARISONS, SHEET, FOUND)  # of a sweep's runs, in its own folder
 SCHEMA = 1
 
 
@@ -69,9 +72,9 @@ class Manifest:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Records a sweep before it starts, and forgets states and results of the one that the folder held before.
+    """Records a sweep before it starts, and forgets states, results and summaries of the one that it held before.
 
-    Tables, reports and tracking would else take them for the new sweep's. Only what its runs wrote is removed.
+    Tables, reports and tracking would else take them for the new sweep's. Only what it wrote is removed.
 
     Raises:
         InputError: a run is going on there.
@@ -86,6 +89,8 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         for job in before.jobs:
             for name in (RESULTS, STATUS, TABLE, *PICTURES):
                 (folder / job.name / name).unlink(missing_ok=True)
+        for name in SUMMARIES:
+            (folder / name).unlink(missing_ok=True)
     write_json(folder / MANIFEST, asdict(manifest))
 
 

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import pandas as pd
 
 from unseen_diffusion.errors import InputError
+from unseen_diffusion.files import check_writable
 
 log = logging.getLogger(__name__)
 
@@ -194,17 +195,6 @@ def check_project(key: str, project: str) -> None:
     """
     if not project or len(project) > 128 or any(character in project for character in "/\\#?%:"):
         raise InputError(f"{key}={project}: give a name of 1 to 128 characters without / \\ # ? % :")
-
-
-def check_writable(key: str, folder: Path) -> None:
-    """Whether ``folder`` is, or could be made, a folder to write to; nothing is created.
-
-    Raises:
-        InputError: it is a file, below a file, or not writable.
-    """
-    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
-        raise InputError(f"{key}={folder}: cannot write to {existing}; choose another folder")
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from torch import Tensor
 from unseen_diffusion import images
 from unseen_diffusion.domains.base import Domain, Pool
 from unseen_diffusion.errors import InputError
+from unseen_diffusion.files import file_states
 
 Reader = Callable[[Sequence[int]], Sequence[bytes | Path]]
 
@@ -57,19 +58,13 @@ class EncodedDomain(Domain):
 
         return Pool(tuple(names), load, digest, skip_unreadable=self.on_unreadable == "skip")
 
-    def _decode(self, cell: bytes | Path, size: int, channels: int, name: str) -> Tensor:
+    def _decode(self, cell: bytes | Path, size: int | None, channels: int, name: str) -> Tensor:
         try:
             return images.decode(cell, size, channels, name=name)
         except InputError as error:
             if self.on_unreadable == "skip":
                 raise
             raise InputError(f"{error}, or set domain.on_unreadable=skip") from error
-
-
-def file_states(files: Sequence[Path]) -> Hashable:
-    """What changes when one of the files does."""
-    stats = [file.stat() for file in files]
-    return tuple((str(file), s.st_size, s.st_mtime_ns, s.st_ino) for file, s in zip(files, stats, strict=True))
 
 
 def require_path(path: str) -> None:

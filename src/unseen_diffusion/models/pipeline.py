@@ -17,7 +17,7 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from unseen_diffusion.batching import Size
 from unseen_diffusion.errors import InputError
-from unseen_diffusion.files import sha256
+from unseen_diffusion.files import file_states, sha256
 from unseen_diffusion.models.anatomy import Anatomy, examine
 from unseen_diffusion.models.autoencoders import Codec, QuantisedCodec, UnitRange, VariationalCodec, convert_all
 from unseen_diffusion.models.base import DiffusionModel, ModelSpec, Prediction
@@ -211,13 +211,14 @@ class DiffusersModel(DiffusionModel):
         self.factor = anatomy.factor
         self.family = anatomy.family
         files = _deciding(anatomy, weights)
+        before = file_states(files)
         digests = [sha256(file) for file in files]
         self.network = _load_network(anatomy, weights, initial_seed).to(self.device)
         self.codec = _load_codec(anatomy, weights, latent_scale, self.device)
         self.condition = _condition(anatomy, condition, self.network, self.device)
         self.null = _condition(anatomy, None, self.network, self.device) if guidance > 1 else {}
         self.guided = False
-        if digests != [sha256(file) for file in files]:
+        if file_states(files) != before and digests != [sha256(file) for file in files]:
             raise InputError(f"model.path={path}: its files changed while they were read; run again")
         self.fingerprint = _fingerprint(digests, self.options, self.network)
         if channels_last:

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from safetensors.torch import save as pack
 from torch import Tensor
 
 from unseen_diffusion.errors import InputError
@@ -19,6 +18,7 @@ from unseen_diffusion.pipeline.unseen_domain import FixedBands, ImageFacts, Unse
 from unseen_diffusion.priors import FITTED, FittedPrior, MixtureNormal, restore
 from unseen_diffusion.rejection import Band, NoTolerances, Projection, Tolerances
 from unseen_diffusion.solvers import ImplicitSettings, SolverSettings
+from unseen_diffusion.tensors import write_tensors
 
 FORMAT = 1
 DOMAIN, TENSORS, CARD = "unseen_domain.json", "prior.safetensors", "README.md"
@@ -57,8 +57,7 @@ def write_domain(folder: Path, domain: UnseenDomain, base: Base, include_referen
         raise InputError(f"{folder}: holds something else than an unseen domain; give a new folder")
     tensors, derived = _tensors(domain, include_references)
     folder.mkdir(parents=True, exist_ok=True)
-    with atomic_path(folder / TENSORS) as temporary:
-        temporary.write_bytes(pack(tensors))
+    write_tensors(folder / TENSORS, tensors)
     facts = {
         "format": FORMAT,
         "base": asdict(base),

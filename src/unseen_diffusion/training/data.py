@@ -21,7 +21,6 @@ from unseen_diffusion.domains.hub import Hub
 from unseen_diffusion.domains.parquet import Parquet
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.files import atomic_path, read_json, write_json
-from unseen_diffusion.images import decode
 from unseen_diffusion.seeds import generator
 
 CHUNK = 64  # images that a thread decodes at a time
@@ -35,7 +34,8 @@ class ExactSize(EncodedDomain):
         pool = super().encoded_pool(names, read, digest, size, channels)
 
         def load(indices: Sequence[int]) -> Tensor:
-            images = [decode(cell, None, channels, names[i]) for i, cell in zip(indices, read(indices), strict=True)]
+            cells = zip(indices, read(indices), strict=True)
+            images = [self._decode(cell, None, channels, names[i]) for i, cell in cells]
             for index, image in zip(indices, images, strict=True):
                 if image.shape[1:] != (size, size):
                     height, width = image.shape[1:]

@@ -28,6 +28,7 @@ from unseen_diffusion.scores.kernel import kid
 from unseen_diffusion.seeds import generator, normal_rows
 from unseen_diffusion.settings import build
 from unseen_diffusion.solvers import SolverSettings, denoise
+from unseen_diffusion.tensors import write_tensors
 from unseen_diffusion.tracking import NoTracker, Tracker
 from unseen_diffusion.training.cards import (
     fact_table,
@@ -49,7 +50,7 @@ from unseen_diffusion.training.loop import (
     train,
 )
 from unseen_diffusion.training.processes import Processes
-from unseen_diffusion.training.state import TrainState, write_tensors
+from unseen_diffusion.training.state import TrainState
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ SHEET = 64  # uncurated samples on a sheet
 ON_DEVICE = 2**31  # bytes of images that are kept on the device; more stay where they are
 PIXELS = 2**18  # of the images that are sampled at once: 64 of 64x64
 BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2", "laplace", "sigmoid")
+PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}  # as diffusers calls them, and as we do
 SAMPLING = SolverSettings("dpmpp_2m", "karras", 25)  # of every sample here
 
 
@@ -84,7 +86,7 @@ class TrainingImages:
 def train_diffusion(config: DictConfig, device: torch.device, tracker: Tracker | None = None) -> Path:
     """Trains a base model; returns the diffusers folder of its averaged weights, written by the first process."""
     config = settle_precision(config, device)
-    settings: LoopSettings = build(config.loop)
+    settings: LoopSettings = build(config.loop, "training.loop")
     processes = Processes(device, settings.precision)
     processes.parts(settings.batch_size, settings.accumulate)
     scheduler = noise_schedule(config)
@@ -110,9 +112,9 @@ def trained(
     factor = config.network.pixel_unshuffle
     images = on_device(data.images, device)
     held_images = images if data.held_images is data.images else on_device(data.held_images, device)
-    min_snr = config.get("min_snr")
-    loss = DiffusionLoss(images, scheduler.alphas_cumprod, factor, config.flip, device, data.rows, min_snr=min_snr)
-    held = DiffusionLoss(held_images, scheduler.alphas_cumprod, factor, False, device, data.held)
+    alphas, kind, gamma = scheduler.alphas_cumprod, predicted(config), config.get("min_snr")
+    loss = DiffusionLoss(images, alphas, factor, config.flip, device, data.rows, kind, min_snr=gamma)
+    held = DiffusionLoss(held_images, alphas, factor, False, device, data.held, kind)
     target = None if data.test is None else extract(EmbeddedFeatures(), data.test)
     plain = plain_config(config)
 
@@ -150,13 +152,21 @@ def noise_schedule(config: DictConfig) -> DDPMScheduler:
     given = config.schedule
     if given.get("beta_schedule", BETAS[0]) not in BETAS:
         raise InputError(f"training.schedule.beta_schedule={given.beta_schedule}: choose one of {', '.join(BETAS)}")
+    if predicted(config) not in PREDICTIONS:
+        choices = ", ".join(PREDICTIONS)
+        raise InputError(f"training.schedule.prediction_type={predicted(config)}: choose one of {choices}")
     try:
         scheduler = DDPMScheduler(**given)
         Schedule(scheduler.alphas_cumprod)
     except (RuntimeError, TypeError, ValueError) as error:
         shown = ", ".join(f"{key}={value}" for key, value in given.items())
-        raise InputError(f"training.schedule ({shown}): {first_line(error)}; see conf/training/base.yaml") from error
+        raise InputError(f"training.schedule ({shown}): {first_line(error)}; see unseen train --cfg job") from error
     return scheduler
+
+
+def predicted(config: DictConfig) -> Any:
+    """What the network is trained to predict, as diffusers calls it."""
+    return config.schedule.get("prediction_type", "epsilon")
 
 
 def on_device(images: Tensor, device: torch.device) -> Tensor:
@@ -239,7 +249,7 @@ def load_images(config: DictConfig, settings: LoopSettings, folder: Path, proces
     """
     plain = plain_config(config)
     if own_images(config):
-        own: OwnImages = build(config.data)
+        own: OwnImages = build(config.data, "data")
         if processes.first:
             pool = own.pool()
             # The images themselves count, wherever they lie.
@@ -341,13 +351,14 @@ def card_facts(config: DictConfig, data: TrainingImages, state: TrainState, proc
     shape = "x".join(str(number) for number in data.images.shape[1:])
     factor = config.network.pixel_unshuffle
     on = f"{factor}x{factor} pixel-unshuffled images" if factor > 1 else "the images"
-    precision = {"bf16": "bf16 autocast", "fp16": "fp16 autocast"}.get(build(loop).precision, "float32")
+    settings: LoopSettings = build(loop, "training.loop")
+    precision = {"bf16": "bf16 autocast", "fp16": "fp16 autocast"}.get(settings.precision, "float32")
     facts: dict[str, Any] = {
         "data": f"{len(data.rows):,} images of {shape}" + (f": {config.about}" if config.about else ""),
         "parameters": f"{sum(p.numel() for p in state.ema.parameters()):,}, stored in half precision",
         "network": f"UNet2DModel on {on}, channels {list(network.config.block_out_channels)}",
-        "diffusion": f"eps-prediction, {config.schedule.beta_schedule} betas {config.schedule.beta_start} to "
-        f"{config.schedule.beta_end}, {config.schedule.num_train_timesteps} steps",
+        "diffusion": f"{PREDICTIONS[predicted(config)]}-prediction, {config.schedule.beta_schedule} betas "
+        f"{config.schedule.beta_start} to {config.schedule.beta_end}, {config.schedule.num_train_timesteps} steps",
         "optimisation": f"{state.step} steps of {loop.batch_size}, AdamW at {loop.learning_rate}, cosine, "
         f"averaged weights ({loop.ema_decay}), {precision}" + (f", {processes} processes" if processes > 1 else ""),
         "seed": loop.seed,

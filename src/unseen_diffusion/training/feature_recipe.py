@@ -14,6 +14,7 @@ from unseen_diffusion.errors import InputError
 from unseen_diffusion.features.embedded import EmbeddedFeatures
 from unseen_diffusion.files import atomic_path, write_json
 from unseen_diffusion.settings import build
+from unseen_diffusion.tensors import write_tensors
 from unseen_diffusion.tracking import NoTracker, Tracker
 from unseen_diffusion.training.cards import plain_config, save_loss_curve, training_command
 from unseen_diffusion.training.data import digest
@@ -44,7 +45,7 @@ from unseen_diffusion.training.loop import (
     train,
 )
 from unseen_diffusion.training.processes import Processes
-from unseen_diffusion.training.state import TrainState, write_tensors
+from unseen_diffusion.training.state import TrainState
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ log = logging.getLogger(__name__)
 def train_features(config: DictConfig, device: torch.device, tracker: Tracker | None = None) -> Path:
     """Trains the feature network on all sources of the config; returns the folder of its weights."""
     config = settle_precision(config, device)
-    settings: LoopSettings = build(config.loop)
+    settings: LoopSettings = build(config.loop, "training.loop")
     for name in ("keep", "ema_others"):
         if given := list(getattr(settings, name)):
             raise InputError(f"training.loop.{name}={given}: for base models only; leave it out")

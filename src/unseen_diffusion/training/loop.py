@@ -1,6 +1,7 @@
 """One training loop: everything random is a function of (seed, step), so a resumed run is the same run."""
 
 import copy
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +31,8 @@ from unseen_diffusion.training.state import (
     save_checkpoint,
     write_csv,
 )
+
+log = logging.getLogger(__name__)
 
 # The least of what must be whole.
 WHOLE = {"seed": 0, "warmup_steps": 0}
@@ -129,7 +132,7 @@ def seeded(config: Any, seed: int) -> nn.Module:
     """Instantiates a network with initial weights that depend on ``seed`` alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(seed, "weights").initial_seed())
-        return build(config)
+        return build(config, "training.network")
 
 
 def learning_rate(settings: LoopSettings, step: int) -> float:
@@ -187,6 +190,8 @@ def alone(folder: Path, processes: Processes) -> Iterator[None]:
             raise InputError(
                 f"training.folder={folder}: another training is going on there; choose another, or wait for its end"
             )
+        if mine is None:
+            log.warning("training.folder=%s: no file locks there; nothing keeps a second training out", folder)
         yield
 
 

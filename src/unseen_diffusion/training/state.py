@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.files import atomic_path
-from unseen_diffusion.shards import pack
+from unseen_diffusion.tensors import write_tensors
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -54,17 +54,6 @@ def save_checkpoint(path: Path, state: TrainState) -> None:
     for index, entry in state.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{k}": v for k, v in entry.items()}
     write_tensors(path, {k: v.detach().cpu().clone() for k, v in tensors.items()})
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str] | None = None) -> None:
-    """A safetensors file, written atomically.
-
-    As bytes: safetensors' own ``save_file`` leaves a temporary of its own after a kill, and has its own error for a
-    full disk.
-    """
-    data = pack(dict(tensors), header)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(data)
 
 
 def load_checkpoint(path: Path, state: TrainState) -> None:

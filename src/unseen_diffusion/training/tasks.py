@@ -8,8 +8,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from unseen_diffusion.errors import InputError
+from unseen_diffusion.files import check_writable
 from unseen_diffusion.settings import build, choose_device, resolve_plain
-from unseen_diffusion.tracking import Tracker, check_writable
+from unseen_diffusion.tracking import Tracker
 from unseen_diffusion.training.diffusion_recipe import noise_schedule, train_diffusion
 from unseen_diffusion.training.feature_recipe import train_features
 
@@ -41,12 +42,12 @@ def check_training(config: DictConfig) -> None:
         raise InputError(f"{' '.join(str(error).split())}; see unseen train --cfg job") from error
     if plain["training"]["task"] not in TASKS:
         raise InputError(f"training.task={plain['training']['task']}: choose one of {', '.join(TASKS)}")
-    build(config.training.loop)
+    build(config.training.loop, "training.loop")
     if "schedule" in plain["training"]:
         noise_schedule(config.training)
     if has:
-        build(config.data)
+        build(config.data, "data")
     choose_device(plain["device"])
     check_writable("hydra.run.dir", Path(config.hydra.run.dir))
     check_writable("training.folder", Path(plain["training"]["folder"]))
-    build(config.tracking).check()
+    build(config.tracking, "tracking").check()

@@ -9,7 +9,7 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from torch import Tensor, nn
 
 from unseen_diffusion.errors import InputError
-from unseen_diffusion.files import atomic_folder
+from unseen_diffusion.files import atomic_folder, check_writable
 from unseen_diffusion.models import DiffusersModel
 from unseen_diffusion.models.conversion import proof
 from unseen_diffusion.models.conversion.architecture import unet_config, unet_weights
@@ -55,10 +55,11 @@ def convert(
         tolerance: largest difference allowed, relative to the largest output, float32.
 
     Raises:
-        InputError: a file, layout or option that cannot be converted, or a failed comparison.
+        InputError: a file, layout or option that cannot be converted, a failed comparison, or no place to write to.
     """
     if target.exists():
         raise InputError(f"{target}: already there; give a new folder")
+    check_writable("target", target)
     checkpoint = read_checkpoint(source, weights)
     plan = make_plan(checkpoint, options or Options())
     saved = None if activations is None else proof.read_activations(activations, plan.architecture.in_channels)
