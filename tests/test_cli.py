@@ -168,7 +168,7 @@ def test_batch_size_changes_nothing(here: Path) -> None:
         (["domain=galaxies"], "domain=galaxies: no such option; choose one of"),
         (["solver.steps=1"], "solver.steps=1: give 2 or more"),
         (["solver.grid=log"], "solver.grid=log: choose one of"),
-        (["tolerances.k=1"], "tolerances.k=1: give 2 or more"),
+        (["tolerances.k=1"], "tolerances.k=1: with 24 references give a number between 2 and 23"),
         (["solver.steps=10.5"], "solver.steps=10.5: give a whole number"),
         (["domain.references=many"], "domain.references=many: give a whole number"),
         (["+mixing.tt=300"], "mixing.tt: nothing reads this key"),
@@ -178,7 +178,7 @@ def test_batch_size_changes_nothing(here: Path) -> None:
         (["prior=replay", "tolerances=random"], "no control for prior=replay"),
         (["samples=2"], "samples=2: give a number of 6 or more"),
         (["samples=2.5"], "samples=2.5: give a whole number"),
-        (["tolerances.k=24"], "tolerances.k=24: with domain.references=24 give 23 or less"),
+        (["tolerances.k=24"], "tolerances.k=24: with 24 references give a number between 2 and 23"),
         (["tolerances.coverage=2"], "tolerances.coverage=2"),
         (["scores.target=train"], "scores.target=train: choose heldout or validation"),
         (["device=tpu"], "device=tpu: not available here"),
@@ -196,6 +196,8 @@ def test_batch_size_changes_nothing(here: Path) -> None:
         (["mixing.record=[300"], "mixing.record=[300: Hydra cannot read this"),
         (["domain.path=Köln,Bonn"], "quotes inside quotes, such as 'domain.path=\"a, b\"'"),
         (["galaxies"], "galaxies: Hydra cannot read this"),
+        (["prior._target_=mypriors.Wide"], "prior: No module named 'mypriors'"),
+        (["domain.name=${nope}"], "Interpolation key 'nope' not found"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(

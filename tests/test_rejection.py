@@ -130,6 +130,7 @@ def test_no_tolerances_keep_every_candidate() -> None:
     assert got.proposals == 40
     assert torch.equal(got.latents, PRIOR.sample(range(40), 0))
     assert (got.bands, got.passes, len(got.statistics)) == ({}, {}, 0)
+    assert choose(NoTolerances(), count=0).indices == []
 
 
 @pytest.mark.parametrize("coverage", [0.5, 0.9, 1.0])

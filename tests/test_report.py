@@ -26,7 +26,8 @@ from unseen_diffusion.report.naming import Names
 from unseen_diffusion.report.pictures import cost, picture, strip
 from unseen_diffusion.report.plots import combine, density
 from unseen_diffusion.report.scores import SCORES, Estimate, difference, marks, number, show
-from unseen_diffusion.tables import load_results
+from unseen_diffusion.report.tables import lines_of
+from unseen_diffusion.tables import compact, load_results
 
 HOSTILE = "<script>alert('$\\frac{1')</script>\"&"
 
@@ -146,6 +147,10 @@ def test_a_rerun_with_other_images_is_another_run(tmp_path: Path) -> None:
     assert generated["run"].tolist() == [str(first.parent), str(changed)]
     assert generated["kid_h"].tolist() == [read_json(first)["rows"][0]["kid_h"], 0.7]
     assert (table["row"] == "held_out").sum() == 1
+    text = compact(table)
+    assert text.loc[~text["images"].str.startswith("["), "run"].tolist() == [first.parent.name, changed.name]
+    scores = [line.row["kid_h"] for line in lines_of(found) if line.row["row"] == "generated"]
+    assert scores == generated["kid_h"].tolist()
     with pytest.raises(InputError, match="several runs of one draw and seed"):
         compare(table)
 

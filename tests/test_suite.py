@@ -540,6 +540,14 @@ def test_crossed_intervals_cover_where_draws_alone_do_not(draw_sd: float, seed_s
         assert naive < 0.8
 
 
+@pytest.mark.parametrize("value", [0.3, 0.1, -0.07])
+def test_equal_values_are_tested_by_their_signs(value: float) -> None:
+    """Rounding is no spread: five draws of one sign have p = 1/16, however many seeds repeat them."""
+    found = crossed_interval([[value] * 3] * 5)
+    assert (found.low, found.mean, found.high) == (value, value, value)
+    assert found.p_value == t_interval([value] * 5).p_value == 1 / 16
+
+
 def test_crossed_intervals_of_one_factor_are_students() -> None:
     table = crossed(1, 1, 1)[0]
     assert crossed_interval(table[:, :1].tolist()).low == pytest.approx(t_interval(table[:, 0].tolist()).low)

@@ -85,7 +85,7 @@ def exact_tau(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     """Kendall's tau-b and its exact two-sided p over all orders of y, ties or not; 0 and 1 where one does not vary."""
     signs, others = (np.sign(values[:, None] - values) for values in (x, y))
     total = np.sqrt((signs**2).sum() * (others**2).sum())
-    if total == 0:
+    if not total > 0:  # or not a number
         return 0.0, 1.0
     orders = np.array(list(permutations(range(len(y)))))
     sums = np.einsum("ij,kij->k", signs, others[orders[:, :, None], orders[:, None, :]])

@@ -143,9 +143,7 @@ def _mean_of(name: str, runs: pd.DataFrame) -> dict[str, float]:
     if values.size < 2:
         return {name: runs[name].mean(), f"{name}_low": nan, f"{name}_high": nan}
     found = _prefixed(name, crossed_interval(values.to_numpy().tolist()))
-    if (
-        values.to_numpy().min() == values.to_numpy().max()
-    ):  # equal points, such as 0 copies in all: the runs' own bounds
+    if found[f"{name}_low"] == found[f"{name}_high"]:  # equal points, such as 0 copies in all: the runs' own bounds
         found |= {end: runs[end].mean() if end in runs else nan for end in (f"{name}_low", f"{name}_high")}
     return found
 

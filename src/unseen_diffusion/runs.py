@@ -197,7 +197,7 @@ def generate(run: Run) -> Generated:
 
 
 def check_kept(settings: RunSettings, kept: int, proposals: int) -> None:
-    """Enough latents for the scores, before they are denoised: ``rejection.allow_fewer`` takes any number.
+    """Enough latents for the scores, before they are denoised: ``rejection.allow_fewer`` may have kept too few.
 
     Raises:
         InputError: too few.

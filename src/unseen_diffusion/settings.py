@@ -19,6 +19,7 @@ from unseen_diffusion.bucket import check_address
 from unseen_diffusion.domains.base import Domain, check_sizes, pool_of, split_pool
 from unseen_diffusion.errors import InputError
 from unseen_diffusion.files import check_writable
+from unseen_diffusion.geometry import check_left_out
 from unseen_diffusion.grids import WHOLE as WHOLE_STEPS
 from unseen_diffusion.methods import Method
 from unseen_diffusion.models.analytic import linear_schedule
@@ -97,13 +98,13 @@ WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "
 
 def mistyped(config: Any, group: str) -> str | None:
     """One line on the first value of a config with ``_target_`` that its target's annotations rule out, or None."""
-    values: Any = OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
-    target: Any = get_object(values["_target_"])
     try:
+        values: Any = OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
+        target: Any = get_object(values["_target_"])
         plain_class = isinstance(target, type) and not is_dataclass(target)
         hints = get_type_hints(vars(target)["__init__"] if plain_class else target)
-    except (KeyError, NameError, TypeError):  # annotations that only a type checker understands, or none
-        return None
+    except (ImportError, KeyError, NameError, TypeError, OmegaConfBaseException):
+        return None  # cannot be resolved, or annotations that only a type checker understands
     misfits = (_misfit(f"{group}.{key}", values.get(key), hint) for key, hint in hints.items())
     return next(filter(None, misfits), None)
 
@@ -493,9 +494,5 @@ def check_counts(
         raise InputError(
             "tolerances=random: no control for prior=replay, which draws nothing; choose another of the two"
         )
-    if tolerances.k < 2:
-        raise InputError(f"tolerances.k={tolerances.k}: give 2 or more")
-    if not isinstance(tolerances, NoTolerances) and tolerances.k > references - 1:
-        raise InputError(
-            f"tolerances.k={tolerances.k}: with domain.references={references} give {references - 1} or less"
-        )
+    if not isinstance(tolerances, NoTolerances):
+        check_left_out(references, tolerances.k)

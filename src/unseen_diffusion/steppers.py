@@ -103,7 +103,8 @@ class Trapezoid:
 
     The evaluation at the predicted end corrects this step and opens the next: one evaluation a step, and one to
     start. Noise between two steps (eta > 0) makes it stale, and differences of eps no derivative: a noisy step is
-    DPM-Solver++(2M)'s, which extrapolates denoised images.
+    DPM-Solver++(2M)'s, which extrapolates denoised images, so that results jump a little between eta = 0 and the
+    smallest other (1 dB in a round trip of 16 steps).
     """
 
     ahead: Known | None = field(default=None)

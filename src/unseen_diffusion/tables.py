@@ -1,6 +1,7 @@
 """From the results of any number of runs to one pandas table, for the terminal, CSV, Markdown or LaTeX."""
 
 import json
+import os
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,8 @@ def compact(table: pd.DataFrame) -> pd.DataFrame:
     text = pd.DataFrame({"images": made.where(own, table["row"].map(ROW_LABELS))})
     for name in varying:
         text[name] = table[name].map(_setting)
+    if generated.duplicated(settings).any():  # other images under the same names, or other weights
+        text["run"] = [os.path.relpath(run, os.path.commonpath(table["run"].tolist())) for run in table["run"]]
     if table["n"].nunique() > 1:
         text["n"] = table["n"]
     for name, metric in METRICS.items():
@@ -232,8 +235,8 @@ def caption(table: pd.DataFrame) -> str:
     against = "held-out" if first["target"] == "heldout" else "validation"
     return (
         f"KID and FID: {first['features']} features, lower is better, ± half a 95% jackknife interval. "
-        f"H: {against} images, R: references. copies: nearer to R in pixels than 1% of H is (fewer than 99 of H: than "
-        "the nearest one). "
+        f"H: {against} images, R: references. copies: nearer to R in pixels than a share of H is "
+        "(scores.copy_quantile, by default 1%; fewer than 99 of H: than the nearest one). "
         "prec to conf: precision, recall, density, coverage (k nearest in H), Vendi score over that of H, share taken "
         "for the domain by a classifier, and by nearest neighbours over that of real images. "
         "kept: share of candidates within the tolerances. dB: PSNR of references inverted and denoised. "

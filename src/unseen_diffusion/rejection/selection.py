@@ -101,7 +101,8 @@ def select(
     """
     started = time.monotonic()
     if isinstance(tolerances, NoTolerances):
-        parts = [prior.sample(range(start, min(start + chunk, count)), seed) for start in range(0, count, chunk)]
+        starts = range(0, max(count, 1), chunk)
+        parts = [prior.sample(range(start, min(start + chunk, count)), seed) for start in starts]
         return Selection(torch.cat(parts), list(range(count)), torch.empty(0, 3), proposals=count)
     if max_proposals < 1:
         raise InputError(f"max_proposals={max_proposals}: give 1 or more")

@@ -92,7 +92,7 @@ def lines_of(runs: Sequence[Run]) -> list[Line]:
         split = {key: value for key, value in run.flat.items() if key.startswith("domain.")}
         against = [split, run.settings.get("features"), run.settings.get("target")]
         for row in run.rows:
-            same = [run.flat] if row["row"] == "generated" else [row.get("images"), *against]
+            same = [row.get("images"), *([run.flat] if row["row"] == "generated" else against)]
             key = json.dumps([row["row"], *same], sort_keys=True)
             found[key] = replace(found[key], row=agreed(found[key].row, row)) if key in found else Line(run, row)
     # Comparison rows follow the runs of their domain.

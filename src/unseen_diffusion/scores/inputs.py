@@ -43,6 +43,11 @@ def as_pair(x: Tensor, y: Tensor, names: tuple[str, str], minimum: int) -> tuple
     return x, y
 
 
+def attained_rank(count: int, level: float) -> int:
+    """k = floor(level (M + 1)): new values are below the k-th smallest of M with probability k / (M + 1) <= level."""
+    return int(level * (count + 1) + 1e-9)  # 0.29 * 100 is 28.999999999999996
+
+
 def rows_at_a_time(block: int | None, columns: int) -> int:
     """Rows of a pairwise matrix in memory at a time: ``block``, or as many as 32 MB hold where it is None.
 

@@ -116,6 +116,9 @@ def crossed_interval(table: Sequence[Sequence[float]], level: float = 0.95) -> M
         return t_interval([value for row in table for value in row], level)
     t_interval([value for row in table for value in row], level)  # refuses what is not finite
     values = np.asarray(table, dtype=np.float64)
+    if values.min() == values.max():  # the mean and what is around it would be rounded
+        value = float(values[0, 0])
+        return MeanInterval(value, 0.0, value, value, _t_test(value, 0.0, max(draws, seeds)), draws)
     average = float(values.mean())
     of_draws, of_seeds = values.mean(1) - average, values.mean(0) - average
     rest = values - average - of_draws[:, None] - of_seeds

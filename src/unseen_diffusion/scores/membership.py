@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from unseen_diffusion.errors import InputError
-from unseen_diffusion.scores.inputs import as_features, as_pair
+from unseen_diffusion.scores.inputs import as_features, as_pair, attained_rank
 from unseen_diffusion.scores.intervals import normal_quantile, wilson
 from unseen_diffusion.scores.logistic import fit_logistic
 from unseen_diffusion.scores.neighbours import RESOLUTION, neighbour_squares
@@ -105,7 +105,7 @@ def conformal_share(
     strange = neighbour_squares(samples, target, k, block)
     margin = RESOLUTION * (samples.square().sum(1) + target.square().sum(1).max())
     as_strange = count - torch.searchsorted(usual, strange - margin)
-    passed = int((1 + as_strange > round((1 - real) * (count + 1))).sum())
+    passed = int((1 + as_strange > attained_rank(count, alpha)).sum())
     share = wilson(passed, len(samples))
     return ConformalShare(*(bound / real for bound in (share.share, share.low, share.high)))
 
@@ -115,7 +115,7 @@ def real_pass_rate(count: int, alpha: float = 0.05) -> float:
 
     More than 1 - alpha where M is small; 1 where no image can be rejected.
     """
-    return 1 - int(alpha * (count + 1) + 1e-9) / (count + 1)
+    return 1 - attained_rank(count, alpha) / (count + 1)
 
 
 def _adjusted(samples: Tensor, target: Tensor, source: Tensor, z: float) -> TargetShare:

@@ -8,7 +8,7 @@ from scipy.stats import betabinom
 from torch import Tensor
 
 from unseen_diffusion.errors import InputError
-from unseen_diffusion.scores.inputs import as_pair, rows_at_a_time
+from unseen_diffusion.scores.inputs import as_pair, attained_rank, rows_at_a_time
 from unseen_diffusion.scores.intervals import Proportion, wilson
 
 
@@ -61,8 +61,8 @@ def copy_rate(samples: Tensor, references: Tensor, heldout: Tensor, quantile: fl
     """Share of samples (N, d) no farther from R than ``copy_threshold``; a replay of the references scores 1.
 
     Under "samples are new images of the domain", that is exchangeable with H, the number of copies has a
-    beta-binomial distribution, whatever the distances are: the p-value is exact, and allows for a threshold that
-    few held-out images set.
+    beta-binomial distribution, whatever distances without ties are: the p-value is exact, and allows for a threshold
+    that few held-out images set.
 
     Raises:
         InputError: as ``copy_threshold``.
@@ -79,5 +79,5 @@ def copy_rate(samples: Tensor, references: Tensor, heldout: Tensor, quantile: fl
 def _threshold(distances: Tensor, quantile: float) -> float:
     if not 0 < quantile < 1:
         raise InputError(f"quantile={quantile}: give a share between 0 and 1, e.g. 0.01")
-    rank = max(1, int(quantile * (len(distances) + 1) + 1e-9))  # 0.29 * 100 is 28.999999999999996
+    rank = max(1, attained_rank(len(distances), quantile))
     return float(distances.kthvalue(rank).values)
