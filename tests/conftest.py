@@ -1,5 +1,6 @@
 """Fixtures that several test files share."""
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -58,3 +59,13 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> TinyModelFold
         return folder
 
     return make
+
+
+@pytest.fixture
+def without_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that has no flock."""
+
+    def absent(*arguments: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("fcntl.flock", absent)

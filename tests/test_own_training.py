@@ -295,14 +295,9 @@ def test_a_folder_has_one_training_at_a_time(photos: Path, tmp_path: Path) -> No
 
 
 def test_a_folder_without_locks_is_said_to_be_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, without_locks: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A file system without flock cannot keep a second training out: one line, from the first process alone."""
-
-    def absent(*arguments: object) -> None:
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-
-    monkeypatch.setattr("fcntl.flock", absent)
     with alone(tmp_path, one_of(2, first=True)), alone(tmp_path, one_of(2, first=False)):
         pass
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [

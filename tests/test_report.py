@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -149,6 +150,8 @@ def test_a_rerun_with_other_images_is_another_run(tmp_path: Path) -> None:
     assert (table["row"] == "held_out").sum() == 1
     text = compact(table)
     assert text.loc[~text["images"].str.startswith("["), "run"].tolist() == [first.parent.name, changed.name]
+    mixed = compact(load_results([first.parent, os.path.relpath(changed)]))
+    assert set(mixed["run"]) == {first.parent.name, changed.name}
     scores = [line.row["kid_h"] for line in lines_of(found) if line.row["row"] == "generated"]
     assert scores == generated["kid_h"].tolist()
     with pytest.raises(InputError, match="several runs of one draw and seed"):

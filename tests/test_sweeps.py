@@ -366,14 +366,9 @@ def test_a_job_that_cannot_claim_its_folder_says_why(here: Path) -> None:
 
 
 def test_a_folder_without_locks_is_claimed_by_heartbeats(
-    here: Path, other: subprocess.Popen, monkeypatch: pytest.MonkeyPatch
+    here: Path, other: subprocess.Popen, without_locks: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file system without flock: the marker of a node that is lost holds up nothing, a job that beats does."""
-
-    def absent(*arguments: object) -> None:
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-
-    monkeypatch.setattr("fcntl.flock", absent)
     folder = Path("job")
     status = running(other)
     (folder / LOCK).parent.mkdir()

@@ -58,7 +58,8 @@ def draw(found: Sequence[dict[str, Any]]) -> Figure:
         error = normal_quantile(0.95) * curve["psnr_se"]
         name = results["settings"]["domain"]
         axis.errorbar(curve["eta"], curve["psnr_mean"], error, fmt="o-", ms=4, lw=1.2, color=f"C{number}", label=name)
-    axis.axhline(found[0]["config"]["bandwidth"]["minimum_psnr"], color="0.7", lw=0.8, zorder=0)
+    limit = found[0]["config"]["bandwidth"]["minimum_psnr"]
+    axis.axhline(limit, color="0.7", lw=0.8, zorder=0, label=f"limit, {limit:g} dB")
     axis.set_xlabel("eta")
     axis.set_ylabel("PSNR of the round trip (dB)")
     axis.spines[["top", "right"]].set_visible(False)

@@ -167,8 +167,9 @@ def inside(full: pd.DataFrame) -> Answer:
             best = clean.loc[clean["target_conformal"].idxmax()]
             same = part[(part["prior"] == REPLAY) & (part["t"] == best["t"]) & (part["eta"] == best["eta"])].iloc[0]
             said.append(
-                f"on {domain} at most {conformal(best)} of new samples pass for held-out images ({best['prior']}, t "
-                f"{best['t']:g}, eta {best['eta']:g}), of real images {conformal(real)}, of replays {conformal(same)}"
+                f"on {domain} at most {conformal(best)} of samples not shown to copy pass for held-out images "
+                f"({best['prior']}, t {best['t']:g}, eta {best['eta']:g}, {100 * best['copy_rate']:.0f}% copies), of "
+                f"real images {conformal(real)}, of replays {conformal(same)}"
             )
         else:
             said.append(f"on {domain} no cell tells that samples are new")

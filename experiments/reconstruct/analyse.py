@@ -175,7 +175,7 @@ def schedule(full: pd.DataFrame) -> Answer | None:
 
 
 def draw(full: pd.DataFrame) -> Figure:
-    """SNR against steps, a panel a domain; solid dpmpp_2m, dashed ddim."""
+    """SNR against steps, a panel a domain; solid dpmpp_2m, dashed ddim; an open triangle marks a lower bound."""
     domains = list(full["domain"].unique())
     figure = Figure(figsize=(2.4 * len(domains) + 1, 3.4), layout="constrained")
     axes = figure.subplots(1, len(domains), sharey=True, squeeze=False)[0]
@@ -193,6 +193,8 @@ def draw(full: pd.DataFrame) -> Figure:
                 capsize=2,
                 label=f"{model}, {solver}",
             )
+        bounds = full[(full["domain"] == domain) & (full["identical"] > 0)]
+        axis.plot(bounds["steps"], bounds["snr"], "^", ms=9, mfc="none", color="0.2", zorder=3)
         axis.axhline(SNR, color="0.8", lw=0.8, zorder=0)
         axis.set_xscale("log")
         axis.set_xticks(sorted(full["steps"].unique()), [str(n) for n in sorted(full["steps"].unique())])

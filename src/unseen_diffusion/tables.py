@@ -173,7 +173,8 @@ def compact(table: pd.DataFrame) -> pd.DataFrame:
     for name in varying:
         text[name] = table[name].map(_setting)
     if generated.duplicated(settings).any():  # other images under the same names, or other weights
-        text["run"] = [os.path.relpath(run, os.path.commonpath(table["run"].tolist())) for run in table["run"]]
+        runs = [os.path.abspath(run) for run in table["run"]]  # noqa: PTH100 - resolve() would follow links
+        text["run"] = [os.path.relpath(run, os.path.commonpath(runs)) for run in runs]
     if table["n"].nunique() > 1:
         text["n"] = table["n"]
     for name, metric in METRICS.items():

@@ -26,7 +26,7 @@ from unseen_diffusion.errors import InputError
 from unseen_diffusion.models.base import Prediction
 from unseen_diffusion.schedules import Node, Schedule
 
-PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
+PREDICTION_TYPES = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}  # diffusers' names: what they predict
 VP_SCHEDULERS = (
     "DDPMScheduler",
     "DDIMScheduler",

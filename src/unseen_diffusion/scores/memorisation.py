@@ -61,8 +61,8 @@ def copy_rate(samples: Tensor, references: Tensor, heldout: Tensor, quantile: fl
     """Share of samples (N, d) no farther from R than ``copy_threshold``; a replay of the references scores 1.
 
     Under "samples are new images of the domain", that is exchangeable with H, the number of copies has a
-    beta-binomial distribution, whatever distances without ties are: the p-value is exact, and allows for a threshold
-    that few held-out images set.
+    beta-binomial distribution, whatever that of the distances is, if none are tied: the p-value is exact, and allows
+    for a threshold that few held-out images set.
 
     Raises:
         InputError: as ``copy_threshold``.

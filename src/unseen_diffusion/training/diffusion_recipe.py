@@ -23,6 +23,7 @@ from unseen_diffusion.images import grid, quantise, save_png
 from unseen_diffusion.models import DiffusersModel
 from unseen_diffusion.models.folders import WEIGHTS, resolve
 from unseen_diffusion.models.losses import DiffusionLoss, validation_loss
+from unseen_diffusion.models.parameterisations import PREDICTION_TYPES
 from unseen_diffusion.schedules import Schedule
 from unseen_diffusion.scores.kernel import kid
 from unseen_diffusion.seeds import generator, normal_rows
@@ -58,7 +59,6 @@ SHEET = 64  # uncurated samples on a sheet
 ON_DEVICE = 2**31  # bytes of images that are kept on the device; more stay where they are
 PIXELS = 2**18  # of the images that are sampled at once: 64 of 64x64
 BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2", "laplace", "sigmoid")
-PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}  # as diffusers calls them, and as we do
 SAMPLING = SolverSettings("dpmpp_2m", "karras", 25)  # of every sample here
 
 
@@ -152,9 +152,8 @@ def noise_schedule(config: DictConfig) -> DDPMScheduler:
     given = config.schedule
     if given.get("beta_schedule", BETAS[0]) not in BETAS:
         raise InputError(f"training.schedule.beta_schedule={given.beta_schedule}: choose one of {', '.join(BETAS)}")
-    if predicted(config) not in PREDICTIONS:
-        choices = ", ".join(PREDICTIONS)
-        raise InputError(f"training.schedule.prediction_type={predicted(config)}: choose one of {choices}")
+    if (kind := predicted(config)) not in PREDICTION_TYPES:
+        raise InputError(f"training.schedule.prediction_type={kind}: choose one of {', '.join(PREDICTION_TYPES)}")
     try:
         scheduler = DDPMScheduler(**given)
         Schedule(scheduler.alphas_cumprod)
@@ -357,7 +356,7 @@ def card_facts(config: DictConfig, data: TrainingImages, state: TrainState, proc
         "data": f"{len(data.rows):,} images of {shape}" + (f": {config.about}" if config.about else ""),
         "parameters": f"{sum(p.numel() for p in state.ema.parameters()):,}, stored in half precision",
         "network": f"UNet2DModel on {on}, channels {list(network.config.block_out_channels)}",
-        "diffusion": f"{PREDICTIONS[predicted(config)]}-prediction, {config.schedule.beta_schedule} betas "
+        "diffusion": f"{PREDICTION_TYPES[predicted(config)]}-prediction, {config.schedule.beta_schedule} betas "
         f"{config.schedule.beta_start} to {config.schedule.beta_end}, {config.schedule.num_train_timesteps} steps",
         "optimisation": f"{state.step} steps of {loop.batch_size}, AdamW at {loop.learning_rate}, cosine, "
         f"averaged weights ({loop.ema_decay}), {precision}" + (f", {processes} processes" if processes > 1 else ""),
