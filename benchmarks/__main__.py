@@ -26,7 +26,7 @@ from benchmarks.quality import evaluations, sweep
 from benchmarks.scores import scores
 from benchmarks.simulate import simulation
 from benchmarks.store import store
-from unseen_diffusion.files import read_json, write_json
+from unseen_diffusion.utils.files import read_json, write_json
 
 HERE = Path(__file__).parent
 START, END = "<!-- table -->", "<!-- end of table -->"

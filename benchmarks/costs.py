@@ -10,8 +10,8 @@ from tempfile import TemporaryDirectory
 import torch
 
 from benchmarks.measuring import Row, normal
-from unseen_diffusion.files import read_json
 from unseen_diffusion.models import DiffusersModel
+from unseen_diffusion.utils.files import read_json
 
 NUMBERS = 3 * 32 * 32
 RUN = (

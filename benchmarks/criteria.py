@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.measuring import Row, clock, normal
-from unseen_diffusion.geometry import References, draw_references, statistics
 from unseen_diffusion.priors import DiagonalNormal, FittedPrior, LowRank, SampleCovariance
+from unseen_diffusion.rejection.geometry import References, draw_references, statistics
 from unseen_diffusion.rejection.reduced import BLOCK, ExactStatistics
 from unseen_diffusion.rejection.routes import Direct
 

@@ -5,10 +5,10 @@ from torch import Tensor
 
 from benchmarks.measuring import Row, interleaved, normal, rate, ratio
 from benchmarks.peers import diffusers_loop, official
-from unseen_diffusion.grids import make_grid
 from unseen_diffusion.models import DiffusersModel
 from unseen_diffusion.models.unet import unet_forward
-from unseen_diffusion.solvers import denoise, invert
+from unseen_diffusion.solvers.grids import make_grid
+from unseen_diffusion.solvers.sampling import denoise, invert
 
 SHAPES = ((1, 12), (8, 4), (64, 2))  # batch, steps
 GOAL = "bare forwards (goal: 1.03)"

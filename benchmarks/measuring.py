@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from unseen_diffusion.seeds import generator
+from unseen_diffusion.utils.seeds import generator
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.measuring import Row
-from unseen_diffusion.grids import make_grid
 from unseen_diffusion.models import GaussianModel
 from unseen_diffusion.models.analytic import linear_schedule
 from unseen_diffusion.priors import LowRank, SampleCovariance, fit_streamed
 from unseen_diffusion.scores.frechet import FeatureStatistics, frechet_from_statistics
 from unseen_diffusion.scores.kernel import kid
-from unseen_diffusion.seeds import generator
-from unseen_diffusion.solvers import invert
+from unseen_diffusion.solvers.grids import make_grid
+from unseen_diffusion.solvers.sampling import invert
+from unseen_diffusion.utils.seeds import generator
 
 COUNTS = (1000, 10_000, 100_000)
 BATCH, SHAPE, FEATURES = 500, (3, 16, 16), 64

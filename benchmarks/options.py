@@ -4,13 +4,13 @@ import torch
 
 from benchmarks.measuring import Row, interleaved, matrix_rate, normal, rate
 from benchmarks.quality import hubble
-from unseen_diffusion.features.base import extract
-from unseen_diffusion.features.embedded import EmbeddedFeatures
-from unseen_diffusion.images import dequantise, quantise
 from unseen_diffusion.models import DiffusersModel
-from unseen_diffusion.schedules import Node
+from unseen_diffusion.models.schedules import Node
+from unseen_diffusion.scores.features.base import extract
+from unseen_diffusion.scores.features.embedded import EmbeddedFeatures
 from unseen_diffusion.scores.frechet import frechet_distance
-from unseen_diffusion.solvers import SolverSettings, denoise, invert
+from unseen_diffusion.solvers.sampling import SolverSettings, denoise, invert
+from unseen_diffusion.utils.images import dequantise, quantise
 
 WAYS = {
     "float32": {},

@@ -9,13 +9,13 @@ import torch
 from benchmarks.measuring import Row, clock
 from unseen_diffusion.domains import load_split
 from unseen_diffusion.domains.hubble import Hubble
-from unseen_diffusion.images import dequantise
 from unseen_diffusion.models import DiffusersModel
 from unseen_diffusion.priors import Isotropic
 from unseen_diffusion.rejection import CalibratedTolerances, NoTolerances, Tolerances
-from unseen_diffusion.solvers import SolverSettings, denoise, invert
-from unseen_diffusion.stages import Stages
-from unseen_diffusion.store import Store
+from unseen_diffusion.runs.stages import Stages
+from unseen_diffusion.solvers.sampling import SolverSettings, denoise, invert
+from unseen_diffusion.store.artefacts import Store
+from unseen_diffusion.utils.images import dequantise
 
 IMAGES, T = 6, 500.0
 BUDGETS = (5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 32, 48)

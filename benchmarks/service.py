@@ -16,12 +16,12 @@ from typing import Any
 import torch
 
 from benchmarks.simulation import Cluster, Scene, Times
-from unseen_diffusion import shards
-from unseen_diffusion.claims import Claims
-from unseen_diffusion.objects import LocalObjects, Objects
-from unseen_diffusion.shards import RowWise
-from unseen_diffusion.statuses import STATUS, Status
-from unseen_diffusion.sweeps import Manifest, Point, SweepState, write_manifest
+from unseen_diffusion.store import shards
+from unseen_diffusion.store.claims import Claims
+from unseen_diffusion.store.objects import LocalObjects, Objects
+from unseen_diffusion.store.shards import RowWise
+from unseen_diffusion.sweeps.manifest import Manifest, Point, SweepState, write_manifest
+from unseen_diffusion.sweeps.status import STATUS, Status
 
 BATCH, SHAPE = 64, (3, 32, 32)  # images of a shard
 MANY = 5000  # entries of a long listing

@@ -10,7 +10,7 @@ import torch
 from benchmarks.measuring import Row
 from benchmarks.service import BATCH, job_times, real, scheduler_times, store_times
 from benchmarks.simulation import Outcome, Scene, Times, floor, simulate
-from unseen_diffusion.objects import LocalObjects
+from unseen_diffusion.store.objects import LocalObjects
 
 WORKERS = 1000
 SECONDS = 10.0  # of a shard: about what 64 images of 256 x 256 take an H100 in 16 + 16 evaluations, see docs/scaling.md

@@ -13,7 +13,7 @@ from typing import Any
 
 import simpy
 
-from unseen_diffusion.claims import BEAT, STALE
+from unseen_diffusion.store.claims import BEAT, STALE
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.measuring import Row, normal
-from unseen_diffusion import shards
-from unseen_diffusion.objects import LocalObjects
-from unseen_diffusion.shards import RowWise, cut
-from unseen_diffusion.store import Store, load_tensor
+from unseen_diffusion.store import shards
+from unseen_diffusion.store.artefacts import Store, load_tensor
+from unseen_diffusion.store.objects import LocalObjects
+from unseen_diffusion.store.shards import RowWise, cut
 
 SIZES = ((1000, (3, 32, 32)), (64, (3, 256, 256)))
 BATCHES = (16, 64)

@@ -13,11 +13,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from unseen_diffusion.files import atomic_path, read_json, write_json
+from unseen_diffusion.reports.tables import as_text, load_results, plus_minus, results_files
 from unseen_diffusion.scores.intervals import holm, t_interval
-from unseen_diffusion.scoring import METRICS
-from unseen_diffusion.store import RECORD, load_tensor, tensor_names
-from unseen_diffusion.tables import as_text, load_results, plus_minus, results_files
+from unseen_diffusion.scores.suite import METRICS
+from unseen_diffusion.store.artefacts import RECORD, load_tensor, tensor_names
+from unseen_diffusion.utils.files import atomic_path, read_json, write_json
 
 ENDED = "sweep.json"  # in a sweep's folder, once it has ended: commit, command, hardware, time
 ANSWERS = "study.json"  # in a study's folder
@@ -51,7 +51,7 @@ def _job(path: Path) -> tuple[int, str]:
 
 
 def generated(folders: Sequence[Path]) -> pd.DataFrame:
-    """The rows of generated images of ``unseen_diffusion.tables.load_results``."""
+    """The rows of generated images of ``unseen_diffusion.reports.tables.load_results``."""
     table = load_results(folders)
     return table[table["row"] == "generated"].reset_index(drop=True)
 
@@ -183,7 +183,7 @@ def read_answers(folder: Path) -> tuple[list[Answer], str]:
 
 
 def score(line: Mapping[Hashable, Any], name: str) -> str:
-    """A score of ``unseen_diffusion.scoring.METRICS`` with its interval, where there is one; empty if missing."""
+    """A score of ``unseen_diffusion.scores.suite.METRICS`` with its interval, where there is one; empty if missing."""
     value, low, high = (line.get(key) for key in (name, f"{name}_low", f"{name}_high"))
     if value is None or value != value:
         return ""

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from experiments.common import ENDED
 from unseen_diffusion.cli import main as unseen_main
-from unseen_diffusion.files import read_json, write_json
+from unseen_diffusion.utils.files import read_json, write_json
 
 HERE = Path(__file__).parent
 SWEEPS = Path("outputs/sweeps")
@@ -179,7 +179,7 @@ NAMED_ONLY = ("base_quality",)
 
 # Sweeps are forked from a process that has imported everything: diffusers takes 8 seconds to import.
 PROCESSES = get_context("forkserver")
-PROCESSES.set_forkserver_preload(["unseen_diffusion.results", "unseen_diffusion.cli"])
+PROCESSES.set_forkserver_preload(["unseen_diffusion.runs.results", "unseen_diffusion.cli"])
 
 
 def hardware() -> str:

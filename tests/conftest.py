@@ -2,7 +2,6 @@
 
 import errno
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach the hub; read when huggingface_hub is first imported
@@ -11,9 +10,9 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
 
-from unseen_diffusion.files import write_json
-
-TinyModelFolder = Callable[..., Path]
+import unseen_diffusion
+from support import ROOT, TinyModelFolder
+from unseen_diffusion.utils.files import write_json
 
 
 @pytest.fixture(scope="session")
@@ -69,3 +68,14 @@ def without_locks(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
     monkeypatch.setattr("fcntl.flock", absent)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder, as a user of the wheel has; processes started in it find the package and the tests."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("UNSEEN_RUN_ID", raising=False)
+    monkeypatch.delenv("UNSEEN_CONF", raising=False)
+    package = Path(unseen_diffusion.__file__).parents[1]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(package), str(ROOT / "tests"), str(ROOT))))
+    return tmp_path

@@ -1,15 +1,52 @@
 """The public names, and the README's example in small."""
 
+import sys
+from importlib import import_module
+
+import pytest
 import torch
+from hydra.utils import instantiate
 
 import unseen_diffusion as ud
 from unseen_diffusion.domains.digits8 import Digits8
 from unseen_diffusion.models.analytic import natural_gaussian
+from unseen_diffusion.utils import renamed
 
 
 def test_every_public_name_exists() -> None:
     for name in ud.__all__:
         assert getattr(ud, name) is not None
+
+
+def forget(name: str) -> None:
+    """Lets a module be imported anew."""
+    for module in [one for one in sys.modules if one == name or one.startswith(f"{name}.")]:
+        del sys.modules[module]
+
+
+@pytest.mark.parametrize("old", sorted(renamed.RENAMED))
+def test_old_modules_keep_their_names_for_one_release(old: str) -> None:
+    """Every public name of the new modules is found under the old path, as the same object, with a warning."""
+    forget(f"unseen_diffusion.{old}") if old not in renamed.PACKAGES else None
+    for home in renamed.RENAMED[old]:
+        new = import_module(f"unseen_diffusion.{home}")
+        named = [name for name, value in vars(new).items() if getattr(value, "__module__", "") == new.__name__]
+        named = [name for name in named if not name.startswith("_")]
+        for name in named:
+            if old in renamed.PACKAGES and name in vars(import_module(f"unseen_diffusion.{old}")):
+                continue  # a public name of the package of this name
+            with pytest.warns(FutureWarning, match=f"is now unseen_diffusion.{home}.{name}"):
+                assert getattr(import_module(f"unseen_diffusion.{old}"), name) is getattr(new, name)
+    with pytest.raises(AttributeError):
+        _ = import_module(f"unseen_diffusion.{old}").nosuch
+
+
+def test_old_targets_of_configs_are_built() -> None:
+    """Also those below a package that moved."""
+    with pytest.warns(FutureWarning, match="unseen_diffusion.scores.features.pixels"):
+        assert instantiate({"_target_": "unseen_diffusion.features.pixels.Pixels"}).name == "pixels"
+    with pytest.warns(FutureWarning, match="unseen_diffusion.runs.mixing.MixingSearch"):
+        assert instantiate({"_target_": "unseen_diffusion.searches.MixingSearch"}).samples == 100
 
 
 def test_the_pieces_fit_together() -> None:

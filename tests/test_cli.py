@@ -14,32 +14,18 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from PIL import Image
 
-from report_fixture import Runs
-from unseen_diffusion.cli import help_text, main
-from unseen_diffusion.composition import GROUPS, as_meant, expand, options, own_config
+from support import ROOT
+from support.commands import TINY, run
+from support.finished_runs import Runs
+from unseen_diffusion.cli import help_text
 from unseen_diffusion.domains import pool_of
-from unseen_diffusion.errors import InputError
-from unseen_diffusion.results import flat_settings
-from unseen_diffusion.settings import check
-from unseen_diffusion.store import load_tensor
-from unseen_diffusion.tables import load_results
+from unseen_diffusion.reports.tables import load_results
+from unseen_diffusion.runs.results import flat_settings
+from unseen_diffusion.runs.settings import check
+from unseen_diffusion.store.artefacts import load_tensor
+from unseen_diffusion.sweeps.composition import GROUPS, as_meant, expand, options, own_config
+from unseen_diffusion.utils.errors import InputError
 
-# A whole run without any network: exact eps of Gaussian data at 3x16x16.
-TINY = (
-    "model=analytic",
-    "model.size=16",
-    "domain=digits8",
-    "domain.references=24",
-    "domain.validation=10",
-    "domain.heldout=20",
-    "features=pixels",
-    "features.side=8",
-    "solver.steps=5",
-    "samples=12",
-    "scores.reconstructions=6",
-    "tracking=none",
-    "progress=false",
-)
 NEEDED = {
     ("domain", "folder"): "domain.path",
     ("domain", "parquet"): "domain.path",
@@ -47,22 +33,6 @@ NEEDED = {
     ("model", "diffusers"): "model.path",
     ("experiment", "base_quality"): "model.path",
 }
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder, as a user of the wheel has."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("UNSEEN_RUN_ID", raising=False)
-    monkeypatch.delenv("UNSEEN_CONF", raising=False)
-    return tmp_path
-
-
-def run(*arguments: str) -> int:
-    """Exit code of one command."""
-    with pytest.raises(SystemExit) as exit_:
-        main(arguments)
-    return int(exit_.value.code or 0)
 
 
 def results(folder: Path) -> list[dict]:
@@ -372,7 +342,7 @@ def test_wandb_offline_logs_scores_table_and_pictures(here: Path) -> None:
 
 def one_at_a_time(group: str, name: str) -> list[list[str]]:
     """Overrides that sweep one parameter of an experiment's sweep at a time, the others at their first value."""
-    config = OmegaConf.load(Path(__file__).parents[1] / "conf" / group / f"{name}.yaml")
+    config = OmegaConf.load(ROOT / "conf" / group / f"{name}.yaml")
     params = OmegaConf.select(config, "hydra.sweeper.params") or {}
     sweeps = {key: OverridesParser.create().parse_override(f"{key}={value}") for key, value in params.items()}
     if any(sweep.is_interval_sweep() for sweep in sweeps.values()):  # of a search, whose ends are checked together
@@ -462,7 +432,7 @@ def test_own_configs_come_first(here: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_own_images_join_a_sweep_over_domains(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The four lines of the README's "Your configs"."""
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text()
     lines = readme.partition("```yaml\n# My galaxies\n")[2].partition("```")[0]
     (here / "mine" / "domain").mkdir(parents=True)
     (here / "mine" / "domain" / "galaxies.yaml").write_text(lines)
@@ -543,7 +513,7 @@ def test_unknown_verbs_and_no_arguments(here: Path) -> None:
 
 def test_the_wheel_runs_from_an_empty_folder(tmp_path: Path) -> None:
     """Built, installed alone into a fresh venv (dependencies by path), run where there is no checkout."""
-    root = Path(__file__).resolve().parents[1]
+    root = ROOT
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
     build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(tmp_path / "dist"), str(root)]
     subprocess.run(build, check=True, capture_output=True)

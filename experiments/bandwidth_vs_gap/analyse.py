@@ -25,11 +25,11 @@ from experiments.common import (
     write_study,
 )
 from experiments.separability.analyse import sets_of
-from unseen_diffusion.features.base import extract
-from unseen_diffusion.latents.separability import energy_distance
+from unseen_diffusion.scores.features.base import extract
 from unseen_diffusion.scores.kernel import kid
-from unseen_diffusion.settings import build
-from unseen_diffusion.store import load_tensor
+from unseen_diffusion.scores.latents.separability import energy_distance
+from unseen_diffusion.store.artefacts import load_tensor
+from unseen_diffusion.utils.configs import build
 
 SPACES = ("pixels", "features", "latents")
 MEASURES = (*SPACES, "kid", "kappa")

@@ -23,20 +23,20 @@ from experiments.base_model.measure import ALL, CANDIDATES, CONTINUED, START, TE
 from experiments.common import fill, interval, pm, runs, score, signed
 from experiments.studies import commit, hardware
 from unseen_diffusion.domains.parquet import read_parquet
-from unseen_diffusion.features.base import extract
-from unseen_diffusion.features.embedded import EmbeddedFeatures
-from unseen_diffusion.features.pixels import Pixels
-from unseen_diffusion.files import atomic_path
-from unseen_diffusion.images import dequantise, quantise
 from unseen_diffusion.models import DiffusersModel
 from unseen_diffusion.models.losses import image_losses
 from unseen_diffusion.models.unet import unet_forward
+from unseen_diffusion.scores.features.base import extract
+from unseen_diffusion.scores.features.embedded import EmbeddedFeatures
+from unseen_diffusion.scores.features.pixels import Pixels
 from unseen_diffusion.scores.intervals import MeanInterval, paired_difference, t_interval
 from unseen_diffusion.scores.kernel import KernelDistance, kid
 from unseen_diffusion.scores.memorisation import CopyRate, copy_rate
-from unseen_diffusion.seeds import generator
-from unseen_diffusion.solvers import SolverSettings, denoise, invert
+from unseen_diffusion.solvers.sampling import SolverSettings, denoise, invert
 from unseen_diffusion.training.diffusion_recipe import sample
+from unseen_diffusion.utils.files import atomic_path
+from unseen_diffusion.utils.images import dequantise, quantise
+from unseen_diffusion.utils.seeds import generator
 
 HERE = Path(__file__).parent
 DRAWS = 8  # timesteps and noises an image

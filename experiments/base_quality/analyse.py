@@ -15,11 +15,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments.common import Answer, artefact, artefacts, pm, runs, score, write_study
-from unseen_diffusion.features.base import extract
+from unseen_diffusion.scores.features.base import extract
 from unseen_diffusion.scores.intervals import holm, normal_quantile
 from unseen_diffusion.scores.kernel import kid
-from unseen_diffusion.settings import build
-from unseen_diffusion.store import load_tensor
+from unseen_diffusion.store.artefacts import load_tensor
+from unseen_diffusion.utils.configs import build
 
 LEVEL = 0.05
 POWER = 0.9  # share of replays that must be caught before a copy rate means anything

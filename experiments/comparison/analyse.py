@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 
 from experiments.common import Answer, copying, effect_of, mean_interval, provenance, score, signed, write_answers
-from unseen_diffusion.comparison import compare, write_comparison
-from unseen_diffusion.figures import comparison_figure
-from unseen_diffusion.tables import load_results
+from unseen_diffusion.reports.comparison import compare, write_comparison
+from unseen_diffusion.reports.figures import comparison_figure
+from unseen_diffusion.reports.tables import load_results
 
 FULL, FITTED, CHECK, REAL, SLERP = "full", "fitted", "random_rejection", "held_out", "slerp"
 DENSITIES = ("noised_reference", "standard_gaussian", "base_samples", SLERP)

@@ -11,9 +11,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments.common import Answer, effect_of, generated, score, signed, write_study
-from unseen_diffusion.comparison import compare
-from unseen_diffusion.files import read_json
-from unseen_diffusion.tables import RESULTS
+from unseen_diffusion.reports.comparison import compare
+from unseen_diffusion.reports.tables import RESULTS
+from unseen_diffusion.utils.files import read_json
 
 BASE, CONTROL, FULL = "none", "random", "calibrated"
 SINGLE = ("pair_distance", "pair_angle", "origin_angle")

@@ -29,7 +29,7 @@ from experiments.common import (
 )
 from experiments.priors.measures import MEASURES, residuals
 from unseen_diffusion.scores.intervals import combined_p, wilson
-from unseen_diffusion.store import load_tensor
+from unseen_diffusion.store.artefacts import load_tensor
 
 DEFAULT, PAPER = "sample_covariance", "isotropic"
 SETTING = ["references", "t"]

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from experiments.common import MODEL_COLOURS, Answer, artefact, artefacts, pm, runs, write_study
 from unseen_diffusion.scores.intervals import MeanInterval, t_interval
 from unseen_diffusion.scores.reconstruction import PSNR_CAP
-from unseen_diffusion.store import load_tensor
+from unseen_diffusion.store.artefacts import load_tensor
 
 SCHEDULE = ["solver", "steps"]
 PSNR, SNR = 30.0, 20.0  # dB that the lower ends of the intervals must reach

@@ -15,11 +15,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from experiments.common import Answer, artefact, artefacts, pm, runs, write_study
-from unseen_diffusion.files import read_json
-from unseen_diffusion.latents.separability import RULES, distance_separation
+from unseen_diffusion.runs.stages import digest
 from unseen_diffusion.scores.intervals import holm
-from unseen_diffusion.stages import digest
-from unseen_diffusion.store import RECORD, load_tensor
+from unseen_diffusion.scores.latents.separability import RULES, distance_separation
+from unseen_diffusion.store.artefacts import RECORD, load_tensor
+from unseen_diffusion.utils.files import read_json
 
 ORDER = {"ddim": 1, "dpmpp_2m": 2}  # nominal order of each solver
 CERTAIN = 0.10  # upper end of an error's interval that counts as separated

@@ -10,7 +10,7 @@ import pandas as pd
 
 import unseen_diffusion as ud
 from unseen_diffusion.domains.hubble import Hubble
-from unseen_diffusion.work_precision import Pair, measure, solvers_figure
+from unseen_diffusion.solvers.work_precision import Pair, measure, solvers_figure
 
 HERE = Path(__file__).parent
 BUDGETS = (8, 16, 32, 64)

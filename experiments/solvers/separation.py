@@ -14,7 +14,7 @@ from torch import Tensor
 import unseen_diffusion as ud
 from unseen_diffusion.domains.hubble import Hubble
 from unseen_diffusion.domains.parquet import Parquet
-from unseen_diffusion.solvers import SolverSettings, invert
+from unseen_diffusion.solvers.sampling import SolverSettings, invert
 
 HERE = Path(__file__).parent
 MIXING = (

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments.common import Answer, artefact, pm, runs, write_study
-from unseen_diffusion.geometry import CRITERIA
+from unseen_diffusion.rejection.geometry import CRITERIA
 
 COLUMNS = (*CRITERIA, "radius")
 SETS = ("references", "heldout", "own")

@@ -24,8 +24,8 @@ class ManifestSweeper(BasicSweeper):
         Launchers stop waiting at the first worker that dies (Ray, submitit) or kill the others with it (joblib).
         The manifest gives the jobs, not the command line.
         """
-        from unseen_diffusion.statuses import own
-        from unseen_diffusion.sweeps import SweepState
+        from unseen_diffusion.sweeps.manifest import SweepState
+        from unseen_diffusion.sweeps.status import own
 
         folder = Path(self.config.hydra.sweep.dir)
         OmegaConf.save(self.config, folder / "multirun.yaml")
@@ -43,7 +43,7 @@ class ManifestSweeper(BasicSweeper):
 
     def _launch(self, folder: Path, names: list[str]) -> bool:
         """Starts these jobs, at most ``max_batch_size`` at once; False if the launcher gave up."""
-        from unseen_diffusion.sweeps import read_manifest
+        from unseen_diffusion.sweeps.manifest import read_manifest
 
         manifest = read_manifest(folder)
         points = dict(zip(manifest.names(), manifest.points, strict=True))

@@ -7,13 +7,17 @@ They are imported on first use, so that ``unseen --help`` does not wait for torc
 from importlib import import_module
 from typing import Any
 
+from unseen_diffusion.utils import renamed
+
+renamed.install()
+
 _HOMES = {
-    "InputError": "errors",
-    "dequantise": "images",
-    "grid": "images",
-    "quantise": "images",
+    "InputError": "utils.errors",
+    "dequantise": "utils.images",
+    "grid": "utils.images",
+    "quantise": "utils.images",
     "load_split": "domains",
-    "make_grid": "grids",
+    "make_grid": "solvers.grids",
     "DiffusersModel": "models",
     "DiffusionModel": "models",
     "GaussianModel": "models",
@@ -34,17 +38,17 @@ _HOMES = {
     "Projection": "rejection",
     "Replay": "priors",
     "Standard": "priors",
-    "summarise": "geometry",
+    "summarise": "rejection.geometry",
     "AbsoluteTolerances": "rejection",
     "CalibratedTolerances": "rejection",
     "NoTolerances": "rejection",
     "RandomControl": "rejection",
     "select": "rejection",
-    "separability": "latents.separability",
-    "gaussianity": "latents.gaussianity",
-    "EmbeddedFeatures": "features.embedded",
-    "extract": "features.base",
-    "DinoV2": "features.dinov2",
+    "separability": "scores.latents.separability",
+    "gaussianity": "scores.latents.gaussianity",
+    "EmbeddedFeatures": "scores.features.embedded",
+    "extract": "scores.features.base",
+    "DinoV2": "scores.features.dinov2",
     "copy_rate": "scores.memorisation",
     "prdc": "scores.manifold",
     "vendi_ratio": "scores.diversity",

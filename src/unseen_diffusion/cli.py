@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from unseen_diffusion.errors import InputError
+from unseen_diffusion.utils.errors import InputError
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def help_text() -> str:
     """The help, with every key of a run, every config group and option, and the comments of conf/ on them."""
-    from unseen_diffusion.composition import options, run_keys
+    from unseen_diffusion.sweeps.composition import options, run_keys
 
     lines = [HELP, "Keys of a run, with their defaults:\n", *_columns(run_keys(), 2), "\nGroups of `unseen run`:"]
     for group, entries in options().items():
@@ -88,9 +88,9 @@ def _columns(entries: Sequence[tuple[str, str]], indent: int) -> list[str]:
 
 def _run(arguments: list[str]) -> int:
     """One run or a sweep; --help, --cfg and their like only print."""
-    from unseen_diffusion.composition import as_meant, hydra_task, is_information
-    from unseen_diffusion.jobs import run_job
-    from unseen_diffusion.launches import call_hydra, start
+    from unseen_diffusion.sweeps.composition import as_meant, hydra_task, is_information
+    from unseen_diffusion.sweeps.jobs import run_job
+    from unseen_diffusion.sweeps.launch import call_hydra, start
 
     arguments = as_meant(arguments)
     if is_information(arguments):
@@ -100,7 +100,7 @@ def _run(arguments: list[str]) -> int:
 
 def _status(arguments: list[str]) -> int:
     """How far runs and sweeps are."""
-    from unseen_diffusion.sweeps import status_command
+    from unseen_diffusion.sweeps.manifest import status_command
 
     parser = argparse.ArgumentParser(
         prog="unseen status", description="How far runs and sweeps are; exit code 0 only if all runs are done."
@@ -113,16 +113,16 @@ def _status(arguments: list[str]) -> int:
 
 def _resume(arguments: list[str]) -> int:
     """Runs what is not done."""
-    from unseen_diffusion.launches import resume_command
+    from unseen_diffusion.sweeps.launch import resume_command
 
     return resume_command(arguments)
 
 
 def _train(overrides: list[str]) -> int:
     """Trains one network, in this process and in those that ``accelerate launch`` started beside it."""
-    from unseen_diffusion.composition import as_meant, expand, hydra_task, is_information
-    from unseen_diffusion.jobs import train_job
-    from unseen_diffusion.launches import call_hydra, run_id
+    from unseen_diffusion.sweeps.composition import as_meant, expand, hydra_task, is_information
+    from unseen_diffusion.sweeps.jobs import train_job
+    from unseen_diffusion.sweeps.launch import call_hydra, run_id
 
     overrides = as_meant(overrides)
     task = hydra_task("train", train_job)
@@ -140,7 +140,7 @@ def _train(overrides: list[str]) -> int:
 
 def _table(arguments: list[str]) -> int:
     """Prints, and on request saves, the table of any number of runs."""
-    from unseen_diffusion.tables import load_results, print_table, write_table
+    from unseen_diffusion.reports.tables import load_results, print_table, write_table
 
     parser = argparse.ArgumentParser(prog="unseen table", description="Any number of runs as one table.")
     parser.add_argument("paths", nargs="+", help="results.json files, or folders of runs")
@@ -156,9 +156,9 @@ def _table(arguments: list[str]) -> int:
 
 def _compare(arguments: list[str]) -> int:
     """Prints, and on request saves, methods compared over draws and seeds."""
-    from unseen_diffusion.comparison import show_comparison
-    from unseen_diffusion.figures import comparison_figure
-    from unseen_diffusion.tables import load_results
+    from unseen_diffusion.reports.comparison import show_comparison
+    from unseen_diffusion.reports.figures import comparison_figure
+    from unseen_diffusion.reports.tables import load_results
 
     parser = argparse.ArgumentParser(prog="unseen compare", description="Methods over reference draws and seeds.")
     parser.add_argument("paths", nargs="+", help="results.json files, or folders of runs")
@@ -180,17 +180,17 @@ def _compare(arguments: list[str]) -> int:
 
 def _dashboard(arguments: list[str]) -> int:
     """A wandb workspace that compares domains, saved online or as JSON."""
-    from unseen_diffusion.dashboard import dashboard_command
+    from unseen_diffusion.reports.dashboard import dashboard_command
 
     return dashboard_command(arguments)
 
 
 def _solvers(overrides: list[str]) -> int:
     """Prints and draws the work-precision of every solver for the model and domain of a run's settings."""
-    from unseen_diffusion.composition import as_meant, expand
-    from unseen_diffusion.jobs import compare_solvers
-    from unseen_diffusion.launches import run_id
-    from unseen_diffusion.settings import check
+    from unseen_diffusion.runs.settings import check
+    from unseen_diffusion.sweeps.composition import as_meant, expand
+    from unseen_diffusion.sweeps.jobs import compare_solvers
+    from unseen_diffusion.sweeps.launch import run_id
 
     with run_id():
         sweep = expand("run", as_meant(overrides))
@@ -209,7 +209,7 @@ def _convert(arguments: list[str]) -> int:
 
 def _report(arguments: list[str]) -> int:
     """Writes any number of runs as one HTML file."""
-    from unseen_diffusion.report import report_command
+    from unseen_diffusion.reports.html import report_command
 
     return report_command(arguments)
 

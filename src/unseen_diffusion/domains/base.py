@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from unseen_diffusion import images
-from unseen_diffusion.errors import InputError
-from unseen_diffusion.seeds import generator
+from unseen_diffusion.utils import images
+from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.seeds import generator
 
 log = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from unseen_diffusion import images
 from unseen_diffusion.domains.base import Domain, Pool
-from unseen_diffusion.errors import InputError
-from unseen_diffusion.files import file_states
+from unseen_diffusion.utils import images
+from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.files import file_states
 
 Reader = Callable[[Sequence[int]], Sequence[bytes | Path]]
 

@@ -12,8 +12,8 @@ from PIL import Image
 
 from unseen_diffusion.domains.base import Pool, fingerprint
 from unseen_diffusion.domains.encoded import EncodedDomain, require_path
-from unseen_diffusion.errors import InputError
-from unseen_diffusion.files import sha256
+from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.files import sha256
 
 log = logging.getLogger(__name__)
 

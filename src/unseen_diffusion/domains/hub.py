@@ -11,7 +11,7 @@ import fsspec
 
 from unseen_diffusion.domains.base import Pool, fingerprint
 from unseen_diffusion.domains.encoded import EncodedDomain, encoded_bytes
-from unseen_diffusion.errors import InputError, first_line
+from unseen_diffusion.utils.errors import InputError, first_line
 
 log = logging.getLogger(__name__)
 

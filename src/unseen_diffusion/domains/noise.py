@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 
 from unseen_diffusion.domains.base import Domain, Pool, fingerprint
-from unseen_diffusion.errors import InputError
-from unseen_diffusion.images import quantise
-from unseen_diffusion.seeds import normal_rows
+from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.images import quantise
+from unseen_diffusion.utils.seeds import normal_rows
 
 RECIPE = "normal-1"  # enters the fingerprint: changes with the simulation
 

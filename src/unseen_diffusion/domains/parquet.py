@@ -16,9 +16,9 @@ from torch import Tensor
 
 from unseen_diffusion.domains.base import Pool, fingerprint
 from unseen_diffusion.domains.encoded import EncodedDomain, encoded_bytes, require_path
-from unseen_diffusion.errors import InputError, first_line
-from unseen_diffusion.files import sha256
-from unseen_diffusion.images import decode, stack
+from unseen_diffusion.utils.errors import InputError, first_line
+from unseen_diffusion.utils.files import sha256
+from unseen_diffusion.utils.images import decode, stack
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from skimage import data
 
 from unseen_diffusion.domains.base import Domain, Pool, array_pool
-from unseen_diffusion.errors import InputError
+from unseen_diffusion.utils.errors import InputError
 
 WIDTH = 512  # of each photograph, which is square
 

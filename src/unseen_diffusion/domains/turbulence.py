@@ -8,10 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unseen_diffusion import images
 from unseen_diffusion.domains.base import Domain, Pool, fingerprint
-from unseen_diffusion.errors import InputError
-from unseen_diffusion.seeds import generator
+from unseen_diffusion.utils import images
+from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.seeds import generator
 
 RECIPE = "lognormal-1"  # enters the fingerprint: changes with the simulation
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unseen_diffusion.errors import InputError
-from unseen_diffusion.seeds import generator
+from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.seeds import generator
 
 
 def check_peft() -> None:

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unseen_diffusion.errors import InputError
 from unseen_diffusion.models.base import DiffusionModel, ModelSpec, Prediction
-from unseen_diffusion.schedules import Node, Schedule
+from unseen_diffusion.models.schedules import Node, Schedule
+from unseen_diffusion.utils.errors import InputError
 
 
 def linear_schedule(timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Schedule:

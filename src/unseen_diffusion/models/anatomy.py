@@ -7,11 +7,11 @@ from typing import Any
 
 import diffusers
 
-from unseen_diffusion.errors import InputError
-from unseen_diffusion.files import read_json
 from unseen_diffusion.models.base import ModelSpec
 from unseen_diffusion.models.folders import part_file
 from unseen_diffusion.models.parameterisations import Parameterisation, Score, parameterisation
+from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.files import read_json
 
 NETWORKS = ("UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel", "SD3Transformer2DModel")
 AUTOENCODERS = ("AutoencoderKL", "VQModel")

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unseen_diffusion.batching import Size, in_batches, to_device
-from unseen_diffusion.precision import full_float32
+from unseen_diffusion.utils.batching import Size, in_batches
+from unseen_diffusion.utils.devices import to_device
+from unseen_diffusion.utils.precision import full_float32
 
 
 class Codec(ABC):

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unseen_diffusion.batching import Size
-from unseen_diffusion.precision import full_float32
-from unseen_diffusion.schedules import Node, Schedule
+from unseen_diffusion.models.schedules import Node, Schedule
+from unseen_diffusion.utils.batching import Size
+from unseen_diffusion.utils.precision import full_float32
 
 
 class Prediction(NamedTuple):

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from unseen_diffusion.errors import InputError, first_line
-from unseen_diffusion.files import read_json
+from unseen_diffusion.utils.errors import InputError, first_line
+from unseen_diffusion.utils.files import read_json
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 # The parts of a pipeline whose weights are read; nothing else (no safety checker, no code) is fetched.

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from unseen_diffusion.errors import InputError
-from unseen_diffusion.files import read_json
-from unseen_diffusion.seeds import generator
+from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.files import read_json
+from unseen_diffusion.utils.seeds import generator
 
 
 def load_checked(kind: Any, folder: Path, part: str, weights: Sequence[Path]) -> nn.Module:

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from unseen_diffusion.errors import InputError
-from unseen_diffusion.images import dequantise
 from unseen_diffusion.models.unet import unet_forward
-from unseen_diffusion.precision import mixed_precision
-from unseen_diffusion.seeds import generator
+from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.images import dequantise
+from unseen_diffusion.utils.precision import mixed_precision
+from unseen_diffusion.utils.seeds import generator
 
 VALIDATION_BATCH = 32  # images whose timesteps are stratified together
 

@@ -22,9 +22,9 @@ import diffusers
 import torch
 from torch import Tensor
 
-from unseen_diffusion.errors import InputError
 from unseen_diffusion.models.base import Prediction
-from unseen_diffusion.schedules import Node, Schedule
+from unseen_diffusion.models.schedules import Node, Schedule
+from unseen_diffusion.utils.errors import InputError
 
 PREDICTION_TYPES = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}  # diffusers' names: what they predict
 VP_SCHEDULERS = (

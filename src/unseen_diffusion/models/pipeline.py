@@ -15,9 +15,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
-from unseen_diffusion.batching import Size
-from unseen_diffusion.errors import InputError
-from unseen_diffusion.files import file_states, sha256
 from unseen_diffusion.models.anatomy import Anatomy, examine
 from unseen_diffusion.models.autoencoders import Codec, QuantisedCodec, UnitRange, VariationalCodec, convert_all
 from unseen_diffusion.models.base import DiffusionModel, ModelSpec, Prediction
@@ -25,10 +22,13 @@ from unseen_diffusion.models.folders import part_file, resolve, weight_files, we
 from unseen_diffusion.models.loading import initialise, load_checked, weights_digest
 from unseen_diffusion.models.losses import DiffusionLoss
 from unseen_diffusion.models.parameterisations import Score, VariancePreserving
+from unseen_diffusion.models.schedules import Node
 from unseen_diffusion.models.text import check_text, stable_diffusion_3_embedding, stable_diffusion_embedding
 from unseen_diffusion.models.unet import unet_forward
-from unseen_diffusion.precision import mixed_precision
-from unseen_diffusion.schedules import Node
+from unseen_diffusion.utils.batching import Size
+from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.files import file_states, sha256
+from unseen_diffusion.utils.precision import mixed_precision
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unseen_diffusion.errors import InputError
-from unseen_diffusion.files import read_json
 from unseen_diffusion.models.folders import weight_files
 from unseen_diffusion.models.loading import load_checked
+from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.files import read_json
 
 ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection")
 TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")

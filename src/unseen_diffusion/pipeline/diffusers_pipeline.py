@@ -9,7 +9,6 @@ import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput
 from torch import Tensor
 
-from unseen_diffusion.errors import InputError
 from unseen_diffusion.models import DiffusersModel, DiffusionModel
 from unseen_diffusion.models.pipeline import Options
 from unseen_diffusion.pipeline.hub import find_domain, is_local, pinned, upload
@@ -18,7 +17,8 @@ from unseen_diffusion.pipeline.storage import Base, read_domain, write_domain
 from unseen_diffusion.pipeline.unseen_domain import UnseenDomain, as_tolerances, draw, fit_domain
 from unseen_diffusion.priors import Prior, SampleCovariance
 from unseen_diffusion.rejection import CalibratedTolerances, Tolerances
-from unseen_diffusion.solvers import SolverSettings
+from unseen_diffusion.solvers.sampling import SolverSettings
+from unseen_diffusion.utils.errors import InputError
 
 STEPS, GRID = 16, "karras"
 

@@ -3,9 +3,9 @@
 import re
 from pathlib import Path
 
-from unseen_diffusion.errors import InputError, first_line
 from unseen_diffusion.models.folders import resolve
 from unseen_diffusion.pipeline.storage import CARD, DOMAIN, TENSORS
+from unseen_diffusion.utils.errors import InputError, first_line
 
 
 def is_local(path: str) -> bool:

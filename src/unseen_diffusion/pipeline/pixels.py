@@ -12,8 +12,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from unseen_diffusion.domains.folder import list_images
-from unseen_diffusion.errors import InputError
-from unseen_diffusion.images import decode, fit_batch
+from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.images import decode, fit_batch
 
 OUTPUT_TYPES = ("pil", "pt", "np")
 

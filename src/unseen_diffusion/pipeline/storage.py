@@ -10,15 +10,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from unseen_diffusion.errors import InputError
-from unseen_diffusion.files import atomic_path, read_json, sha256, write_json
 from unseen_diffusion.models.pipeline import Options
 from unseen_diffusion.pipeline.card import card
 from unseen_diffusion.pipeline.unseen_domain import FixedBands, ImageFacts, UnseenDomain, as_tolerances, projection
 from unseen_diffusion.priors import FITTED, FittedPrior, MixtureNormal, restore
 from unseen_diffusion.rejection import Band, NoTolerances, Projection, Tolerances
-from unseen_diffusion.solvers import ImplicitSettings, SolverSettings
-from unseen_diffusion.tensors import write_tensors
+from unseen_diffusion.solvers.sampling import ImplicitSettings, SolverSettings
+from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.files import atomic_path, read_json, sha256, write_json
+from unseen_diffusion.utils.tensors import write_tensors
 
 FORMAT = 1
 DOMAIN, TENSORS, CARD = "unseen_domain.json", "prior.safetensors", "README.md"

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from unseen_diffusion.models.schedules import Schedule
 from unseen_diffusion.priors.base import (
     FittedPrior,
     GaussianBase,
@@ -42,7 +43,6 @@ from unseen_diffusion.priors.stationary import (
     StationaryNormal,
 )
 from unseen_diffusion.priors.streaming import fit_streamed
-from unseen_diffusion.schedules import Schedule
 
 __all__ = [
     "FITTED",

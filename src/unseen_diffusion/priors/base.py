@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-from unseen_diffusion.errors import InputError
+from unseen_diffusion.utils.errors import InputError
 
 Latents = Float[Tensor, "n c h w"]
 IdLatents = Float[Tensor, "m c h w"]  # of the model's own domain; as many as there are

@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unseen_diffusion.errors import InputError
 from unseen_diffusion.priors.base import FittedPrior, GaussianBase, IdLatents, Latents, SphericalRest
 from unseen_diffusion.priors.rank import NEGLIGIBLE, check_rank, chosen_rank, least_references
-from unseen_diffusion.seeds import normal_rows
+from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.seeds import normal_rows
 
 # Numbers that stay in a processor's cache between two passes over them.
 CACHED = 1 << 16

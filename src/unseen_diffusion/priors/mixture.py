@@ -10,11 +10,11 @@ from jaxtyping import Float
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from unseen_diffusion.errors import InputError
 from unseen_diffusion.priors.base import FittedPrior, GaussianBase, IdLatents, Latents, SphericalRest
 from unseen_diffusion.priors.gaussian import LowRankNormal, leading, span
 from unseen_diffusion.priors.rank import check_rank, chosen_rank, least_references
-from unseen_diffusion.seeds import generator, normal_rows
+from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.seeds import generator, normal_rows
 
 # Least variance of a component along a whitened axis: below it, components close in on single references.
 FLOOR = 1e-2

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unseen_diffusion.errors import InputError
+from unseen_diffusion.utils.errors import InputError
 
 AUTO = "auto"
 FOLDS = 5

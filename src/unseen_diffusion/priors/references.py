@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unseen_diffusion.errors import InputError
 from unseen_diffusion.priors.base import FittedPrior, IdLatents, Latents, require
 from unseen_diffusion.priors.gaussian import DiagonalNormal, Isotropic
-from unseen_diffusion.seeds import generator
+from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.seeds import generator
 
 
 def slerp(a: Latents, b: Latents, u: Float[Tensor, " n"]) -> Latents:

@@ -9,7 +9,7 @@ from torch import Tensor
 from unseen_diffusion.priors.base import FittedPrior, GaussianBase, IdLatents, Latents
 from unseen_diffusion.priors.gaussian import principal
 from unseen_diffusion.priors.rank import NEGLIGIBLE, check_rank, chosen_rank, least_references
-from unseen_diffusion.seeds import normal_rows
+from unseen_diffusion.utils.seeds import normal_rows
 
 
 @dataclass(frozen=True)

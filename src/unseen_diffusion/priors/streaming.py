@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unseen_diffusion.errors import InputError
 from unseen_diffusion.priors.base import FittedPrior, Latents, Prior, require
 from unseen_diffusion.priors.gaussian import (
     Diagonal,
@@ -23,7 +22,8 @@ from unseen_diffusion.priors.gaussian import (
     Shrinkage,
 )
 from unseen_diffusion.priors.rank import NEGLIGIBLE
-from unseen_diffusion.seeds import generator
+from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.seeds import generator
 
 Batches = Callable[[], Iterable[Latents]]
 

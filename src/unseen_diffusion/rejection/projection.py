@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from unseen_diffusion.geometry import CRITERIA, References, averages, draw_references, sides, statistics
 from unseen_diffusion.priors import FittedPrior
+from unseen_diffusion.rejection.geometry import CRITERIA, References, averages, draw_references, sides, statistics
 from unseen_diffusion.rejection.routes import NUMBERS
 from unseen_diffusion.rejection.tolerances import Band, within
 

@@ -15,10 +15,17 @@ from jaxtyping import Float, Int
 from scipy.special import gammaincinv
 from torch import Tensor
 
-from unseen_diffusion.errors import InputError
-from unseen_diffusion.geometry import References, averages, check_drawn, pair_products, sampled_products, sides
 from unseen_diffusion.priors import FittedPrior, SphericalRest
-from unseen_diffusion.seeds import generator, normal_rows
+from unseen_diffusion.rejection.geometry import (
+    References,
+    averages,
+    check_drawn,
+    pair_products,
+    sampled_products,
+    sides,
+)
+from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.seeds import generator, normal_rows
 
 # Proposals per random stream: proposal i is row i % BLOCK of the stream of block i // BLOCK.
 BLOCK = 4096

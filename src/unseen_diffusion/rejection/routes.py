@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unseen_diffusion.geometry import References, draw_references, statistics
 from unseen_diffusion.priors import FittedPrior
+from unseen_diffusion.rejection.geometry import References, draw_references, statistics
 
 # Numbers per group of candidates: more than this no longer fits a cache, and costs time instead of saving it.
 NUMBERS = 1 << 20

@@ -9,14 +9,14 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from unseen_diffusion.errors import InputError
-from unseen_diffusion.geometry import CRITERIA, References
 from unseen_diffusion.priors import SPHERICAL, FittedPrior, Prior
+from unseen_diffusion.rejection.geometry import CRITERIA, References
 from unseen_diffusion.rejection.projection import Projected
 from unseen_diffusion.rejection.reduced import ExactStatistics
 from unseen_diffusion.rejection.routes import Direct, Route
 from unseen_diffusion.rejection.tolerances import Band, NoTolerances, Projection, Tolerances, within
-from unseen_diffusion.seeds import generator
+from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.seeds import generator
 
 ROUTES = ("direct", "exact_statistics")
 

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from unseen_diffusion.errors import InputError
-from unseen_diffusion.geometry import CRITERIA, References, leave_one_out
+from unseen_diffusion.rejection.geometry import CRITERIA, References, leave_one_out
+from unseen_diffusion.utils.errors import InputError
 
 
 class Band(NamedTuple):

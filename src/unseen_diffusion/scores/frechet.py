@@ -12,8 +12,8 @@ from math import sqrt
 import torch
 from torch import Tensor
 
-from unseen_diffusion.errors import InputError
 from unseen_diffusion.scores.inputs import as_features, as_pair
+from unseen_diffusion.utils.errors import InputError
 
 EXACT_COUNT = 4096  # up to this many images a set is factored as it is; more are streamed
 _BATCH = 4096

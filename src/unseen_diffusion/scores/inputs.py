@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from unseen_diffusion.errors import InputError
+from unseen_diffusion.utils.errors import InputError
 
 _ENTRIES = 1 << 22  # of a pairwise matrix in memory at a time: 32 MB of float64
 

@@ -8,7 +8,7 @@ from statistics import NormalDist, fmean, median, stdev
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
-from unseen_diffusion.errors import InputError
+from unseen_diffusion.utils.errors import InputError
 
 
 @dataclass(frozen=True)

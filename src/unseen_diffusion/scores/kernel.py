@@ -13,10 +13,10 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
-from unseen_diffusion.errors import InputError
 from unseen_diffusion.scores.inputs import as_pair, rows_at_a_time
 from unseen_diffusion.scores.intervals import normal_quantile
-from unseen_diffusion.seeds import generator
+from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.seeds import generator
 
 FEW = 2**14  # products of rows that one thread makes in milliseconds
 _NAMES = ("the first set", "the second set")

@@ -10,11 +10,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from unseen_diffusion.errors import InputError
 from unseen_diffusion.scores.inputs import as_features, as_pair, attained_rank
 from unseen_diffusion.scores.intervals import normal_quantile, wilson
 from unseen_diffusion.scores.logistic import fit_logistic
 from unseen_diffusion.scores.neighbours import RESOLUTION, neighbour_squares
+from unseen_diffusion.utils.errors import InputError
 
 
 class TargetShare(NamedTuple):

@@ -7,9 +7,9 @@ from jaxtyping import Float64, Int64
 from scipy.stats import betabinom
 from torch import Tensor
 
-from unseen_diffusion.errors import InputError
 from unseen_diffusion.scores.inputs import as_pair, attained_rank, rows_at_a_time
 from unseen_diffusion.scores.intervals import Proportion, wilson
+from unseen_diffusion.utils.errors import InputError
 
 
 def nearest(x: Tensor, refs: Tensor, block: int | None = None) -> tuple[Float64[Tensor, "n"], Int64[Tensor, "n"]]:

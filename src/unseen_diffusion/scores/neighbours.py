@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from unseen_diffusion.errors import InputError
 from unseen_diffusion.scores.inputs import rows_at_a_time
+from unseen_diffusion.utils.errors import InputError
 
 RESOLUTION = 1e-12  # of |x|^2 + |y|^2: above the rounding of float64 products, far below that of float32 features
 

@@ -5,7 +5,7 @@ from jaxtyping import Float64
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-from unseen_diffusion.errors import InputError
+from unseen_diffusion.utils.errors import InputError
 
 PSNR_CAP = 100.0  # dB; equal images would be infinite, which no mean and no JSON file can hold
 _BORDER = 5  # half the 11 x 11 Gaussian window of SSIM (sigma 1.5): what is reflected at the edges

@@ -13,8 +13,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from unseen_diffusion.errors import InputError
-from unseen_diffusion.files import atomic_path
+from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.files import atomic_path
 
 
 def save_loss_curve(history: Tensor, path: Path, measured: Mapping[str, Tensor] | None = None) -> None:

@@ -19,9 +19,9 @@ from unseen_diffusion.domains.encoded import EncodedDomain, Reader
 from unseen_diffusion.domains.folder import Folder
 from unseen_diffusion.domains.hub import Hub
 from unseen_diffusion.domains.parquet import Parquet
-from unseen_diffusion.errors import InputError
-from unseen_diffusion.files import atomic_path, read_json, write_json
-from unseen_diffusion.seeds import generator
+from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.files import atomic_path, read_json, write_json
+from unseen_diffusion.utils.seeds import generator
 
 CHUNK = 64  # images that a thread decodes at a time
 NAMED = 3  # unreadable images that the summary names

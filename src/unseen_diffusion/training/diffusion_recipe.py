@@ -14,23 +14,17 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from unseen_diffusion.domains.parquet import read_parquet
-from unseen_diffusion.errors import InputError, first_line
-from unseen_diffusion.features.base import extract
-from unseen_diffusion.features.embedded import EmbeddedFeatures
-from unseen_diffusion.files import atomic_path, read_json, write_json
-from unseen_diffusion.grids import make_grid
-from unseen_diffusion.images import grid, quantise, save_png
 from unseen_diffusion.models import DiffusersModel
 from unseen_diffusion.models.folders import WEIGHTS, resolve
 from unseen_diffusion.models.losses import DiffusionLoss, validation_loss
 from unseen_diffusion.models.parameterisations import PREDICTION_TYPES
-from unseen_diffusion.schedules import Schedule
+from unseen_diffusion.models.schedules import Schedule
+from unseen_diffusion.reports.tracking import NoTracker, Tracker
+from unseen_diffusion.scores.features.base import extract
+from unseen_diffusion.scores.features.embedded import EmbeddedFeatures
 from unseen_diffusion.scores.kernel import kid
-from unseen_diffusion.seeds import generator, normal_rows
-from unseen_diffusion.settings import build
-from unseen_diffusion.solvers import SolverSettings, denoise
-from unseen_diffusion.tensors import write_tensors
-from unseen_diffusion.tracking import NoTracker, Tracker
+from unseen_diffusion.solvers.grids import make_grid
+from unseen_diffusion.solvers.sampling import SolverSettings, denoise
 from unseen_diffusion.training.cards import (
     fact_table,
     own_images,
@@ -52,6 +46,12 @@ from unseen_diffusion.training.loop import (
 )
 from unseen_diffusion.training.processes import Processes
 from unseen_diffusion.training.state import TrainState
+from unseen_diffusion.utils.configs import build
+from unseen_diffusion.utils.errors import InputError, first_line
+from unseen_diffusion.utils.files import atomic_path, read_json, write_json
+from unseen_diffusion.utils.images import grid, quantise, save_png
+from unseen_diffusion.utils.seeds import generator, normal_rows
+from unseen_diffusion.utils.tensors import write_tensors
 
 log = logging.getLogger(__name__)
 

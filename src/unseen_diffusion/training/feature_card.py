@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unseen_diffusion.features.base import FeatureExtractor, extract
-from unseen_diffusion.images import dequantise, quantise
+from unseen_diffusion.scores.features.base import FeatureExtractor, extract
 from unseen_diffusion.scores.kernel import KernelDistance, kid
-from unseen_diffusion.seeds import generator
 from unseen_diffusion.training.cards import fact_table, table
 from unseen_diffusion.training.distortions import KINDS, distort
 from unseen_diffusion.training.features import mean_accuracy
+from unseen_diffusion.utils.images import dequantise, quantise
+from unseen_diffusion.utils.seeds import generator
 
 STRENGTHS = (0.0, 0.5, 1.0)
 

@@ -10,12 +10,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from unseen_diffusion.errors import InputError
-from unseen_diffusion.features.embedded import EmbeddedFeatures
-from unseen_diffusion.files import atomic_path, write_json
-from unseen_diffusion.settings import build
-from unseen_diffusion.tensors import write_tensors
-from unseen_diffusion.tracking import NoTracker, Tracker
+from unseen_diffusion.reports.tracking import NoTracker, Tracker
+from unseen_diffusion.scores.features.embedded import EmbeddedFeatures
 from unseen_diffusion.training.cards import plain_config, save_loss_curve, training_command
 from unseen_diffusion.training.data import digest
 from unseen_diffusion.training.distortions import KINDS
@@ -46,6 +42,10 @@ from unseen_diffusion.training.loop import (
 )
 from unseen_diffusion.training.processes import Processes
 from unseen_diffusion.training.state import TrainState
+from unseen_diffusion.utils.configs import build
+from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.files import atomic_path, write_json
+from unseen_diffusion.utils.tensors import write_tensors
 
 log = logging.getLogger(__name__)
 

@@ -18,10 +18,10 @@ from torch.nn.functional import cross_entropy
 
 from unseen_diffusion.domains.base import Domain, load_split
 from unseen_diffusion.domains.parquet import parquet_files, read_rows, select_rows
-from unseen_diffusion.errors import InputError
-from unseen_diffusion.images import decode, dequantise, quantise, stack
-from unseen_diffusion.seeds import generator
 from unseen_diffusion.training.distortions import KINDS, distort
+from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.images import decode, dequantise, quantise, stack
+from unseen_diffusion.utils.seeds import generator
 
 SYMMETRIES = ("none", "mirror", "square")  # no change; left-right; the eight symmetries of the square
 

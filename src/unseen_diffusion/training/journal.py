@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from unseen_diffusion.tracking import RunRecord, Tracker, WandbTracker, data_below, measured
+from unseen_diffusion.reports.tracking import RunRecord, Tracker, WandbTracker, data_below, measured
 
 log = logging.getLogger(__name__)
 

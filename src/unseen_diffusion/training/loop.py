@@ -16,12 +16,8 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from unseen_diffusion.errors import InputError
-from unseen_diffusion.files import locked, read_json, write_json
-from unseen_diffusion.optimisation import epoch_rows, update_ema
-from unseen_diffusion.seeds import generator
-from unseen_diffusion.settings import build
 from unseen_diffusion.training.journal import Journal
+from unseen_diffusion.training.optimisation import epoch_rows, update_ema
 from unseen_diffusion.training.processes import Processes
 from unseen_diffusion.training.state import (
     CHECKPOINT,
@@ -31,6 +27,10 @@ from unseen_diffusion.training.state import (
     save_checkpoint,
     write_csv,
 )
+from unseen_diffusion.utils.configs import build
+from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.files import locked, read_json, write_json
+from unseen_diffusion.utils.seeds import generator
 
 log = logging.getLogger(__name__)
 

@@ -2,8 +2,8 @@
 
 from diffusers import UNet2DModel
 
-from unseen_diffusion.errors import InputError
 from unseen_diffusion.models.unet import build_unet
+from unseen_diffusion.utils.errors import InputError
 
 # Channels of the levels, in units of the width, by the size that the network sees: after Ho et al. 2020
 # (arXiv 2006.11239) and Dhariwal and Nichol 2021 (arXiv 2105.05233, table 4).

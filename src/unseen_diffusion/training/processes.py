@@ -9,7 +9,7 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from unseen_diffusion.errors import InputError, first_line
+from unseen_diffusion.utils.errors import InputError, first_line
 
 PATIENCE = timedelta(hours=6)  # of the other processes, while the first decodes images or samples
 

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from unseen_diffusion.errors import InputError
-from unseen_diffusion.files import atomic_path
-from unseen_diffusion.tensors import write_tensors
+from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.files import atomic_path
+from unseen_diffusion.utils.tensors import write_tensors
 
 CHECKPOINT = "checkpoint.safetensors"
 

@@ -7,12 +7,13 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from unseen_diffusion.errors import InputError
-from unseen_diffusion.files import check_writable
-from unseen_diffusion.settings import build, choose_device, resolve_plain
-from unseen_diffusion.tracking import Tracker
+from unseen_diffusion.reports.tracking import Tracker
 from unseen_diffusion.training.diffusion_recipe import noise_schedule, train_diffusion
 from unseen_diffusion.training.feature_recipe import train_features
+from unseen_diffusion.utils.configs import build, resolve_plain
+from unseen_diffusion.utils.devices import choose_device
+from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.files import check_writable
 
 TASKS: dict[str, Callable[[DictConfig, torch.device, Tracker | None], Path]] = {
     "diffusion": train_diffusion,

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
-from unseen_diffusion.errors import InputError
+from unseen_diffusion.utils.errors import InputError
 
 State = Mapping[str, Tensor]
 NORM_GROUPS = 32  # fixed in both families; no tensor's shape depends on it

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from unseen_diffusion.errors import InputError
 from unseen_diffusion.models.conversion.architecture import Naming
 from unseen_diffusion.models.conversion.families import MARKERS
+from unseen_diffusion.utils.errors import InputError
 
 ROOT = "."  # the name of a network that lies in the file without nesting or prefix
 

@@ -8,14 +8,14 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from torch import Tensor, nn
 
-from unseen_diffusion.errors import InputError
-from unseen_diffusion.files import atomic_folder, check_writable
 from unseen_diffusion.models import DiffusersModel
 from unseen_diffusion.models.conversion import proof
 from unseen_diffusion.models.conversion.architecture import unet_config, unet_weights
 from unseen_diffusion.models.conversion.checkpoints import read_checkpoint
 from unseen_diffusion.models.conversion.plan import SCHEDULES, Options, Plan, make_plan
 from unseen_diffusion.models.conversion.reference import AdmReference, DdpmReference
+from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.files import atomic_folder, check_writable
 
 
 @dataclass(frozen=True)

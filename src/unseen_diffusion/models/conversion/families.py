@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from unseen_diffusion.errors import InputError
 from unseen_diffusion.models.conversion.architecture import Architecture, Naming, State
+from unseen_diffusion.utils.errors import InputError
 
 
 def _get(state: State, key: str, family: str) -> Tensor:

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from unseen_diffusion.errors import InputError
 from unseen_diffusion.models.conversion.architecture import Architecture, Naming, check_complete, check_supported
 from unseen_diffusion.models.conversion.checkpoints import Checkpoint
 from unseen_diffusion.models.conversion.families import SIZES
+from unseen_diffusion.utils.errors import InputError
 
 ADM_HEAD_CHANNELS = 64
 # Linear: Ho et al. 2020. Cosine: Nichol and Dhariwal 2021. Both over the 1000 steps of the published models.

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unseen_diffusion.errors import InputError
-from unseen_diffusion.precision import full_float32
-from unseen_diffusion.seeds import normal_rows
+from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.precision import full_float32
+from unseen_diffusion.utils.seeds import normal_rows
 
 TIMESTEPS = (0.0, 500.0, 999.0)
 TOLERANCE = 1e-5  # largest difference relative to the largest output, float32

@@ -1,0 +1,1 @@
+"""What people read: tables, comparisons, figures, the HTML report, wandb."""

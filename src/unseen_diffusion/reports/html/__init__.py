@@ -1,0 +1,7 @@
+"""Any number of runs as one HTML file that needs nothing else: results in, one page out, nothing recomputed."""
+
+from unseen_diffusion.reports.html.command import report_command
+from unseen_diffusion.reports.html.load import Run, load_runs
+from unseen_diffusion.reports.html.page import render, write_report
+
+__all__ = ["Run", "load_runs", "render", "report_command", "write_report"]

@@ -1,0 +1,225 @@
+"""The page: sections from runs, filled into the template and written as one file."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from pandas import DataFrame
+
+from unseen_diffusion.reports.html.galleries import Gallery, gallery
+from unseen_diffusion.reports.html.load import Run, first_of_settings
+from unseen_diffusion.reports.html.naming import Names, say
+from unseen_diffusion.reports.html.plots import Plots, geometry_plots, response_plots
+from unseen_diffusion.reports.html.scores import estimate, show
+from unseen_diffusion.reports.html.tables import (
+    Table,
+    acceptance_table,
+    comparison_table,
+    reconstruction_table,
+    results_table,
+)
+from unseen_diffusion.utils.files import atomic_path
+
+CAUGHT = 0.9  # share of replays that must be caught for a copy rate to be trusted
+MOST_GEOMETRIES = 12  # settings per domain whose latent geometry is drawn
+
+
+@dataclass(frozen=True)
+class DomainPart:
+    """What the page shows of one domain."""
+
+    name: str
+    source: str
+    licence: str
+    facts: list[str]
+    gallery: Gallery
+    reconstructions: Table | None
+    acceptance: Table | None
+    geometries: list[Plots]
+    left_out: list[str]
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """How one run came about: name, folder, and labelled texts."""
+
+    name: str
+    folder: str
+    like: str
+    parts: list[tuple[str, str]]
+
+
+def render(runs: Sequence[Run], title: str, comparison: DataFrame | None = None) -> str:
+    """The whole page as HTML.
+
+    Args:
+        runs: at least one, as ``load_runs`` gives them.
+        title: heading.
+        comparison: means over draws and seeds, shown first (see ``comparison_table``).
+
+    Raises:
+        InputError: an artefact of the runs is missing.
+    """
+    names = Names(runs)
+    domains = list(dict.fromkeys(run.domain for run in runs))
+    by_domain = {name: [run for run in runs if run.domain == name] for name in domains}
+    responses = [
+        (name, plots)
+        for i, (name, members) in enumerate(by_domain.items())
+        for setting in ("eta", "t")
+        if (plots := response_plots(members, names, setting, f"response-{i}"))
+    ]
+    features = "" if "features" in names.varying else say(runs[0].settings.get("features"))
+    script, style = (Markup(_resource(name)) for name in ("sort.js", "style.css"))
+    return _template().render(
+        title=title,
+        written=f"{datetime.now(UTC):%Y-%m-%d}",
+        version=version("unseen-diffusion"),
+        runs=len(runs),
+        settings=len(first_of_settings(runs)),
+        common=[(key, value) for key, value in names.common.items() if value],
+        features=features or "the extractor named in each line",
+        targets=_targets(runs),
+        comparison=None if comparison is None or comparison.empty else comparison_table(comparison, features),
+        results=results_table(runs, names),
+        responses=responses,
+        domains=[
+            domain_part(members, names, 1 / len(domains), f"domain-{i}") for i, members in enumerate(by_domain.values())
+        ],
+        provenance=provenance(runs, names),
+        style=style,
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+
+
+def write_report(runs: Sequence[Run], path: Path, title: str, comparison: DataFrame | None = None) -> None:
+    """Writes the page into one file that needs nothing else."""
+    text = render(runs, title, comparison)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def domain_part(runs: Sequence[Run], names: Names, share: float, prefix: str) -> DomainPart:
+    """Everything about the runs of one domain, whose pictures may take ``share`` of the budget."""
+    firsts = first_of_settings(runs)
+    images = runs[0].part("images")
+    drawn = _geometries(firsts, names, prefix)
+    left_out = []
+    if len(drawn) > MOST_GEOMETRIES:
+        left_out.append(f"latent geometry of {len(drawn) - MOST_GEOMETRIES} of {len(drawn)} settings")
+    pictures = gallery(runs, names, share)
+    return DomainPart(
+        runs[0].domain,
+        str(images.get("source") or ""),
+        str(images.get("licence") or ""),
+        caveats(runs),
+        pictures,
+        reconstruction_table(firsts, names),
+        acceptance_table(firsts, names),
+        drawn[:MOST_GEOMETRIES],
+        pictures.left_out + left_out,
+    )
+
+
+def _geometries(runs: Iterable[Run], names: Names, prefix: str) -> list[Plots]:
+    """Geometry of each distinct artefact."""
+    distinct: dict[str, Run] = {}
+    for run in runs:
+        distinct.setdefault(str(run.detail("geometry")), run)
+    plots = [geometry_plots(run, names, f"{prefix}-{i}") for i, run in enumerate(distinct.values())]
+    return [plot for plot in plots if plot]
+
+
+def caveats(runs: Sequence[Run]) -> list[str]:
+    """What the comparison rows of a domain say about how far its scores can be trusted."""
+    facts = []
+    replays = _values(runs, "replay", "copy_rate")
+    if not replays:
+        facts.append("No replayed references were scored here: whether copies would be caught is unknown.")
+    else:
+        verdict = (
+            "a low copy rate means what it says" if min(replays) >= CAUGHT else "a low copy rate proves little here"
+        )
+        facts.append(f"Replayed references caught as copies: {_range('copy_rate', replays)}; {verdict}.")
+    floor = _values(runs, "held_out", "fid_h")
+    if floor:
+        told = _range("fid_h", floor)
+        facts.append(
+            f"FID-H of real images at the same sizes, its floor: {told}; differences of that order say nothing."
+        )
+    else:
+        facts.append("No real images were scored here: the floor of FID-H and KID-H at these sizes is unknown.")
+    return facts
+
+
+def _range(score: str, values: Sequence[float]) -> str:
+    return " to ".join(dict.fromkeys(show(score, value) for value in (min(values), max(values))))
+
+
+def _values(runs: Sequence[Run], kind: str, score: str) -> list[float]:
+    """A score of a comparison row, or of the method of the same name, over runs."""
+    rows = [row for run in runs for row in run.rows if row["row"] == kind]
+    rows += [run.generated for run in runs if run.method == kind]
+    return [found.value for row in rows if (found := estimate(row, score)) is not None]
+
+
+def _targets(runs: Sequence[Run]) -> str:
+    """The words for H."""
+    targets = {run.settings.get("target") for run in runs}
+    if targets == {"validation"}:
+        return "validation images"
+    return "held-out images" if "validation" not in targets else "held-out or validation images, as each line says"
+
+
+def provenance(runs: Sequence[Run], names: Names) -> list[Provenance]:
+    """The first run of each setting in full, its repetitions by what differs from it."""
+    found = []
+    firsts: dict[str, Run] = {}
+    for run in runs:
+        first = firsts.setdefault(run.setting, run)
+        replicate = [f"{key} {say(run.settings.get(key))}" for key in ("draw", "seed") if say(run.settings.get(key))]
+        name = ", ".join([run.domain, names.of(run), *replicate])
+        parts = [("settings", _json(run.settings))]
+        if run is first:
+            parts += [("configuration", _json(run.results["config"])), ("environment", _json(run.part("environment")))]
+        spent = {key: run.part(key) for key in ("evaluations", "seconds") if run.part(key)}
+        parts.append(("spent by this run (network evaluations, seconds per stage)", _json(spent)))
+        parts.append(("artefacts", _artefacts(run)))
+        like = "" if run is first else f"configured as the run in {first.folder}, except draw, seed or files read"
+        found.append(Provenance(name, str(run.folder), like, parts))
+    return found
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def _artefacts(run: Run) -> str:
+    artefacts = run.results.get("artefacts") or []
+    return "\n".join(f"{a['stage']}: {a['folder']}{' (reused)' if a.get('reused') else ''}" for a in artefacts)
+
+
+def _resource(name: str) -> str:
+    environment = Environment(loader=PackageLoader("unseen_diffusion.reports.html"), autoescape=True)
+    source, _, _ = environment.loader.get_source(environment, name)  # type: ignore[union-attr]
+    return source
+
+
+def _template() -> Any:
+    environment = Environment(
+        loader=PackageLoader("unseen_diffusion.reports.html"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2")

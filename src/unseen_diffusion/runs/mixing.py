@@ -1,0 +1,200 @@
+"""The search for the mixing step: the candidate timestep that is best by a stated criterion.
+
+A function of what the stages keep: a repeated or resumed search evaluates no network again.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor
+
+from unseen_diffusion.runs.stages import LatentSet, Stages
+from unseen_diffusion.scores.latents.gaussianity import gaussianity
+from unseen_diffusion.scores.latents.separability import distance_separation, separability
+from unseen_diffusion.utils.errors import InputError
+
+log = logging.getLogger(__name__)
+
+Number = int | float
+
+# Criterion -> which value is the best.
+CRITERIA: dict[str, Callable[..., float]] = {"gaussianity": min, "separability": max, "validation": min}
+# Findings of ``gaussianity`` that can be a criterion: outside_edges is not, its null may be a single number.
+STATISTICS = (
+    "radius",
+    "whitened_radius",
+    "components",
+    "projections",
+    "kurtosis",
+    "isotropic_radius",
+    "largest_eigenvalue",
+    "sphericity",
+)
+PERMUTATIONS = 999  # and simulations behind the p-values of ``latent_findings``: enough for Holm over 20 sets
+SIMULATIONS = 99  # draws of a null: its middle 95% is wanted, no p-value
+MINIMUM = {"gaussianity": 8, "separability": 3, "validation": 3}  # references; of validation its own images
+
+
+@dataclass(frozen=True)
+class MixingSearch:
+    """A config of the ``mixing`` group: the mixing step by a criterion, among steps that one inversion records.
+
+    Attributes:
+        candidates: timesteps, at least 2 different ones.
+        criterion: ``gaussianity``, smallest ``departure`` of the reference latents; ``separability``, largest
+            ``separation`` from the model's own samples, inverted likewise; or ``validation``, smallest KID of the
+            run's method to the validation images.
+        statistic: of ``STATISTICS``, for ``gaussianity``.
+        samples: per candidate for ``validation``; the model's own for ``separability``.
+    """
+
+    candidates: Sequence[Number] = (200, 300, 400, 500, 600, 700, 800)
+    criterion: str = "gaussianity"
+    statistic: str = "radius"
+    samples: int = 100
+
+    def __post_init__(self) -> None:
+        if not 2 <= len(self.candidates) == len(set(self.candidates)):
+            raise InputError(f"mixing.candidates={list(self.candidates)}: give 2 or more different timesteps")
+        for key, known in (("criterion", tuple(CRITERIA)), ("statistic", STATISTICS)):
+            if getattr(self, key) not in known:
+                raise InputError(f"mixing.{key}={getattr(self, key)}: choose one of {', '.join(known)}")
+        if not _is_whole(self.samples) or self.samples < 3:
+            raise InputError(f"mixing.samples={self.samples}: give a whole number of 3 or more")
+
+    @property
+    def steps(self) -> tuple[float, ...]:
+        """The candidates, ascending."""
+        return tuple(sorted(float(t) for t in self.candidates))
+
+    @property
+    def meaning(self) -> str:
+        """The criterion in words."""
+        return {
+            "gaussianity": f"smallest departure of the reference latents by {self.statistic}",
+            "separability": "largest separation of the reference latents from the model's own",
+            "validation": "smallest KID of the method's samples to the validation images",
+        }[self.criterion]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A mixing step with its value by the criterion (None: could not be judged) and the jackknife error of a KID."""
+
+    t: float
+    value: float | None
+    standard_error: float | None = None
+
+
+@dataclass(frozen=True)
+class MixingStep:
+    """What a search found.
+
+    Attributes:
+        t: the best candidate; the lowest where several tie.
+        criterion: in words.
+        candidates: all of them, ascending.
+        tied: the steps that share the best value, where there are several.
+        at_end: the best is the lowest or highest candidate, so that a better one may lie beyond.
+    """
+
+    t: float
+    criterion: str
+    candidates: list[Candidate]
+    tied: list[float]
+    at_end: bool
+
+
+def find_step(search: MixingSearch, judge: Callable[[float], Candidate]) -> MixingStep:
+    """The best candidate. One that cannot be judged is passed over, with a line of log.
+
+    Args:
+        search: the candidates and their criterion.
+        judge: t -> its value.
+
+    Raises:
+        InputError: none could be judged.
+    """
+    judged, failures = [], []
+    for t in search.steps:
+        try:
+            found, reason = judge(t), "its value is not finite"
+        except InputError as error:
+            found, reason = Candidate(t, None), str(error)
+        if found.value is None or not math.isfinite(found.value):
+            found = Candidate(t, None)
+            failures.append(f"t={t:g}: {reason}")
+            log.warning("mixing.candidates: passed over %s", failures[-1])
+        judged.append(found)
+    values = {one.t: one.value for one in judged if one.value is not None}
+    if not values:
+        raise InputError(f"mixing.criterion={search.criterion}: no candidate could be judged ({failures[0]})")
+    best = CRITERIA[search.criterion](values.values())
+    tied = [t for t, value in values.items() if value == best]
+    if len(tied) > 1:
+        log.warning("mixing.criterion=%s: t = %s tie; took the lowest", search.criterion, _listed(tied))
+    at_end = tied[0] in (search.steps[0], search.steps[-1])
+    if at_end:
+        log.warning("mixing.candidates: the best, t = %g, is at their end; a better one may lie beyond", tied[0])
+    return MixingStep(tied[0], search.meaning, judged, tied if len(tied) > 1 else [], at_end)
+
+
+def departure(stages: Stages, latents: LatentSet, statistic: str, seed: int) -> float:
+    """How far latents (n >= 8) are from Gaussian by one statistic of ``latents.gaussianity``.
+
+    |value - middle| / half-width of the statistic's central 95% range under its null: of the order of 1 or less for
+    Gaussian latents. The null is drawn with the same random numbers at every step.
+    """
+    inputs = {"latents": latents.key, "seed": seed, "simulations": SIMULATIONS}
+
+    def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
+        found = gaussianity(latents.latents, seed, SIMULATIONS)
+        return {"spectrum": found.spectrum}, {name: asdict(finding) for name, finding in found.findings.items()}
+
+    artefact = stages.store.get_or_make("gaussianity", 1, inputs, make)
+    stages.used.append(("gaussianity", artefact))
+    finding = artefact.facts[statistic]
+    middle, half = (finding["low"] + finding["high"]) / 2, (finding["high"] - finding["low"]) / 2
+    return abs(finding["value"] - middle) / half if half > 0 else math.inf
+
+
+def latent_findings(stages: Stages, latents: LatentSet, own: LatentSet, seed: int) -> dict[str, Any]:
+    """Every test of ``latents.separability`` against the model's own, and of ``latents.gaussianity``, as JSON values.
+
+    Keys ``separability`` (both sets), ``gaussianity`` (``latents``) and ``own_gaussianity``; 8 latents or more each.
+    """
+    inputs = {"latents": latents.key, "own": own.key, "seed": seed, "permutations": PERMUTATIONS}
+
+    def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
+        sets = {"gaussianity": latents.latents, "own_gaussianity": own.latents}
+        found = {name: gaussianity(one, seed, PERMUTATIONS) for name, one in sets.items()}
+        facts: dict[str, Any] = {
+            name: {one: asdict(finding) for one, finding in result.findings.items()} for name, result in found.items()
+        }
+        facts["separability"] = asdict(separability(latents.latents, own.latents, seed, PERMUTATIONS))
+        return {f"{name}_spectrum": result.spectrum for name, result in found.items()}, facts
+
+    artefact = stages.store.get_or_make("latent_findings", 1, inputs, make)
+    stages.used.append(("latent_findings", artefact))
+    return artefact.facts
+
+
+def separation(latents: LatentSet, own: LatentSet, seed: int) -> float:
+    """Distance of the centres, its noise removed, over the scale at which distances tell two sets apart.
+
+    That scale is (tr S^2)^(1/4), the greater of both sets': for spherical Gaussians d^(1/4) times the spread
+    (Vempala and Wang 2004), so that a value above 1 is separable by distances alone.
+    """
+    found = distance_separation(latents.latents, own.latents, seed, permutations=1)  # its p-value is not asked for
+    return found.distance / found.effective_threshold if found.effective_threshold > 0 else math.inf
+
+
+def _listed(steps: Sequence[float]) -> str:
+    return ", ".join(f"{t:g}" for t in steps)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,0 +1,35 @@
+"""One run on several workers: all take part in its stages, and worker 0 alone scores, draws and writes results."""
+
+from unseen_diffusion.runs.results import (
+    compared,
+    domain_views,
+    evaluations,
+    extras,
+    round_trips,
+    tested_latents,
+    tuning_of,
+)
+from unseen_diffusion.runs.run import Run, generate, searched
+from unseen_diffusion.runs.settings import RunSettings
+
+
+def take_part(settings: RunSettings) -> int:
+    """Goes through the stages of ``results.execute`` in its order, and leaves what it makes in the store.
+
+    Which worker makes which shard changes none. A stage that is left out here is made by worker 0.
+
+    Returns:
+        The network evaluations spent here.
+    """
+    run, _ = searched(Run(settings), None)
+    generated = generate(run)
+    domain_views(run)
+    for _, artefact in compared(run, generated):
+        if artefact:
+            run.views(artefact.key, artefact.tensors["images"])
+    round_trips(run, min(settings.scores.reconstructions, len(run.split.tensors["references"])))
+    tuning_of(run)
+    extras(run, generated)
+    if settings.scores.latents:
+        tested_latents(run)
+    return evaluations(run.stages)["total"]

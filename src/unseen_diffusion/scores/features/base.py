@@ -1,0 +1,76 @@
+"""What a feature extractor is, and how a set of images goes through one."""
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from unseen_diffusion.utils.batching import Size, in_batches
+from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.precision import full_float32
+
+
+@runtime_checkable
+class FeatureExtractor(Protocol):
+    """Maps uint8 images (N, C, H, W) to float32 features (N, dimension), each image on its own.
+
+    Attributes:
+        name: shown beside every score; scores of different extractors do not compare.
+        dimension: features per image.
+        fingerprint: SHA-256 that changes with the weights or the preprocessing; part of every artefact's key.
+        batch_size: images at a time; no result depends on it.
+    """
+
+    name: str
+    dimension: int
+    fingerprint: str
+    batch_size: int
+
+    def to(self, device: torch.device | str) -> None:
+        """Moves the network; images follow it."""
+
+    def __call__(self, images: Tensor) -> Float32[Tensor, "n d"]:
+        """Features of one batch, on the extractor's device."""
+
+
+def extract(
+    extractor: FeatureExtractor,
+    images: Tensor,
+    batch_size: Size | None = None,
+    device: torch.device | str = "cpu",
+) -> Float32[Tensor, "n d"]:
+    """Features of any number of images: uint8 (N, C, H, W) -> float32 (N, d) on the CPU.
+
+    Args:
+        extractor: the feature network.
+        images: as they are saved, grey (C = 1) or RGB (C = 3).
+        batch_size: images at a time, halved where memory runs out; None takes the extractor's own.
+        device: where the network runs.
+
+    Raises:
+        InputError: no images, images that are not uint8, or a batch size below 1.
+    """
+    check_images(images)
+    size = extractor.batch_size if batch_size is None else batch_size
+    extractor.to(device)
+
+    def job(rows: slice) -> Tensor:
+        return extractor(images[rows]).to("cpu", torch.float32)
+
+    with full_float32():
+        return torch.cat(list(in_batches(job, len(images), size)))
+
+
+def check_images(images: Tensor) -> None:
+    """Checks that ``images`` are what scores are computed on: quantised, grey or RGB, at least one.
+
+    Raises:
+        InputError: another dtype or shape.
+    """
+    if images.dtype != torch.uint8:
+        raise InputError(f"images of {images.dtype}: features are taken of uint8; quantise them first")
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) == 0:
+        raise InputError(
+            f"images of shape {tuple(images.shape)}: give (N, 1 or 3, height, width) with at least one image"
+        )

@@ -1,0 +1,142 @@
+"""DINOv2 features (Oquab et al. 2023, arXiv 2304.07193): less partial to ImageNet's classes than Inception's.
+
+As recommended for comparing generative models (Stein et al. 2023, arXiv 2306.04675): the class token after the
+last normalisation, of images resized to 224 x 224 with an antialiased bicubic filter.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from unseen_diffusion.models.folders import snapshot
+from unseen_diffusion.scores.features.base import check_images
+from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.files import read_json, sha256
+
+_VERSION = "dinov2-1"  # of the preprocessing and the token taken
+_SIDE = 224
+_MEAN = (0.485, 0.456, 0.406)  # ImageNet, RGB in [0, 1]
+_DEVIATION = (0.229, 0.224, 0.225)
+_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json")
+_KINDS = ("dinov2", "dinov2_with_registers")
+
+
+class DinoV2:
+    """The class token of a DINOv2 network: its files are found and checked at once, the network loads on first use.
+
+    Its name tells the number of features and so the size of the network: dinov2-384, -768, -1024 or -1536.
+    """
+
+    def __init__(self, model: str = "facebook/dinov2-base", revision: str | None = None, batch_size: int = 32) -> None:
+        """Finds the network's files, on the disk or on the hub.
+
+        Args:
+            model: a local folder with config.json and safetensors, or a hub id.
+            revision: hub commit or branch.
+            batch_size: images at a time.
+
+        Raises:
+            InputError: transformers is not installed, or the files are missing or belong to another network.
+        """
+        _transformers()
+        self._folder = _resolve(model, revision)
+        config = read_json(self._folder / "config.json")
+        if config.get("model_type") not in _KINDS:
+            raise InputError(
+                f"{self._folder}: model_type {config.get('model_type')} in config.json; give a DINOv2 network, "
+                "e.g. features.model=facebook/dinov2-base"
+            )
+        self.dimension = int(config["hidden_size"])
+        self.name = f"dinov2-{self.dimension}"
+        self.batch_size = batch_size
+        self.fingerprint = _fingerprint(self._folder)
+        self._device = torch.device("cpu")
+        self._network: torch.nn.Module | None = None
+
+    def to(self, device: torch.device | str) -> None:
+        """Moves the network, if it is loaded already."""
+        self._device = torch.device(device)
+        if self._network is not None:
+            self._network.to(self._device)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Float32[Tensor, "n d"]:
+        """uint8 (N, 1 or 3, H, W) -> float32 (N, dimension); grey is repeated to RGB."""
+        check_images(images)
+        if self._network is None:
+            self._network = _load(self._folder).to(self._device)
+        tokens = self._network(pixel_values=preprocess(images.to(self._device))).last_hidden_state
+        return tokens[:, 0].float()
+
+
+def preprocess(images: Tensor) -> Float[Tensor, "n 3 224 224"]:
+    """uint8 (N, 1 or 3, H, W) -> (N, 3, 224, 224) float32, normalised by ImageNet's mean and deviation.
+
+    The bicubic filter overshoots at edges: values are clamped to [0, 1] before the normalisation, as an image
+    library's integers would be, but not rounded.
+    """
+    unit = images.to(torch.float32).expand(-1, 3, -1, -1) / 255
+    resized = interpolate(unit, (_SIDE, _SIDE), mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
+    mean, deviation = (resized.new_tensor(values)[:, None, None] for values in (_MEAN, _DEVIATION))
+    return (resized - mean) / deviation
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise InputError(
+            f"features=dinov2 needs the package transformers ({error}); pip install 'unseen-diffusion[dinov2]'"
+        ) from error
+    return transformers
+
+
+def _resolve(model: str, revision: str | None) -> Path:
+    """The local folder of ``model``, or its copy in the hub's cache, downloaded there once.
+
+    Raises:
+        InputError: no such folder, no safetensors in it, or the hub cannot be reached and nothing is cached.
+    """
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        if model.startswith((".", "/", "~")) or model.count("/") != 1:
+            raise InputError(f"features.model={model}: no such folder; give one, or a hub id such as owner/name")
+        folder = snapshot("features.model", model, revision, _FILES)
+    if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
+        raise InputError(f"features.model={model}: no config.json or no *.safetensors there; save it in that form")
+    return folder
+
+
+def _fingerprint(folder: Path) -> str:
+    """Of the preprocessing, the configuration and every file of weights."""
+    parts = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
+    identity = "/".join([_VERSION, *(sha256(part) for part in parts)])
+    return hashlib.sha256(identity.encode()).hexdigest()
+
+
+def _load(folder: Path) -> torch.nn.Module:
+    """The frozen network in float32; no code of the folder runs, no pickle is read.
+
+    Raises:
+        InputError: weights that do not fit, or that leave a part of the network at random values.
+    """
+    try:
+        network, found = _transformers().AutoModel.from_pretrained(
+            folder,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{folder}: config.json and the safetensors do not fit ({reason})") from error
+    missing = sorted(str(key) for key in (*found["missing_keys"], *found["mismatched_keys"]))
+    if missing:
+        raise InputError(f"{folder}: the safetensors lack {len(missing)} of the network's tensors, first {missing[0]}")
+    return network.float().requires_grad_(False).eval()

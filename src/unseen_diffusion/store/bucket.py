@@ -1,0 +1,155 @@
+"""An S3-compatible bucket behind a local folder: nodes that share no disk share artefacts through it, by obstore.
+
+What is found or written is kept in the folder as well, where reports and tables read it: below it each address has a
+folder of its own, for what lies there passes for being in the bucket. Credentials and the endpoint
+come from the usual variables (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL) and are never
+written.
+"""
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from unseen_diffusion.store.objects import Check, LocalObjects
+from unseen_diffusion.utils.errors import InputError, first_line
+
+log = logging.getLogger(__name__)
+
+SCHEME = "s3"
+ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+PASSING = (".claim", "/plan.json")  # ends of names that change or go while an artefact is made: never kept locally
+TIMES = {"timeout": "60s", "connect_timeout": "10s"}
+
+
+def check_address(text: str) -> None:
+    """What can be known of a bucket's address without a connection.
+
+    Raises:
+        InputError: another scheme, no bucket, or obstore is not installed.
+    """
+    address = urlsplit(text)
+    if address.scheme != SCHEME or not address.netloc or "@" in address.netloc:
+        raise InputError(f"paths.store={text}: give a folder, or s3://BUCKET/PREFIX (credentials in AWS_* variables)")
+    if find_spec("obstore") is None:
+        raise InputError(f"paths.store={text}: needs the package obstore; pip install 'unseen-diffusion[s3]'")
+
+
+class BucketObjects:
+    """The objects of s3://bucket/prefix, with a folder below ``cache`` in front of them."""
+
+    pause = 5.0
+
+    def __init__(self, text: str, cache: Path | str):
+        check_address(text)
+        from obstore.store import S3Store
+
+        address = urlsplit(text)
+        endpoint = next((os.environ[name] for name in ENDPOINTS if os.environ.get(name)), None)
+        config: Any = {"checksum_algorithm": "SHA256"}
+        if endpoint:
+            config["endpoint"] = endpoint
+        options: Any = {**TIMES, "allow_http": (endpoint or "").startswith("http://")}
+        prefix = address.path.strip("/") or None
+        self.address = text.rstrip("/")
+        self.store = S3Store(address.netloc, prefix=prefix, config=config, client_options=options)
+        self.folder = Path(cache) / own_folder(self.address, endpoint)
+        self.local = LocalObjects(self.folder)
+
+    def names(self, prefix: str) -> set[str]:
+        import obstore
+
+        parent, start = prefix.rsplit("/", 1)
+        with self._errors(prefix):
+            found = [entry["path"] for batch in obstore.list(self.store, f"{parent}/") for entry in batch]
+        depth = parent.count("/") + 1
+        return {name for name in found if name.startswith(f"{parent}/{start}") and name.count("/") == depth}
+
+    def get(self, name: str, intact: Check, expected: bool = False) -> bytes | None:
+        kept = self.local.read(name) if _keeps(name) else None
+        if kept is not None:
+            if intact(kept):
+                return kept
+            log.warning("%s: damaged; read again", self.folder / name)
+        data = self.read(name)
+        if data is None:
+            if expected:
+                log.warning("%s/%s: missing; made again", self.address, name)
+        elif not intact(data):
+            log.warning("%s/%s: damaged; made again", self.address, name)
+            self.delete(name)
+            return None
+        elif _keeps(name):
+            self.local.put(name, data)
+        return data
+
+    def read(self, name: str) -> bytes | None:
+        import obstore
+
+        with self._errors(name):
+            try:
+                return bytes(obstore.get(self.store, name).bytes())
+            except FileNotFoundError:
+                return None
+
+    def put(self, name: str, data: bytes) -> None:
+        import obstore
+
+        with self._errors(name):
+            obstore.put(self.store, name, data)
+        if _keeps(name):
+            self.local.put(name, data)
+
+    def create(self, name: str, data: bytes) -> bool:
+        import obstore
+        from obstore.exceptions import AlreadyExistsError
+
+        with self._errors(name):
+            try:
+                obstore.put(self.store, name, data, mode="create", use_multipart=False)
+            except AlreadyExistsError:
+                return False
+        return True
+
+    def delete(self, name: str) -> None:
+        import obstore
+
+        with self._errors(name):
+            obstore.delete(self.store, name)
+        self.local.delete(name)
+
+    def tidy(self, prefix: str) -> None:
+        if (self.folder / prefix).is_dir():
+            self.local.tidy(prefix)
+
+    @contextmanager
+    def _errors(self, name: str) -> Iterator[None]:
+        """What the bucket refuses as one line.
+
+        Raises:
+            InputError: no connection, no permission, no such bucket.
+        """
+        from obstore.exceptions import BaseError
+
+        try:
+            yield
+        except (BaseError, FileNotFoundError) as error:  # the latter where the bucket itself is not there
+            raise InputError(
+                f"{self.address}/{name}: {first_line(error)}; check the address, AWS_ENDPOINT_URL and the credentials"
+            ) from error
+
+
+def own_folder(address: str, endpoint: str | None) -> str:
+    """The name of an address's local folder, which no other address has, on whatever server."""
+    digest = hashlib.sha256(f"{endpoint or ''} {address}".encode()).hexdigest()
+    return f"{SCHEME}-{urlsplit(address).netloc}-{digest[:12]}"
+
+
+def _keeps(name: str) -> bool:
+    """Whether the local folder keeps it."""
+    return not name.endswith(PASSING)

@@ -1,0 +1,177 @@
+"""What a launcher starts: one job, which writes its own status; and the account after the last of them."""
+
+import logging
+import os
+import sys
+import traceback
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from unseen_diffusion.runs.settings import RunSettings
+from unseen_diffusion.sweeps.composition import own_config
+from unseen_diffusion.sweeps.manifest import (
+    COMPARISONS,
+    FOUND,
+    SHEET,
+    TABLES,
+    SweepState,
+    check_unchanged,
+    print_states,
+    read_manifest,
+    sweep_of,
+)
+from unseen_diffusion.sweeps.status import claimed, read_status
+from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.files import atomic_path
+
+log = logging.getLogger(__name__)
+
+
+OBJECTIVES = ("kid_h", "copy_rate")  # of the generated images; what a search minimises
+
+
+def run_job(config: DictConfig) -> list[float] | None:
+    """One point, unless it is done or another process has it. A failure is recorded and never stops the others.
+
+    Returns:
+        Its objectives, for a search; None after a failure, and from a helper.
+    """
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    sweep = sweep_of(folder)
+    os.chdir(read_manifest(sweep).cwd)  # a launcher may start its workers elsewhere
+    try:
+        return _claimed_job(config, folder, sweep)
+    except (InputError, OSError) as error:  # of the claim itself: without a status, only the log tells of it
+        log.error("%s: not started, for it cannot be claimed: %s", folder, error)
+        return None
+
+
+def _claimed_job(config: DictConfig, folder: Path, sweep: Path) -> list[float] | None:
+    """``run_job`` once its folder is known: claims it, works, and records how that ended."""
+    from unseen_diffusion.reports.tables import RESULTS
+
+    with claimed(folder) as journal:
+        if journal is None:
+            log.info("%s: done, or another process has it", folder)
+            return None
+        try:
+            (folder / RESULTS).unlink(missing_ok=True)  # of an earlier attempt
+            check_unchanged(sweep, folder.relative_to(sweep).as_posix(), own_config(config))
+            objectives = _work(config, folder, sweep)
+        except InputError as error:
+            journal.end(str(error))
+            log.error("%s", error)
+        except KeyboardInterrupt:
+            journal.end("interrupted")
+            raise
+        except (Exception, SystemExit) as error:
+            # Launchers differ in what these do to the other jobs of a sweep: none may be lost.
+            journal.end(f"{type(error).__name__}: {error}")
+            log.error("%s", traceback.format_exc())
+        else:
+            journal.end()
+            return objectives
+    return None
+
+
+def _work(config: DictConfig, folder: Path, sweep: Path) -> list[float] | None:
+    """Makes and writes a run's results, as its worker 0, or takes part in making them; the objectives of the former."""
+    from unseen_diffusion.runs.results import execute
+    from unseen_diffusion.runs.settings import check
+    from unseen_diffusion.runs.workers import take_part
+
+    settings = check(config)
+    if not config.worker:
+        results = execute(settings, folder, sweep.name)
+        return [float(results["rows"][0][name]) for name in OBJECTIVES]
+    of = sweep / read_manifest(sweep).runs()[folder.relative_to(sweep).as_posix()]
+    status = read_status(of)
+    spent = take_part(settings) if status is None or status.state != "done" else 0
+    log.info("worker %d spent %d network evaluations; results: %s", config.worker, spent, os.path.relpath(of))
+    return None
+
+
+def train_job(config: DictConfig) -> None:
+    """One training; bad input found on the way is one line and exit code 2."""
+    from unseen_diffusion.training.tasks import TASKS
+    from unseen_diffusion.utils.configs import build
+    from unseen_diffusion.utils.devices import choose_device
+
+    try:
+        tracker = build(config.tracking, "tracking")
+        folder = TASKS[config.training.task](config.training, choose_device(config.device), tracker)
+    except InputError as error:
+        log.error("%s", error)
+        sys.exit(2)
+    log.info("weights in %s", folder)
+
+
+WORK = (8, 16, 32, 64)  # network evaluations per direction
+WORK_IMAGES = 16  # references
+CAPTION = (
+    "latent_rms: against a fine RK4 trajectory. pair_psnr: images inverted and denoised, dB. fresh_rms: latents that "
+    "no image was inverted to, denoised and inverted."
+)
+
+
+def compare_solvers(settings: RunSettings, folder: Path) -> None:
+    """Accuracy of every solver per evaluation on the first references, as table, CSV and figure in ``folder``."""
+    import pandas as pd
+    from rich.console import Console
+
+    from unseen_diffusion.reports.tables import print_frame
+    from unseen_diffusion.runs.run import Run
+    from unseen_diffusion.solvers.work_precision import Pair, solvers_figure, solvers_table
+    from unseen_diffusion.utils.images import dequantise
+
+    run = Run(settings)
+    images = dequantise(run.split.tensors["references"][:WORK_IMAGES])
+    states = run.model.encode(images, settings.batch_size)
+    table = solvers_table(
+        run.model, states, settings.t, WORK, batch_size=settings.batch_size, progress=settings.progress
+    )
+    with atomic_path(folder / "solvers.csv") as path:
+        table.to_csv(path, index=False)
+    solvers_figure(table, folder / "solvers.svg")
+    title = f"{run.model.name}, {len(images)} references of {settings.domain.name}, t = {settings.t:g}"
+    labels = [Pair(*key).label for key in zip(table["solver"], table["grid"], table["clean_end"], strict=True)]
+    text = pd.DataFrame({"method": labels, "steps": table["steps"]})
+    for name, form in (("latent_rms", "{:.4f}"), ("pair_psnr", "{:.1f}"), ("fresh_rms", "{:.4f}")):
+        text[name] = table[name].map(form.format)
+    print_frame(text, title, CAPTION, Console())
+    print(f"{folder}/solvers.csv and solvers.svg")
+
+
+def report(folder: Path) -> int:
+    """Prints the table of a run or sweep and where everything is; 1 if any of its runs is not done."""
+    from unseen_diffusion.reports.comparison import is_comparison, show_comparison
+    from unseen_diffusion.reports.figures import sweep_sheet
+    from unseen_diffusion.reports.tables import load_results, print_table, write_table
+
+    sweep = SweepState.of(folder)
+    shown = Path(os.path.relpath(folder))
+    runs = sweep.runs()
+    if done := [folder / job.name for job in runs if job.state == "done"]:
+        table = load_results(done)
+        title = f"{shown} ({len(done)} of {len(runs)} runs done)"
+        for name in TABLES:
+            write_table(table, folder / name)
+        if is_comparison(table):
+            show_comparison(table, title, [folder / name for name in COMPARISONS])
+        else:
+            print_table(table, title)
+        if sweep.manifest.multirun:
+            sweep_sheet(done, folder / SHEET)
+        print(f"pictures, tables and logs: {shown}/")
+    if sweep.manifest.trials and (folder / FOUND).is_file():
+        print(f"best in {' and '.join(OBJECTIVES)}: {shown / FOUND}")
+    if not sweep.complete():
+        print_states(sweep)
+        for job in sweep.jobs:
+            if job.status and job.state == "failed":
+                print(f"failed: {shown / job.name}: {job.status.error}")
+        if not sweep.manifest.trials:
+            print(f"unseen resume {shown} runs what is not done")
+    return int(not sweep.complete())

@@ -1,0 +1,285 @@
+"""A run or sweep as its folder tells it: what was to run, recorded before it started, and how far each job is."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from unseen_diffusion.sweeps.status import STATES, STATUS, Status, read_status, state_of
+from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.files import read_json, write_json
+
+MANIFEST = "manifest.json"
+FOUND = "optimization_results.yaml"  # what Optuna's sweeper leaves
+TABLES, COMPARISONS, SHEET = ("table.csv", "table.md"), ("comparison.csv", "comparison.md"), "samples.png"
+SUMMARIES = (*TABLES, *COMPARISONS, SHEET, FOUND)  # of a sweep's runs, in its own folder
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run of a sweep: its overrides, and its composed config with interpolations as they were written."""
+
+    overrides: list[str]
+    config: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What manifest.json holds.
+
+    Attributes:
+        command: arguments of ``unseen run``.
+        cwd: folder that relative paths start from.
+        own_configs: $UNSEEN_CONF.
+        multirun: False for a single run, whose folder is the job's own.
+        points: all runs in order; a sweep's are numbered from 0, in folders of these names; empty for a search.
+        trials: runs of a search, which chooses its points as it goes; 0 for a sweep.
+        made: when, ISO 8601 in UTC.
+        schema: of this file.
+    """
+
+    command: list[str]
+    cwd: str
+    own_configs: str | None
+    multirun: bool
+    points: list[Point]
+    trials: int
+    made: str
+    schema: int = SCHEMA
+
+    def names(self) -> list[str]:
+        """Each job's folder below that of the sweep."""
+        return [str(number) for number in range(self.trials or len(self.points))] if self.multirun else ["."]
+
+    def runs(self) -> dict[str, str]:
+        """By each job's name, that of the job which writes its results: for a helper (``worker`` above 0) another."""
+        found = {name: name for name in self.names()}
+        whole: dict[str, str] = {}
+        for name, point in zip(found, self.points, strict=False):  # of a search there are none
+            run = json.dumps(point.config | {"worker": 0}, sort_keys=True)
+            if point.config.get("worker"):
+                found[name] = whole[run]
+            else:
+                whole[run] = name
+        return found
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Records a sweep before it starts, and forgets states, results and summaries of the one that it held before.
+
+    Tables, reports and tracking would else take them for the new sweep's. Only what it wrote is removed.
+
+    Raises:
+        InputError: a run is going on there.
+    """
+    from unseen_diffusion.reports.tables import RESULTS
+    from unseen_diffusion.runs.results import PICTURES, TABLE
+
+    if (folder / MANIFEST).is_file():
+        before = SweepState.of(folder)
+        if running := [job.name for job in before.jobs if job.state == "running"]:
+            raise InputError(f"{folder}: {len(running)} run(s) are going on there; choose another folder or wait")
+        for job in before.jobs:
+            for name in (RESULTS, STATUS, TABLE, *PICTURES):
+                (folder / job.name / name).unlink(missing_ok=True)
+        for name in SUMMARIES:
+            (folder / name).unlink(missing_ok=True)
+    write_json(folder / MANIFEST, asdict(manifest))
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Reads what was to run.
+
+    Raises:
+        InputError: not the folder of a run or sweep.
+    """
+    if not (folder / MANIFEST).is_file():
+        raise InputError(
+            f"{folder}: no {MANIFEST} there; give the folder of a run or sweep, such as outputs/sweeps/NAME"
+        )
+    found = read_json(folder / MANIFEST)
+    if not isinstance(found, dict) or found.get("schema") != SCHEMA:
+        raise InputError(f"{folder / MANIFEST}: not of this version (schema {SCHEMA})")
+    return Manifest(**{**found, "points": [Point(**point) for point in found["points"]]})
+
+
+def sweep_of(job: Path) -> Path:
+    """The sweep's folder, from a job's: its own for a single run.
+
+    Raises:
+        InputError: no manifest there or above.
+    """
+    for folder in (job, job.parent):
+        if (folder / MANIFEST).is_file():
+            return folder
+    raise InputError(
+        f"{job}: no {MANIFEST} there or above; does this machine see the folder that the sweep started in?"
+    )
+
+
+def check_unchanged(folder: Path, name: str, config: dict[str, Any]) -> None:
+    """A job's config, as composed now, is the one that its sweep recorded; a search records none.
+
+    Raises:
+        InputError: conf/ or the user's configs have changed since.
+    """
+    manifest = read_manifest(folder)
+    if manifest.trials:
+        return
+    recorded = manifest.points[manifest.names().index(name)].config
+    if difference := _difference(recorded, config):
+        raise InputError(
+            f"{folder}, run {name}: {difference} since it started; undo that, or start the sweep anew in another folder"
+        )
+
+
+def _difference(old: Any, new: Any, key: str = "") -> str:
+    """The first key in which two nested configs differ, with both values; empty where they agree."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        found = (_difference(old.get(k), new.get(k), f"{key}.{k}".lstrip(".")) for k in [*old, *(set(new) - set(old))])
+        return next(filter(None, found), "")
+    return "" if old == new else f"{key} changed from {old} to {new}"
+
+
+def sweep_folders(paths: Sequence[str]) -> list[Path]:
+    """The given folders, or all runs and sweeps one level below them.
+
+    Raises:
+        InputError: nothing there.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        below = [path] if (path / MANIFEST).is_file() else sorted(file.parent for file in path.glob(f"*/{MANIFEST}"))
+        if not below:
+            read_manifest(path)
+        found += below
+    return found
+
+
+@dataclass(frozen=True)
+class JobState:
+    """A job by its folder's name below the sweep's, how it is, what its status says, and who writes its results."""
+
+    name: str
+    state: str
+    status: Status | None
+    run: str
+
+    @property
+    def helps(self) -> bool:
+        """Whether the results are another's: of worker 0, for all other workers of a run."""
+        return self.run != self.name
+
+
+@dataclass(frozen=True)
+class SweepState:
+    """How far a sweep is."""
+
+    folder: Path
+    manifest: Manifest
+    jobs: list[JobState]
+
+    @classmethod
+    def of(cls, folder: Path) -> "SweepState":
+        """As the folder tells it now."""
+        manifest = read_manifest(folder)
+        statuses = [(name, read_status(folder / name), run) for name, run in manifest.runs().items()]
+        return cls(folder, manifest, [JobState(name, state_of(status), status, run) for name, status, run in statuses])
+
+    def running(self) -> list[Status]:
+        """What the jobs that run say of themselves."""
+        return [job.status for job in self.jobs if job.status and job.state == "running"]
+
+    def runs(self) -> list[JobState]:
+        """The jobs that write results."""
+        return [job for job in self.jobs if not job.helps]
+
+    def pending(self, *states: str) -> list[str]:
+        """Names of the jobs to start: neither done nor running, and no helpers of a run that is done."""
+        states = states or ("failed", "dead", "missing")
+        done = {job.name for job in self.runs() if job.state == "done"}
+        return [job.name for job in self.jobs if job.state in states and job.run not in done]
+
+    def tally(self) -> dict[str, int]:
+        """How many jobs are in each state."""
+        return {state: sum(job.state == state for job in self.jobs) for state in STATES}
+
+    def counts(self) -> str:
+        """`3 done, 1 failed of 4`."""
+        runs = len(self.runs())
+        split = f" workers of {runs} run{'s' * (runs > 1)}" if runs < len(self.jobs) else ""
+        return ", ".join(f"{n} {state}" for state, n in self.tally().items() if n) + f" of {len(self.jobs)}{split}"
+
+    def complete(self) -> bool:
+        """Whether every run is done, whatever became of its helpers."""
+        return all(job.state == "done" for job in self.runs())
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON values."""
+        jobs = [
+            {
+                "job": job.name,
+                "run": job.run,
+                "state": job.state,
+                "overrides": own,
+                "status": asdict(job.status) if job.status else None,
+            }
+            for job, own in zip(self.jobs, self.varied(), strict=True)
+        ]
+        return {"folder": str(self.folder), "command": self.manifest.command, "counts": self.tally(), "jobs": jobs}
+
+    def varied(self) -> list[list[str]]:
+        """Of each job, the overrides that not all of them have; unknown for a search."""
+        if self.manifest.trials:
+            return [[] for _ in self.jobs]
+        every = [point.overrides for point in self.manifest.points]
+        common = set.intersection(*map(set, every)) if len(every) > 1 else set()
+        return [[override for override in overrides if override not in common] for overrides in every]
+
+
+def print_states(sweep: SweepState, console: Console | None = None) -> None:
+    """One line per job: state, time, what it varies, and what it did last or why it failed."""
+    console = console or Console()
+    view = Table(
+        title=escape(f"{os.path.relpath(sweep.folder)}: {sweep.counts()}"),
+        title_justify="left",
+        box=None,
+        padding=(0, 1, 0, 0),
+    )
+    for name, justify in (("job", "right"), ("state", "left"), ("time", "right")):
+        view.add_column(name, justify="right" if justify == "right" else "left", no_wrap=True)
+    view.add_column("run", no_wrap=True, overflow="ellipsis", ratio=1)
+    view.add_column("last", no_wrap=True, overflow="ellipsis", ratio=1)
+    for job, varied in zip(sweep.jobs, sweep.varied(), strict=True):
+        status = job.status
+        last = (status.error or status.activity).partition("\n")[0] if status else ""
+        shown = ("" if job.name == "." else job.name, job.state, _duration(status.seconds if status else None))
+        view.add_row(*map(escape, (*shown, " ".join(varied), last)))
+    console.print(view)
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
+
+
+def status_command(paths: Sequence[str], as_json: bool) -> int:
+    """Prints how far the sweeps are; 0 if every run of them is done, else 1."""
+    sweeps = [SweepState.of(folder) for folder in sweep_folders(paths)]
+    if as_json:
+        print(json.dumps([sweep.plain() for sweep in sweeps], indent=2))
+        return int(not all(sweep.complete() for sweep in sweeps))
+    for sweep in sweeps:
+        print_states(sweep)
+        if sweep.pending() and not sweep.manifest.trials:
+            print(f"unseen resume {os.path.relpath(sweep.folder)} runs what is not done")
+    return int(not all(sweep.complete() for sweep in sweeps))

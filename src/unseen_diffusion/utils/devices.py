@@ -1,0 +1,28 @@
+"""Choosing a device, and moving images to it."""
+
+import torch
+from torch import Tensor
+
+from unseen_diffusion.utils.errors import InputError
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto``: the first of cuda, mps and cpu that there is.
+
+    Raises:
+        InputError: an unknown or absent device.
+    """
+    if name == "auto":
+        mps = torch.backends.mps.is_available()
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device={name}: not available here; choose auto or cpu") from error
+    return device
+
+
+def to_device(rows: Tensor, device: torch.device) -> Tensor:
+    """Rows on a device; to CUDA through pinned memory, without waiting for the copy."""
+    return rows.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else rows.to(device)

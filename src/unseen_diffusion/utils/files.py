@@ -1,0 +1,180 @@
+"""Files that are either whole or absent: write under a temporary name, then rename."""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from unseen_diffusion.utils.errors import InputError
+
+FULL = "no space left (or quota used up); free some and run again, what was finished is kept"
+CLOSED = "cannot write here; make it writable or choose another folder"
+IN_THE_WAY = "a file is in the way of a folder, or a folder in that of a file; choose another path"
+DISK_ERRORS = {
+    errno.ENOSPC: FULL,
+    errno.EDQUOT: FULL,
+    errno.EROFS: CLOSED,
+    errno.EACCES: CLOSED,
+    errno.EPERM: CLOSED,
+    errno.EEXIST: IN_THE_WAY,
+    errno.ENOTDIR: IN_THE_WAY,
+    errno.EISDIR: IN_THE_WAY,
+}
+NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}  # of a file system that has none
+
+
+@contextmanager
+def disk_errors(path: Path | str) -> Iterator[None]:
+    """A full disk, a folder closed to writing or a file instead of it, met in the block, as a line that names ``path``.
+
+    Raises:
+        InputError: in place of the OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        raise InputError(f"{path}: {DISK_ERRORS[error.errno]}") from error
+
+
+def check_writable(key: str, folder: Path) -> None:
+    """Whether ``folder`` is, or could be made, a folder to write to; nothing is created.
+
+    Raises:
+        InputError: it is a file, below a file, or not writable.
+    """
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+        raise InputError(f"{key}={folder}: cannot write to {existing}; choose another folder")
+
+
+@contextmanager
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """Yields a temporary sibling of ``path``, renamed onto it when the block ends without an error."""
+    path = Path(path)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            temporary.chmod(0o666 & ~_umask())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path | str) -> Iterator[Path]:
+    """Yields a temporary sibling folder, renamed to ``path`` when the block ends without an error.
+
+    A complete folder that another process put there meanwhile is kept, and the temporary one dropped.
+    """
+    path = Path(path)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+        temporary.chmod(0o777 & ~_umask())
+        try:
+            yield temporary
+            try:
+                os.rename(temporary, path)
+            except OSError:
+                if not path.is_dir():
+                    raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def locked(path: Path | str) -> Iterator[bool | None]:
+    """Holds the lock file ``path``; yields False where another process has it, None where there are no locks.
+
+    The lock ends with its process: no file that a killed one leaves behind means anything.
+    """
+    path = Path(path)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path, fallback_to_soft=False)
+        mine: bool | None = True
+        try:
+            lock.acquire(timeout=1)
+        except Timeout:
+            mine = False
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            mine = None
+    try:
+        yield mine
+    finally:
+        lock.release()
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Writes indented JSON atomically; NaN is refused, so that every reader understands the file."""
+    text = json.dumps(value, indent=2, sort_keys=False, allow_nan=False) + "\n"
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path | str) -> Any:
+    """Reads JSON.
+
+    Raises:
+        InputError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a readable JSON file ({error})") from error
+
+
+def seal(value: dict[str, Any]) -> bytes:
+    """JSON that carries its own checksum, so that damage is seen; NaN is refused."""
+    text = json.dumps(value | {"checksum": _checksum(value)}, indent=2, allow_nan=False)
+    return f"{text}\n".encode()
+
+
+def unseal(data: bytes, required: bool = True) -> dict[str, Any] | None:
+    """The value of ``seal``; None where it is damaged, or carries no checksum though ``required``."""
+    try:
+        value = json.loads(data)
+        found = value.pop("checksum", None)
+        intact = not required if found is None else found == _checksum(value)
+    except (ValueError, AttributeError, TypeError):
+        return None
+    return value if intact else None
+
+
+def _checksum(value: dict[str, Any]) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sha256(path: Path | str) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_states(files: Sequence[Path]) -> Hashable:
+    """Sizes, times and inodes: what changes when one of the files does, without reading it."""
+    stats = [file.stat() for file in files]
+    return tuple((str(file), s.st_size, s.st_mtime_ns, s.st_ino) for file, s in zip(files, stats, strict=True))
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,118 @@
+"""Old module paths, which keep working for one release: one table, with a warning that names the new path.
+
+Imports (``from unseen_diffusion.scoring import METRICS``) and the ``_target_`` of configs go through it alike.
+To be deleted with version 0.5, together with the ``__getattr__`` of the packages that took an old module's name.
+"""
+
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+ROOT = "unseen_diffusion"
+# Old module -> the modules that now hold its names. Both are relative to the package.
+RENAMED: dict[str, tuple[str, ...]] = {
+    "batching": ("utils.batching",),
+    "bucket": ("store.bucket",),
+    "claims": ("store.claims",),
+    "comparison": ("reports.comparison",),
+    "composition": ("sweeps.composition",),
+    "dashboard": ("reports.dashboard",),
+    "errors": ("utils.errors",),
+    "features": ("scores.features",),
+    "figures": ("reports.figures",),
+    "files": ("utils.files",),
+    "forgetting": ("runs.forgetting",),
+    "geometry": ("rejection.geometry",),
+    "grids": ("solvers.grids",),
+    "images": ("utils.images",),
+    "implicit": ("solvers.implicit",),
+    "jobs": ("sweeps.jobs",),
+    "latents": ("scores.latents",),
+    "launches": ("sweeps.launch",),
+    "methods": ("runs.methods",),
+    "objects": ("store.objects",),
+    "optimisation": ("training.optimisation",),
+    "precision": ("utils.precision",),
+    "report": ("reports.html",),
+    "results": ("runs.results",),
+    "runs": ("runs.run",),
+    "schedules": ("models.schedules",),
+    "scoring": ("scores.suite",),
+    "searches": ("runs.bandwidth", "runs.mixing"),
+    "seeds": ("utils.seeds",),
+    "settings": ("runs.settings",),
+    "shards": ("store.shards",),
+    "solvers": ("solvers.sampling",),
+    "stages": ("runs.stages",),
+    "statuses": ("sweeps.status",),
+    "steppers": ("solvers.explicit",),
+    "store": ("store.artefacts",),
+    "sweeps": ("sweeps.manifest",),
+    "tables": ("reports.tables",),
+    "tensors": ("utils.tensors",),
+    "tracking": ("reports.tracking",),
+    "tuning": ("training.finetuning",),
+    "work_precision": ("solvers.work_precision",),
+    "workers": ("runs.workers",),
+}
+PACKAGES = {new[0].partition(".")[0] for new in RENAMED.values()}
+
+
+def old_names(module: str) -> Callable[[str], Any]:
+    """The ``__getattr__`` for old module ``module``: finds a name where it is now, and warns.
+
+    Args:
+        module: a key of ``RENAMED``.
+    """
+
+    def find(name: str) -> Any:
+        below = f"{ROOT}.{module}.{name}" in sys.modules or (
+            module in PACKAGES and find_spec(f".{name}", f"{ROOT}.{module}")
+        )
+        if not (name.startswith("__") or below):
+            for home in RENAMED[module]:
+                found = getattr(import_module(f"{ROOT}.{home}"), name, None)
+                if found is not None:
+                    warnings.warn(
+                        f"{ROOT}.{module}.{name} is now {ROOT}.{home}.{name}; the old path goes with version 0.5",
+                        FutureWarning,
+                        stacklevel=3,
+                    )
+                    return found
+        raise AttributeError(f"module {ROOT}.{module!r} has no attribute {name!r}")
+
+    return find
+
+
+class _OldModule(Loader):
+    """Makes a module that is nothing but names found elsewhere."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__getattr__ = old_names(module.__name__.removeprefix(f"{ROOT}."))  # type: ignore[method-assign]
+
+
+class _OldModules(MetaPathFinder):
+    """Finds old modules, and the modules below the packages that moved (``unseen_diffusion.features.base``)."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        root, _, old = fullname.partition(".")
+        first, _, below = old.partition(".")
+        if root != ROOT or first in PACKAGES or first not in RENAMED:
+            return None
+        if below:
+            RENAMED.setdefault(old, tuple(f"{home}.{below}" for home in RENAMED[first]))
+        return ModuleSpec(fullname, _OldModule(), is_package=True)
+
+
+def install() -> None:
+    """Lets old module paths be imported; called once, when the package is imported."""
+    if not any(isinstance(finder, _OldModules) for finder in sys.meta_path):
+        sys.meta_path.append(_OldModules())

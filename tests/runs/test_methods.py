@@ -1,0 +1,95 @@
+"""The method group: every baseline runs, costs what it should, and is what its name says."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from support.commands import TINY, run
+from unseen_diffusion.models.analytic import natural_gaussian
+from unseen_diffusion.priors import Standard
+from unseen_diffusion.runs.methods import Method
+from unseen_diffusion.runs.stages import Stages
+from unseen_diffusion.store.artefacts import Store, load_tensor
+from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.images import dequantise
+
+METHODS = (
+    "held_out",
+    "replay",
+    "base_samples",
+    "standard_gaussian",
+    "fitted",
+    "random_rejection",
+    "slerp",
+    "noised_reference",
+    "full",
+)
+STEPS = 5
+
+
+@pytest.fixture
+def found(here: Path) -> dict[tuple[str, int], dict]:
+    """Results of every method on two draws, by (method, draw)."""
+    sweep = (f"method={','.join(METHODS)}", "domain.draw=0,1", "scores=comparison", "scores.reconstructions=0")
+    small = [word for word in TINY if not word.startswith("scores.")]
+    assert run("run", "-m", *small, *sweep, "scores.paths=1", "scores.geometry=4") == 0
+    files = (here / "outputs").rglob("results.json")
+    every = [json.loads(path.read_text()) for path in files]
+    return {(r["settings"]["method"], r["settings"]["draw"]): r for r in every}
+
+
+def images(result: dict) -> torch.Tensor:
+    return load_tensor(result["details"]["generated"], "images")
+
+
+def test_every_method_is_what_its_name_says(found: dict) -> None:
+    """One sweep, then the facts of each method."""
+    assert set(found) == {(name, draw) for name in METHODS for draw in (0, 1)}
+    assert all(len(images(result)) == 12 for result in found.values())
+    references = load_tensor(found["held_out", 0]["details"]["split"], "references", 12)
+    assert torch.equal(images(found["held_out", 0]), references)
+    # Replayed references are the references, a few grey levels apart; and all of them are copies.
+    error = (images(found["replay", 0]).int() - references.int()).abs().float().mean()
+    assert float(error) < 8
+    assert found["replay", 0]["rows"][0]["copy_rate"] == 1
+    # What never sees the references is the same for every draw of them.
+    for name in ("base_samples", "standard_gaussian"):
+        assert torch.equal(images(found[name, 0]), images(found[name, 1]))
+    assert not torch.equal(images(found["slerp", 0]), images(found["slerp", 1]))
+    # The control rejects as often as what it controls, and keeps other candidates.
+    chosen = {name: found[name, 0]["selection"] for name in ("full", "random_rejection", "fitted")}
+    assert chosen["random_rejection"]["proposals"] == chosen["full"]["proposals"]
+    assert not torch.equal(images(found["random_rejection", 0]), images(found["full", 0]))
+    assert chosen["fitted"]["acceptance"]["share"] == 1
+
+
+def test_every_method_states_its_cost(found: dict) -> None:
+    """Evaluations behind an image: those of the inversion count for what needs the references' latents."""
+    rows = {name: found[name, 0]["rows"][0] for name in METHODS}
+    assert rows["held_out"]["evaluations_per_image"] == 0
+    assert rows["noised_reference"]["evaluations_per_image"] == STEPS
+    for name in ("full", "fitted", "replay", "slerp"):
+        assert rows[name]["evaluations_per_image"] == pytest.approx(STEPS + 24 * STEPS / 12)
+    assert all(row["seconds_per_image"] >= 0 for row in rows.values())
+
+
+def test_noised_references_follow_the_forward_process(tmp_path: Path) -> None:
+    """x_t = alpha x_0 + sigma eps with unit noise, image by image."""
+    model = natural_gaussian(16, 3, 0.5, 2.0)
+    references = torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8)
+    noised = Stages(Store(tmp_path)).noised(model, references, 400.0, 40, seed=3)
+    node = model.schedule.node(400.0)
+    eps = (noised.latents - node.alpha * dequantise(references[torch.arange(40) % 5])) / node.sigma
+    assert float(eps.mean()) == pytest.approx(0, abs=0.02)
+    assert float(eps.std()) == pytest.approx(1, abs=0.02)
+    again = Stages(Store(tmp_path)).noised(model, references, 400.0, 7, seed=3)
+    assert torch.equal(again.latents, noised.latents[:7])
+
+
+def test_senseless_methods_are_refused() -> None:
+    with pytest.raises(InputError, match="source=heldout: choose one of"):
+        Method("x", "heldout")
+    with pytest.raises(InputError, match="draws from no prior"):
+        Method("x", "base", prior=Standard())
