@@ -29,7 +29,7 @@ def build(config: Any, group: str = "", /, **arguments: Any) -> Any:
         return instantiate(config, _convert_="all", **arguments)
     except InstantiationException as error:
         cause: BaseException = error
-        while cause.__cause__ is not None:
+        while cause.__cause__ is not None and not isinstance(cause, InputError):
             cause = cause.__cause__
         if isinstance(cause, InputError):
             raise cause from None
