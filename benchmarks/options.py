@@ -41,7 +41,7 @@ def options(device: torch.device) -> list[Row]:
 def _effects(models: dict[str, DiffusersModel]) -> list[Row]:
     """On latents (RMS; they are of order 1), images (grey levels) and a score (FID to the references)."""
     images = hubble(EFFECT)
-    solver = SolverSettings("dpmpp_2m", "karras", STEPS)
+    solver = SolverSettings(name="dpmpp_2m", grid="karras", steps=STEPS)
     made = {}
     for name, model in models.items():
         grid = solver.make_grid(model.schedule, 500)

@@ -47,11 +47,11 @@ def round_trip(model: DiffusersModel, images: torch.Tensor, solver: SolverSettin
 def evaluations(device: torch.device) -> list[Row]:
     """Smallest tried budget a direction whose round trip is no worse than that of 80 + 80 DDIM steps."""
     model, images = DiffusersModel("embedded:photos32", device=device), dequantise(hubble(IMAGES))
-    target = round_trip(model, images, SolverSettings("ddim", "uniform_t", 80))
+    target = round_trip(model, images, SolverSettings(name="ddim", grid="uniform_t", steps=80))
     rows = [Row("ddim, uniform_t, 80 evaluations a direction", target, "dB")]
     for name, grid, end in METHODS:
         for steps in BUDGETS:
-            solver = SolverSettings(name, grid, steps, end)
+            solver = SolverSettings(name=name, grid=grid, steps=steps, clean_end=end)
             if (found := round_trip(model, images, solver)) >= target:
                 label = f"{name}, {grid}" + (", half clean end" if end == "half" else "")
                 floor = f"80; {found:.1f} dB at {steps}"
@@ -66,7 +66,7 @@ def sweep(device: torch.device) -> list[Row]:
     steps, etas = (300.0, 500.0), (0.0, 0.2, 0.4)
     judges: dict[str, Tolerances] = {"none": NoTolerances(), "calibrated": CalibratedTolerances(k=5)}
     points = list(product(steps, etas, judges))
-    solver, count = SolverSettings("dpmpp_2m", "karras", 6), 12
+    solver, count = SolverSettings(name="dpmpp_2m", grid="karras", steps=6), 12
     denoised: set[tuple[float, float, int]] = set()
 
     def run(stages: Stages, t: float, eta: float, judge: str, record: tuple[float, ...]) -> None:

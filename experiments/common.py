@@ -15,7 +15,7 @@ from torch import Tensor
 
 from unseen_diffusion.reports.tables import as_text, load_results, plus_minus, results_files
 from unseen_diffusion.scores.intervals import holm, t_interval
-from unseen_diffusion.scores.suite import METRICS
+from unseen_diffusion.scores.metrics import METRICS
 from unseen_diffusion.store.artefacts import RECORD, load_tensor, tensor_names
 from unseen_diffusion.utils.files import atomic_path, read_json, write_json
 

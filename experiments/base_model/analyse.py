@@ -94,7 +94,7 @@ class Measuring:
 
     def caught(self, path: Path | str) -> CopyRate:
         """The control: training images, sent to t = 500 and back with eta 0.5, that count as copies."""
-        model, solver = DiffusersModel(str(path)), SolverSettings("dpmpp_2m", "karras", 16)
+        model, solver = DiffusersModel(str(path)), SolverSettings(name="dpmpp_2m", grid="karras", steps=16)
         grid = solver.make_grid(model.schedule, 500)
         latents = invert(model, dequantise(self.some(self.train)[:CONTROLS]), grid, [500], solver)[500]
         back = quantise(denoise(model, latents, grid, 0.5, 0, solver=solver))

@@ -18,13 +18,15 @@ from unseen_diffusion.solvers.sampling import SolverSettings, invert
 
 HERE = Path(__file__).parent
 MIXING = (
-    *(SolverSettings("ddim", "uniform_t", steps) for steps in (10, 20, 40, 80)),
-    *(SolverSettings("dpmpp_2m", "karras", steps) for steps in (10, 20, 40)),
-    *(SolverSettings("trapezoid", "karras", steps) for steps in (10, 20, 40)),
-    *(SolverSettings("dpmpp_2m", "karras", steps, "half") for steps in (20, 40)),
+    *(SolverSettings(name="ddim", grid="uniform_t", steps=steps) for steps in (10, 20, 40, 80)),
+    *(SolverSettings(name="dpmpp_2m", grid="karras", steps=steps) for steps in (10, 20, 40)),
+    *(SolverSettings(name="trapezoid", grid="karras", steps=steps) for steps in (10, 20, 40)),
+    *(SolverSettings(name="dpmpp_2m", grid="karras", steps=steps, clean_end="half") for steps in (20, 40)),
 )
 # At the schedule's end latents of the model's own domain are N(0, I): their RMS should be 1.
-END = tuple(SolverSettings("dpmpp_2m", "karras", 40, clean_end) for clean_end in ("full", "half"))
+END = tuple(
+    SolverSettings(name="dpmpp_2m", grid="karras", steps=40, clean_end=clean_end) for clean_end in ("full", "half")
+)
 
 
 def radius(model: ud.DiffusersModel, images: Tensor, t: float, solver: SolverSettings) -> float:

@@ -89,7 +89,9 @@ def refuses(message: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    "tolerances", [BANDS, RandomControl(BANDS), Projection(BANDS, iterations=4)], ids=lambda tolerances: tolerances.name
+    "tolerances",
+    [BANDS, RandomControl(match=BANDS), Projection(match=BANDS, iterations=4)],
+    ids=lambda tolerances: tolerances.name,
 )
 def test_a_call_is_the_chain_of_the_library(pipe: UnseenDomainPipeline, tolerances: Any) -> None:
     """images -> latents -> prior -> selection -> images, written out."""
@@ -189,7 +191,7 @@ def test_images_that_are_none_are_refused(pipe: UnseenDomainPipeline, images: An
         ({"t": 1000}, "t=1000 lies outside"),
         ({"steps": 1}, "solver.steps=1"),
         ({"solver": "euler"}, "solver.name=euler"),
-        ({"solver": SolverSettings("ddim", "uniform_t", 4)}, "have their own"),
+        ({"solver": SolverSettings(name="ddim", grid="uniform_t", steps=4)}, "have their own"),
         ({"prior": LowRank(rank=20)}, "needs"),
         ({"prior": Slerp(towards="id")}, "model's own domain"),
         ({"tolerances": CalibratedTolerances(k=8)}, "tolerances.k=8: with 8 references give a number between 2 and 7"),
@@ -214,7 +216,10 @@ def test_settings_are_refused_before_anything_runs(
         ({"output_type": "latent"}, "output_type=latent"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"generator": [torch.Generator()]}, "one torch.Generator for all"),
-        ({"tolerances": AbsoluteTolerances({"pair_distance": 1e-9}, {}, k=3), "max_proposals": 9}, "0 of 3 latents"),
+        (
+            {"tolerances": AbsoluteTolerances(tolerance={"pair_distance": 1e-9}, target={}, k=3), "max_proposals": 9},
+            "0 of 3 latents",
+        ),
     ],
 )
 def test_calls_that_cannot_work_are_refused(fitted: UnseenDomainPipeline, changes: Any, message: str) -> None:
@@ -242,12 +247,12 @@ def test_fewer_images_may_be_allowed(fitted: UnseenDomainPipeline) -> None:
     "changes",
     [
         {},
-        {"prior": Diagonal(), "tolerances": RandomControl(BANDS)},
+        {"prior": Diagonal(), "tolerances": RandomControl(match=BANDS)},
         {"prior": Stationary(), "tolerances": NoTolerances()},
-        {"prior": Slerp(), "tolerances": Projection(BANDS, iterations=4)},
-        {"prior": KernelDensity(), "tolerances": AbsoluteTolerances({"pair_distance": 5.0}, {}, k=3)},
-        {"solver": SolverSettings("ddim", "uniform_t", 4)},
-        {"solver": ImplicitSettings("ddim_implicit", "karras", 8, iterations=2, tolerance=0.1)},
+        {"prior": Slerp(), "tolerances": Projection(match=BANDS, iterations=4)},
+        {"prior": KernelDensity(), "tolerances": AbsoluteTolerances(tolerance={"pair_distance": 5.0}, target={}, k=3)},
+        {"solver": SolverSettings(name="ddim", grid="uniform_t", steps=4)},
+        {"solver": ImplicitSettings(name="ddim_implicit", grid="karras", steps=8, iterations=2, tolerance=0.1)},
     ],
     ids=lambda changes: "-".join(getattr(value, "name", "") for value in changes.values()) or "default",
 )

@@ -30,7 +30,7 @@ TIGHT = CalibratedTolerances(coverage=0.5, k=K)
 
 
 def project(count: int = 60, tolerances: CalibratedTolerances = TIGHT, chunk: int = 256) -> Selection:
-    return select(PRIOR, REFERENCES, Projection(tolerances), count, seed=0, max_proposals=2000, chunk=chunk)
+    return select(PRIOR, REFERENCES, Projection(match=tolerances), count, seed=0, max_proposals=2000, chunk=chunk)
 
 
 def figure(seed: int, count: int = 8) -> tuple[Tensor, Tensor, Tensor]:
@@ -178,14 +178,16 @@ def test_projection_accepts_more_often_and_crowds_the_ends() -> None:
 def test_impossible_bands_are_rejected_and_said() -> None:
     """Distances of 0 to k different references: nothing converges, and the message counts."""
     nothing: dict[str, float | None] = dict.fromkeys(CRITERIA)
-    impossible = AbsoluteTolerances(nothing | {"pair_distance": 0.01}, nothing | {"pair_distance": 0.1}, k=K)
+    impossible = AbsoluteTolerances(
+        tolerance=nothing | {"pair_distance": 0.01}, target=nothing | {"pair_distance": 0.1}, k=K
+    )
     with pytest.raises(InputError, match="tolerances=projection: 0 of 5 latents accepted after 12 proposals"):
-        select(PRIOR, REFERENCES, Projection(impossible), 5, 0, max_proposals=12)
+        select(PRIOR, REFERENCES, Projection(match=impossible), 5, 0, max_proposals=12)
 
 
 def test_one_criterion_alone_moves_along_its_gradient() -> None:
     """Only the origin angle: it ends at its band, whatever the others do."""
-    got = project(30, CalibratedTolerances(0.3, ["origin_angle"], k=K))
+    got = project(30, CalibratedTolerances(coverage=0.3, criteria=["origin_angle"], k=K))
     assert list(got.passes) == ["origin_angle"]
     assert got.proposals == 30
 
@@ -197,10 +199,10 @@ def test_the_chunk_changes_nothing() -> None:
 
 
 def test_a_projection_needs_bands() -> None:
-    for match in (NoTolerances(), RandomControl(TIGHT), Projection(TIGHT)):
+    for match in (NoTolerances(), RandomControl(match=TIGHT), Projection(match=TIGHT)):
         with pytest.raises(InputError, match=f"tolerances.match={match.name}: a projection needs bands"):
-            Projection(match)
+            Projection(match=match)
     with pytest.raises(InputError, match=r"tolerances\.iterations=0: give 1 or more"):
-        Projection(TIGHT, iterations=0)
+        Projection(match=TIGHT, iterations=0)
     with pytest.raises(InputError, match="choose direct with tolerances=projection"):
-        select(PRIOR, REFERENCES, Projection(TIGHT), 5, 0, 100, route="exact_statistics")
+        select(PRIOR, REFERENCES, Projection(match=TIGHT), 5, 0, 100, route="exact_statistics")

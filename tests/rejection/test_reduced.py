@@ -163,7 +163,7 @@ def test_more_latents_extend_the_selection_and_bounds_cut_it() -> None:
 
 def test_the_control_owes_nothing_to_the_geometry() -> None:
     """The decisions of what it matches, and independent draws of the prior."""
-    matched, control = choose("exact_statistics"), choose("exact_statistics", RandomControl(HALF))
+    matched, control = choose("exact_statistics"), choose("exact_statistics", RandomControl(match=HALF))
     assert (control.indices, control.passes) == (matched.indices, matched.passes)
     fitted, kept_seed = Isotropic().fit(REFERENCES), generator(0, "control").initial_seed()
     torch.testing.assert_close(control.latents, fitted.sample(control.indices, kept_seed))
@@ -200,13 +200,13 @@ def test_routes_are_checked_before_anything_is_fitted() -> None:
         with pytest.raises(InputError, match="has no spherical rest"):
             select(prior.fit(REFERENCES), REFERENCES, HALF, 5, 0, 100, route="exact_statistics")
     for prior in PRIORS.values():
-        check_route("exact_statistics", prior, RandomControl(HALF))
+        check_route("exact_statistics", prior, RandomControl(match=HALF))
     with pytest.raises(InputError, match=r"rejection\.route=fast: choose direct or exact_statistics"):
         check_route("fast", Isotropic(), HALF)
     with pytest.raises(InputError, match=r"rejection\.route=fast: choose direct or exact_statistics"):
         choose("fast")
     with pytest.raises(InputError, match="a projection rejects nothing"):
-        check_route("exact_statistics", Isotropic(), Projection(HALF))
+        check_route("exact_statistics", Isotropic(), Projection(match=HALF))
     with pytest.raises(InputError, match=r"tolerances\.k=25: with 24 references"):
         ExactStatistics(Isotropic().fit(REFERENCES), PREPARED, 25, 0, SHAPE)
 

@@ -41,7 +41,9 @@ def within(judged: Tensor, bands: dict[str, Band]) -> dict[str, Tensor]:
     return {name: (values[name] >= band.low) & (values[name] <= band.high) for name, band in bands.items()}
 
 
-@pytest.mark.parametrize("tolerances", [TIGHT, RandomControl(TIGHT), CalibratedTolerances(0.9, k=5), NoTolerances()])
+@pytest.mark.parametrize(
+    "tolerances", [TIGHT, RandomControl(match=TIGHT), CalibratedTolerances(coverage=0.9, k=5), NoTolerances()]
+)
 @pytest.mark.parametrize("chunk", [1, 7, 1000])
 def test_the_chunk_changes_nothing(tolerances: Tolerances, chunk: int) -> None:
     """The same candidates with the same accounts, whatever the size of the matrix products."""
@@ -137,7 +139,7 @@ def test_no_tolerances_keep_every_candidate() -> None:
 def test_calibrated_bands_cover_what_they_say_of_the_references(coverage: float) -> None:
     """The central quantiles of their own leave-one-out statistics."""
     references = References.of(REFERENCES)
-    tolerances = CalibratedTolerances(coverage, k=5)
+    tolerances = CalibratedTolerances(coverage=coverage, k=5)
     own = leave_one_out(references, 5, 0, tolerances.repeats)
     for mask in within(own, tolerances.bands(references, 0)).values():
         assert float(mask.double().mean()) == pytest.approx(coverage, abs=0.01)
@@ -146,21 +148,21 @@ def test_calibrated_bands_cover_what_they_say_of_the_references(coverage: float)
 def test_calibrated_acceptance_of_fresh_draws() -> None:
     """Each criterion passes about its coverage; all three together between coverage^3 and coverage."""
     references = PRIOR.sample(range(300), seed=1001)
-    got = select(PRIOR, references, CalibratedTolerances(0.9), 1000, seed=0, max_proposals=4000)
+    got = select(PRIOR, references, CalibratedTolerances(coverage=0.9), 1000, seed=0, max_proposals=4000)
     for passed in got.passes.values():
         assert passed / got.proposals == pytest.approx(0.9, abs=0.05)
     assert 0.9**3 - 0.06 < 1000 / got.proposals < 0.9
 
 
 def test_calibrated_criteria_can_be_chosen() -> None:
-    got = choose(CalibratedTolerances(0.5, ["origin_angle"], k=5))
+    got = choose(CalibratedTolerances(coverage=0.5, criteria=["origin_angle"], k=5))
     assert list(got.bands) == list(got.passes) == ["origin_angle"]
     assert got.passes["origin_angle"] == 40
 
 
 def test_the_control_rejects_as_often_as_what_it_matches() -> None:
     """The same decisions: proposals, passes, indices and judged statistics; other latents."""
-    matched, control = choose(TIGHT), choose(RandomControl(TIGHT))
+    matched, control = choose(TIGHT), choose(RandomControl(match=TIGHT))
     assert (control.indices, control.proposals) == (matched.indices, matched.proposals)
     assert (control.passes, control.bands) == (matched.passes, matched.bands)
     assert torch.equal(control.statistics, matched.statistics)
@@ -177,7 +179,7 @@ def test_the_control_owes_nothing_to_the_geometry() -> None:
     unconditional = statistics(PRIOR.sample(range(count), 55), prepared, everyone)
     kept = {
         name: statistics(choose(tolerances, count).latents, prepared, everyone)
-        for name, tolerances in (("matched", strict), ("control", RandomControl(strict)))
+        for name, tolerances in (("matched", strict), ("control", RandomControl(match=strict)))
     }
     pvalues = {
         name: [float(ks_2samp(values[:, i], unconditional[:, i]).pvalue) for i in range(3)]
@@ -205,37 +207,44 @@ def test_paper_tolerances_are_centred_on_the_domains_own_values() -> None:
 
 
 def test_a_null_tolerance_leaves_its_criterion_out() -> None:
-    tolerances = AbsoluteTolerances(NOTHING | {"pair_angle": 3.0}, NOTHING, k=5)
+    tolerances = AbsoluteTolerances(tolerance=NOTHING | {"pair_angle": 3.0}, target=NOTHING, k=5)
     got = choose(tolerances)
     assert list(got.passes) == ["pair_angle"]
     assert torch.stack(list(within(got.statistics, got.bands).values())).sum() == 40
 
 
 def test_all_tolerances_null_accept_everything() -> None:
-    got = choose(AbsoluteTolerances(NOTHING, NOTHING, k=5))
+    got = choose(AbsoluteTolerances(tolerance=NOTHING, target=NOTHING, k=5))
     assert (got.indices, got.proposals, got.passes) == (list(range(40)), 40, {})
-    control = choose(RandomControl(NoTolerances(k=5)))
+    control = choose(RandomControl(match=NoTolerances(k=5)))
     assert (control.indices, control.passes) == (list(range(40)), {})
 
 
 def test_band_ends_are_inside() -> None:
     """A zero-width band about a candidate's own value keeps it."""
-    tolerances = AbsoluteTolerances(NOTHING | {"pair_distance": 0.0}, NOTHING, k=5)
-    value = float(choose(AbsoluteTolerances(NOTHING, NOTHING, k=5), 1).statistics[0, 0])
+    tolerances = AbsoluteTolerances(tolerance=NOTHING | {"pair_distance": 0.0}, target=NOTHING, k=5)
+    value = float(choose(AbsoluteTolerances(tolerance=NOTHING, target=NOTHING, k=5), 1).statistics[0, 0])
     got = choose(replace(tolerances, target=NOTHING | {"pair_distance": value}), 1, chunk=256)
     assert got.indices == [0] or math.isclose(float(got.statistics[got.indices[0], 0]), value, abs_tol=0.0)
 
 
 def test_refusals_name_the_setting() -> None:
     with pytest.raises(InputError, match=r"tolerances\.coverage=0\.0: give a number above 0, up to 1"):
-        CalibratedTolerances(0.0)
+        CalibratedTolerances(coverage=0.0)
     with pytest.raises(InputError, match=r"tolerances\.criteria=\['volume'\]: choose among pair_distance"):
-        CalibratedTolerances(0.9, ["volume"])
+        CalibratedTolerances(coverage=0.9, criteria=["volume"])
     with pytest.raises(InputError, match="unknown criterion volume"):
-        AbsoluteTolerances({"volume": 1.0}, NOTHING)
+        AbsoluteTolerances(tolerance={"volume": 1.0}, target=NOTHING)
     with pytest.raises(InputError, match=r"pair_angle=-1\.0; give 0 or more, or null"):
-        AbsoluteTolerances({"pair_angle": -1.0}, NOTHING)
+        AbsoluteTolerances(tolerance={"pair_angle": -1.0}, target=NOTHING)
     with pytest.raises(InputError, match="leave-one-out needs k"):
         select(PRIOR, REFERENCES[:5], CalibratedTolerances(), 5, 0, 100)
     with pytest.raises(InputError, match=r"tolerances\.k=10: with 5 references"):
-        select(PRIOR, REFERENCES[:5], AbsoluteTolerances({"pair_angle": 1.0}, {"pair_angle": 60.0}), 5, 0, 100)
+        select(
+            PRIOR,
+            REFERENCES[:5],
+            AbsoluteTolerances(tolerance={"pair_angle": 1.0}, target={"pair_angle": 60.0}),
+            5,
+            0,
+            100,
+        )

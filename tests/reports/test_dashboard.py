@@ -23,7 +23,8 @@ from unseen_diffusion.reports.dashboard import (
     workspace,
 )
 from unseen_diffusion.reports.tables import ROW_LABELS
-from unseen_diffusion.scores.suite import METRICS, ROWS
+from unseen_diffusion.scores.metrics import METRICS
+from unseen_diffusion.scores.suite import ROWS
 from unseen_diffusion.utils.errors import InputError
 
 pytest.importorskip("wandb_workspaces", reason="the dashboard extra is not installed")

@@ -277,9 +277,9 @@ def test_project_names_are_judged_as_wandb_does(name: str) -> None:
         wandb.Settings(project=name)
     except Exception:
         with pytest.raises(InputError, match=r"tracking.project="):
-            WandbTracker(name, "offline", "folder")
+            WandbTracker(project=name, mode="offline", folder="folder")
     else:
-        WandbTracker(name, "offline", "folder")
+        WandbTracker(project=name, mode="offline", folder="folder")
 
 
 @pytest.mark.parametrize(("key", "value"), [("mode", "maybe"), ("pictures", "perhaps"), ("project", "")])

@@ -90,6 +90,6 @@ def test_noised_references_follow_the_forward_process(tmp_path: Path) -> None:
 
 def test_senseless_methods_are_refused() -> None:
     with pytest.raises(InputError, match="source=heldout: choose one of"):
-        Method("x", "heldout")
+        Method(name="x", source="heldout")
     with pytest.raises(InputError, match="draws from no prior"):
-        Method("x", "base", prior=Standard())
+        Method(name="x", source="base", prior=Standard())

@@ -27,7 +27,7 @@ from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import read_json
 from unseen_diffusion.utils.seeds import generator
 
-SOLVER = SolverSettings("ddim", "uniform_t", 6)
+SOLVER = SolverSettings(name="ddim", grid="uniform_t", steps=6)
 PsnrAt = Callable[[float], Tensor]
 
 
@@ -194,7 +194,7 @@ def test_the_most_gaussian_step_wins(tmp_path: Path) -> None:
     }
     stages = Stages(Store(tmp_path))
     for statistic in ("components", "isotropic_radius", "sphericity"):
-        search = MixingSearch([600, 200, 400], statistic=statistic)
+        search = MixingSearch(candidates=[600, 200, 400], statistic=statistic)
         found = find_step(search, lambda t, name=statistic: Candidate(t, departure(stages, sets[t], name, seed=0)))
         assert found.t == 400, statistic
         assert [one.t for one in found.candidates] == [200, 400, 600]
@@ -213,14 +213,14 @@ def test_separation_is_in_units_of_the_theory() -> None:
         value = separation(latent_set(1, one), latent_set(1, two + shift), seed=0)
         assert value == pytest.approx(apart / 64**0.25, rel=0.08)
     assert separation(latent_set(1, one), latent_set(1, two), seed=0) < 0.3
-    search = MixingSearch([100, 300, 200], criterion="separability")
+    search = MixingSearch(candidates=[100, 300, 200], criterion="separability")
     found = find_step(search, lambda t: Candidate(t, separation(latent_set(t, one), latent_set(t, two + t), 0)))
     assert (found.t, found.at_end) == (300, True)
 
 
 def test_ties_and_failures_take_one_line(caplog: pytest.LogCaptureFixture) -> None:
     """The lowest of equals; a candidate that fails or is not finite is passed over; all of them failing stops."""
-    search = MixingSearch([300, 100, 200, 400], criterion="validation")
+    search = MixingSearch(candidates=[300, 100, 200, 400], criterion="validation")
     values = {100.0: 2.0, 200.0: 1.0, 300.0: 1.0}
 
     def judge(t: float) -> Candidate:
@@ -341,8 +341,8 @@ def test_every_criterion_takes_its_best_candidate(here: Path, composed: DictConf
         (lambda: BandwidthSearch(minimum_psnr=None, drop=-1), "bandwidth.drop=-1: give a number above 0"),
         (lambda: BandwidthSearch(resolution=0), "bandwidth.resolution=0: give a number above 0, up to 0.5"),
         (lambda: BandwidthSearch(references=1), "bandwidth.references=1: give a whole number of 2 or more"),
-        (lambda: MixingSearch([500]), "mixing.candidates=[500]: give 2 or more different timesteps"),
-        (lambda: MixingSearch([500, 300, 500]), "give 2 or more different timesteps"),
+        (lambda: MixingSearch(candidates=[500]), "mixing.candidates=[500]: give 2 or more different timesteps"),
+        (lambda: MixingSearch(candidates=[500, 300, 500]), "give 2 or more different timesteps"),
         (
             lambda: MixingSearch(criterion="taste"),
             "mixing.criterion=taste: choose one of gaussianity, separability, val",
@@ -388,6 +388,6 @@ def test_searches_stay_out_of_given_settings(composed: DictConfig) -> None:
     """Where there is a search, its highest candidate and eta 0 stand in until the run has found its own."""
     found = check(composed)
     assert (found.t, found.record, found.eta) == (600, (300, 600), 0)
-    assert found.mixing_search == MixingSearch([300, 600])
+    assert found.mixing_search == MixingSearch(candidates=[300, 600])
     given = check(expand("run", [*SMALL, "mixing.t=300", "bandwidth.eta=0.2"]).points[0])
     assert (given.mixing_search, given.bandwidth_search, given.t, given.eta) == (None, None, 300, 0.2)

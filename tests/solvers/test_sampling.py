@@ -154,7 +154,7 @@ def test_the_step_to_the_clean_image_is_its_own_floor(solver: str) -> None:
 @pytest.mark.parametrize("solver", EXPLICIT)
 def test_half_a_step_at_the_clean_end_is_second_order(solver: str) -> None:
     """Down it multiplies by 1 - q / 2, q = vs_0^2 / (s^2 + vs_0^2), where the flow has sqrt(1 - q); up by 1 + q / 2."""
-    bottom, settings = SCHEDULE.node(0.0), SolverSettings(solver, "karras", 40, "half")
+    bottom, settings = SCHEDULE.node(0.0), SolverSettings(name=solver, grid="karras", steps=40, clean_end="half")
     q = noise(bottom) ** 2 / (ORACLE.variances + noise(bottom) ** 2)
     image, low = draw(CLEAN_NODE), draw(bottom)
     up, down = end(image, [CLEAN_NODE, bottom], settings), end(low, [bottom, CLEAN_NODE], settings)
@@ -169,7 +169,7 @@ def test_half_a_clean_end_gives_fresh_latents_back() -> None:
     """A whole step removes the noise of the lowest node, which no inversion can restore; half of it keeps half."""
     gaps = {}
     for clean_end in ("full", "half"):
-        settings = SolverSettings("dpmpp_2m", "karras", 80, clean_end)
+        settings = SolverSettings(name="dpmpp_2m", grid="karras", steps=80, clean_end=clean_end)
         grid = settings.make_grid(SCHEDULE, 500.0)
         latents = draw(grid.down[0])
         gaps[clean_end] = error(end(end(latents, grid.down, settings), grid.up, settings), latents)
@@ -430,7 +430,7 @@ def test_evaluations_are_what_the_settings_say(
     solver: str, steps: int, up: int, down: int, kind: str, eta: float
 ) -> None:
     """Per image, never above ``steps``; recording more mixing steps costs nothing."""
-    model, settings = make_oracle(), SolverSettings(solver, kind, steps)
+    model, settings = make_oracle(), SolverSettings(name=solver, grid=kind, steps=steps)
     grid = settings.make_grid(SCHEDULE, 600.0, (300.0,))
     latents = invert(model, draw(CLEAN_NODE, 5), grid, [300.0, 600.0], settings)
     assert model.evaluations <= 5 * up if solver == "ddim_implicit" else model.evaluations == 5 * up
@@ -453,7 +453,7 @@ def test_the_papers_solver_is_the_released_arithmetic() -> None:
     top, eta = 600, 0.3
     ac = [*SCHEDULE.alphas_cumprod.tolist(), 1.0]  # index -1 is clean
     times = np.linspace(0, top, 80).astype(int).tolist()
-    settings = SolverSettings("ddim", "paper", 80)
+    settings = SolverSettings(name="ddim", grid="paper", steps=80)
     grid = settings.make_grid(SCHEDULE, float(top))
     image = draw(CLEAN_NODE, 2)
     x = image
@@ -606,19 +606,46 @@ def test_refusals_name_the_setting() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: SolverSettings("euler", "karras", 10), r"solver\.name=euler: choose one of ddim, ddim_implicit"),
-        (lambda: SolverSettings("ddim", "cosine", 10), r"solver\.grid=cosine: choose one of uniform_t, trailing"),
-        (lambda: SolverSettings("ddim", "karras", 10, "none"), r"solver\.clean_end=none: choose one of full, half"),
-        (lambda: SolverSettings("ddim", "karras", 1), r"solver\.steps=1: give 2 or more to ddim"),
-        (lambda: SolverSettings("trapezoid", "karras", 2), r"solver\.steps=2: give 3 or more to trapezoid"),
-        (lambda: SolverSettings("heun", "karras", 2), r"solver\.steps=2: give 3 or more to heun"),
-        (lambda: SolverSettings("rk4", "karras", 4), r"solver\.steps=4: give 5 or more to rk4"),
-        (lambda: SolverSettings("ddim_implicit", "karras", 7), r"solver\.steps=7: give 8 or more to ddim_implicit"),
-        (lambda: SolverSettings("ddim_implicit", "karras", 8, "half"), r"solver\.clean_end=half: ddim_implicit"),
-        (lambda: ImplicitSettings("ddim_implicit", "karras", 8, iterations=0), r"solver\.iterations=0: give"),
-        (lambda: ImplicitSettings("ddim_implicit", "karras", 8, tolerance=0.0), r"solver\.tolerance=0\.0: give"),
-        (lambda: ImplicitSettings("ddim_implicit", "karras", 8, acceleration="x"), r"solver\.acceleration=x: choose"),
-        (lambda: ImplicitSettings("heun", "karras", 8), r"solver\.name=heun: takes no iterations"),
+        (
+            lambda: SolverSettings(name="euler", grid="karras", steps=10),
+            r"solver\.name=euler: choose one of ddim, ddim_implicit",
+        ),
+        (
+            lambda: SolverSettings(name="ddim", grid="cosine", steps=10),
+            r"solver\.grid=cosine: choose one of uniform_t, trailing",
+        ),
+        (
+            lambda: SolverSettings(name="ddim", grid="karras", steps=10, clean_end="none"),
+            r"solver\.clean_end=none: choose one of full, half",
+        ),
+        (lambda: SolverSettings(name="ddim", grid="karras", steps=1), r"solver\.steps=1: give 2 or more to ddim"),
+        (
+            lambda: SolverSettings(name="trapezoid", grid="karras", steps=2),
+            r"solver\.steps=2: give 3 or more to trapezoid",
+        ),
+        (lambda: SolverSettings(name="heun", grid="karras", steps=2), r"solver\.steps=2: give 3 or more to heun"),
+        (lambda: SolverSettings(name="rk4", grid="karras", steps=4), r"solver\.steps=4: give 5 or more to rk4"),
+        (
+            lambda: SolverSettings(name="ddim_implicit", grid="karras", steps=7),
+            r"solver\.steps=7: give 8 or more to ddim_implicit",
+        ),
+        (
+            lambda: SolverSettings(name="ddim_implicit", grid="karras", steps=8, clean_end="half"),
+            r"solver\.clean_end=half: ddim_implicit",
+        ),
+        (
+            lambda: ImplicitSettings(name="ddim_implicit", grid="karras", steps=8, iterations=0),
+            r"solver\.iterations=0: give",
+        ),
+        (
+            lambda: ImplicitSettings(name="ddim_implicit", grid="karras", steps=8, tolerance=0.0),
+            r"solver\.tolerance=0\.0: give",
+        ),
+        (
+            lambda: ImplicitSettings(name="ddim_implicit", grid="karras", steps=8, acceleration="x"),
+            r"solver\.acceleration=x: choose",
+        ),
+        (lambda: ImplicitSettings(name="heun", grid="karras", steps=8), r"solver\.name=heun: takes no iterations"),
     ],
 )
 def test_settings_refuse_in_one_line(make: Callable[[], SolverSettings], message: str) -> None:

@@ -455,7 +455,7 @@ def test_a_store_that_is_really_closed_to_writing(tmp_path: Path) -> None:
 
 # ---------------------------------------------------------------- stages
 
-SOLVER = SolverSettings("ddim", "uniform_t", 4)
+SOLVER = SolverSettings(name="ddim", grid="uniform_t", steps=4)
 Interrupt = Callable[[], None]
 
 

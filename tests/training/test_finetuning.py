@@ -152,7 +152,7 @@ def test_the_same_seed_gives_the_same_weights(model: DiffusersModel, settings: T
 
 def test_the_weights_of_the_best_step_are_kept(model: DiffusersModel) -> None:
     """References unlike the validation images, at a high rate: validation falls, rises, and ends the tuning."""
-    settings = Tuning(3e-2, max_steps=60, batch_size=4, check_every=2, patience=3, ema=0.0)
+    settings = Tuning(learning_rate=3e-2, max_steps=60, batch_size=4, check_every=2, patience=3, ema=0.0)
     weights, facts = tuned(model, settings, references=images(2, "few"))
     curve = dict(facts["validation"])
     assert facts["stopped"] == "validation"
@@ -194,7 +194,7 @@ def test_a_loss_that_is_not_finite_is_one_line(model: DiffusersModel, monkeypatc
 def test_an_untouched_network_has_forgotten_nothing(model: DiffusersModel, tmp_path: Path) -> None:
     """M5 is exactly 0 for the same weights, and above 0 for a network tuned elsewhere."""
     stages = Stages(Store(tmp_path))
-    solver = SolverSettings("ddim", "uniform_t", 4)
+    solver = SolverSettings(name="ddim", grid="uniform_t", steps=4)
     own = stages.denoising(model, stages.base_latents(model, solver, 500.0, 8, 0), solver, 0.0, 0).tensors["images"]
     same = model.with_network(model.network, "copy")
     lost = forgetting(stages, model, same, own, solver, 500.0, 0, 6)
@@ -340,9 +340,9 @@ def test_senseless_settings_are_refused(change: dict[str, Any], message: str) ->
 
 def test_tuning_belongs_to_its_source() -> None:
     with pytest.raises(InputError, match="give tuning with source=tuned"):
-        Method("x", "tuned")
+        Method(name="x", source="tuned")
     with pytest.raises(InputError, match="give tuning with source=tuned"):
-        Method("x", "base", tuning=KINDS[0])
+        Method(name="x", source="base", tuning=KINDS[0])
 
 
 def test_the_kind_of_tuning_is_part_of_what_decides_it() -> None:

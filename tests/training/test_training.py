@@ -265,13 +265,37 @@ def test_epochs_are_permutations() -> None:
 
 def test_learning_rate_warms_up_and_falls_to_zero() -> None:
     """Linear, then a cosine."""
-    settings = LoopSettings(100, 4, 1.0, 0.0, 10, 0.9, 1.0, False, 0, 10, 10)
+    settings = LoopSettings(
+        steps=100,
+        batch_size=4,
+        learning_rate=1.0,
+        weight_decay=0.0,
+        warmup_steps=10,
+        ema_decay=0.9,
+        gradient_clip=1.0,
+        bf16=False,
+        seed=0,
+        checkpoint_every=10,
+        sample_every=10,
+    )
     rates = [learning_rate(settings, step) for step in range(100)]
     assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
     assert rates[55] == pytest.approx(0.5)
     assert rates[99] < 1e-3
     with pytest.raises(InputError, match="steps=0"):
-        LoopSettings(0, 4, 1.0, 0.0, 10, 0.9, 1.0, False, 0, 10, 10)
+        LoopSettings(
+            steps=0,
+            batch_size=4,
+            learning_rate=1.0,
+            weight_decay=0.0,
+            warmup_steps=10,
+            ema_decay=0.9,
+            gradient_clip=1.0,
+            bf16=False,
+            seed=0,
+            checkpoint_every=10,
+            sample_every=10,
+        )
 
 
 def test_ema_follows_the_recursion() -> None:

@@ -122,7 +122,7 @@ def test_a_stage_keeps_the_smaller_batches_for_its_following_shards(tmp_path: Pa
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return super().__call__(images)
 
-    model, solver = Cramped(), SolverSettings("ddim", "uniform_t", 2)
+    model, solver = Cramped(), SolverSettings(name="ddim", grid="uniform_t", steps=2)
     images = torch.randint(0, 256, (32, *model.shape), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     stages = Stages(Store(tmp_path), batch_size=8)
     latents = stages.inversion(model, images, solver, 500)[1]

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 import pytest
 from pydantic import Field
 
-from unseen_diffusion.utils.checked import Count, Positive, Share, declared, described, settings
+from unseen_diffusion.utils.checked import Count, Positive, Share, checked_arguments, declared, described, settings
 from unseen_diffusion.utils.errors import InputError
 
 
@@ -107,6 +107,30 @@ def test_declarations_carry_type_range_default_and_meaning() -> None:
     assert (found["count"].meaning, found["count"].default) == ("images", "2")
     assert (found["length"].values, found["length"].meaning) == ("a number above 0 and below 1", "of the part")
     assert found["quick"].default == "false"
+
+
+@checked_arguments("model")
+def build(size: Count, std: Positive = 1.0, device: str = "cpu") -> tuple[int, float, str]:
+    """What a config may call."""
+    return size, std, device
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"size": 0}, "model.size=0: give a whole number of 1 or more"),
+        ({"size": 8, "std": "1"}, "model.std=1: give a number above 0"),
+        ({}, "model.size: required; give a whole number of 1 or more"),
+        ({"size": 8, "sdt": 1.0}, "model.sdt: nothing reads this key; did you mean std?"),
+    ],
+)
+def test_arguments_of_functions_are_checked_alike(values: dict[str, Any], line: str) -> None:
+    assert build(8, std=2) == (8, 2.0, "cpu")
+    with pytest.raises(InputError) as refused:
+        build(**values)
+    assert str(refused.value) == line
+    with pytest.raises(InputError, match=r"^model.size=0: give a whole"):
+        build(0)
 
 
 @pytest.mark.parametrize(

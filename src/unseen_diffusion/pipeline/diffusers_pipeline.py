@@ -337,7 +337,7 @@ def _base_model(origin: str, base: Base, device: str | torch.device) -> Diffuser
 
 def _settings(solver: str | SolverSettings, grid: str, steps: int) -> SolverSettings:
     if isinstance(solver, str):
-        return SolverSettings(solver, grid, steps)
+        return SolverSettings(name=solver, grid=grid, steps=steps)
     if (grid, steps) != (GRID, STEPS):
         raise InputError(f"grid={grid}, steps={steps}: the solver's settings have their own; leave these out")
     return solver

@@ -45,7 +45,7 @@ def as_tolerances(value: Any) -> Tolerances:
 
 def projection(match: FixedBands, iterations: int, name: str) -> Tolerances:
     """``Projection`` onto fixed bands."""
-    return as_tolerances(Projection(as_tolerances(match), iterations, name))
+    return as_tolerances(Projection(match=as_tolerances(match), iterations=iterations, name=name))
 
 
 def fix(tolerances: Tolerances, references: Float[Tensor, "n c h w"], seed: int) -> Tolerances:

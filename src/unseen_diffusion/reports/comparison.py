@@ -15,7 +15,7 @@ from rich.console import Console
 
 from unseen_diffusion.reports.tables import SETTINGS, plus_minus, print_frame, width, write_frame
 from unseen_diffusion.scores.intervals import MeanInterval, combined_p, crossed_interval, holm
-from unseen_diffusion.scores.suite import METRICS
+from unseen_diffusion.scores.metrics import METRICS
 from unseen_diffusion.utils.errors import InputError
 
 REPLICATES = ("draw", "seed")

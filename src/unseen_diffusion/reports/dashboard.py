@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from unseen_diffusion.reports.tables import ROW_LABELS
 from unseen_diffusion.reports.tracking import TABLE, check_project, has_key
-from unseen_diffusion.scores.suite import COST, DIVERSE, INSIDE, METRICS, NEAR, NEW
+from unseen_diffusion.scores.metrics import COST, DIVERSE, INSIDE, METRICS, NEAR, NEW
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import write_json
 

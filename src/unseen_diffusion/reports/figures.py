@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from unseen_diffusion.reports.tables import RESULTS
-from unseen_diffusion.scores.suite import METRICS
+from unseen_diffusion.scores.metrics import METRICS
 from unseen_diffusion.store.artefacts import load_tensor
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import atomic_path, read_json

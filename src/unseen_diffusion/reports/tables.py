@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from unseen_diffusion.scores.suite import METRICS, agreed
+from unseen_diffusion.scores.metrics import METRICS, agreed
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import atomic_path, read_json
 

@@ -103,7 +103,9 @@ def measure(
     if len(images) < 2:
         raise InputError(f"{len(images)} images: give 2 or more, fresh latents need a spread")
     settings = [
-        SolverSettings(pair.solver, pair.grid, steps, pair.clean_end) for steps in evaluations for pair in pairs
+        SolverSettings(name=pair.solver, grid=pair.grid, steps=steps, clean_end=pair.clean_end)
+        for steps in evaluations
+        for pair in pairs
     ]
     fine = max(REFERENCE_STEPS, 4 * max(evaluations, default=0))
     truths = {

@@ -59,7 +59,7 @@ SHEET = 64  # uncurated samples on a sheet
 ON_DEVICE = 2**31  # bytes of images that are kept on the device; more stay where they are
 PIXELS = 2**18  # of the images that are sampled at once: 64 of 64x64
 BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2", "laplace", "sigmoid")
-SAMPLING = SolverSettings("dpmpp_2m", "karras", 25)  # of every sample here
+SAMPLING = SolverSettings(name="dpmpp_2m", grid="karras", steps=25)  # of every sample here
 
 
 @dataclass(frozen=True)

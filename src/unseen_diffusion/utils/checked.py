@@ -17,18 +17,30 @@ import inspect
 import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from functools import wraps
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TypeVar,
+    Union,
+    cast,
+    dataclass_transform,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError, validate_call
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from unseen_diffusion.utils.errors import InputError
 
 Class = TypeVar("Class")
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 CONFIG = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
 Count = Annotated[int, Field(ge=1)]
@@ -65,21 +77,44 @@ def settings(group: str) -> Callable[[type[Class]], type[Class]]:
     return decorate
 
 
-def _one_line(error: ValidationError, cls: type, group: str, values: Mapping[str, Any]) -> str:
+def checked_arguments(group: str) -> Callable[[Function], Function]:
+    """Checks the arguments of a function (or of a heavy class's ``__init__``) that a config calls, in the same way.
+
+    Args:
+        group: the config group that its arguments belong to.
+    """
+
+    def decorate(function: Function) -> Function:
+        validated: Any = validate_call(config=CONFIG)(function)
+        names = list(inspect.signature(function).parameters)
+
+        @wraps(function)
+        def call(*arguments: Any, **values: Any) -> Any:
+            given = dict(zip(names, arguments, strict=False)) | values
+            try:
+                return validated(**given)
+            except ValidationError as error:
+                raise InputError(_one_line(error, function, group, given)) from None
+
+        return cast(Function, call)
+
+    return decorate
+
+
+def _one_line(error: ValidationError, target: Any, group: str, values: Mapping[str, Any]) -> str:
     """The first refusal of pydantic as ``key=value: what to give``."""
-    first = error.errors()[0]
+    first, known = error.errors()[0], hints(target)
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, InputError):  # of __post_init__
         return str(cause)
     name, *below = map(str, first["loc"])
-    if first["type"] == "missing":
-        return f"{group}.{name}: required; give {described(hints(cls)[name])}"
+    if first["type"].startswith("missing"):
+        return f"{group}.{name}: required; give {described(known[name])}"
     if first["type"] == "unexpected_keyword_argument":
-        known = hints(cls)
         close = get_close_matches(name, known, n=1, cutoff=0.6)
         hint = f"did you mean {close[0]}?" if close else f"choose among {', '.join(known)}"
         return f"{group}.{name}: nothing reads this key; {hint}"
-    key, value, annotation = f"{group}.{name}", values[name], hints(cls)[name]
+    key, value, annotation = f"{group}.{name}", values[name], known[name]
     for part in below:
         if not isinstance(value, Mapping) or part not in value:
             break
@@ -106,10 +141,11 @@ def _asked(annotation: Any) -> str:
     return f"choose {text}" if text.startswith("one of") else f"give {text}"
 
 
-def hints(cls: type) -> dict[str, Any]:
-    """The annotations of a settings class's fields, by name."""
-    found = get_type_hints(cls, include_extras=True)
-    return {field.name: found[field.name] for field in fields(cls)}
+def hints(target: Any) -> dict[str, Any]:
+    """The annotations of a settings class's fields, or of a function's arguments, by name."""
+    found = get_type_hints(target, include_extras=True)
+    names = [field.name for field in fields(target)] if is_dataclass(target) else inspect.signature(target).parameters
+    return {name: found[name] for name in names if name in found}
 
 
 def described(annotation: Any) -> str:

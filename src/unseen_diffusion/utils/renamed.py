@@ -43,7 +43,7 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "results": ("runs.results",),
     "runs": ("runs.run",),
     "schedules": ("models.schedules",),
-    "scoring": ("scores.suite",),
+    "scoring": ("scores.suite", "scores.metrics"),
     "searches": ("runs.bandwidth", "runs.mixing"),
     "seeds": ("utils.seeds",),
     "settings": ("runs.settings",),

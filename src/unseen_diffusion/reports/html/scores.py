@@ -6,7 +6,7 @@ from math import floor, isfinite, log10, sqrt
 from typing import Any
 
 from unseen_diffusion.reports.html.naming import is_missing
-from unseen_diffusion.scores.suite import METRICS
+from unseen_diffusion.scores.metrics import METRICS
 
 # Heads that need no legend; scores that are not named here keep the short title of ``METRICS``.
 OF_NO_FEATURES = ("copy_rate", "acceptance", "evaluations_per_image", "seconds_per_image", "psnr")

@@ -10,7 +10,7 @@ from pandas import DataFrame
 from unseen_diffusion.reports.html.load import CONTROLS, Run
 from unseen_diffusion.reports.html.naming import SETTINGS, Names, is_missing, say
 from unseen_diffusion.reports.html.scores import P_VALUE, SCORES, Estimate, estimate, marks, show
-from unseen_diffusion.scores.suite import agreed
+from unseen_diffusion.scores.metrics import agreed
 
 ROW_NAMES = {
     "held_out": "real images",
