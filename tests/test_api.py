@@ -41,6 +41,15 @@ def test_old_modules_keep_their_names_for_one_release(old: str) -> None:
         _ = import_module(f"unseen_diffusion.{old}").nosuch
 
 
+@pytest.mark.parametrize(
+    ("module", "old"), [(module, old) for module in renamed.NAMES for old in renamed.NAMES[module]]
+)
+def test_old_names_are_found_in_their_modules(module: str, old: str) -> None:
+    home = import_module(f"unseen_diffusion.{module}")
+    with pytest.warns(FutureWarning, match=f"is now unseen_diffusion.{module}.{renamed.NAMES[module][old]}"):
+        assert getattr(home, old) is getattr(home, renamed.NAMES[module][old])
+
+
 def test_old_targets_of_configs_are_built() -> None:
     """Also those below a package that moved."""
     with pytest.warns(FutureWarning, match="unseen_diffusion.scores.features.pixels"):

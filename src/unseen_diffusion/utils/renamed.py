@@ -61,6 +61,9 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "work_precision": ("solvers.work_precision",),
     "workers": ("runs.workers",),
 }
+# Names that changed within a module: module (relative to the package) -> old name -> new name. The module itself says
+# ``__getattr__ = new_names(__name__)``.
+NAMES: dict[str, dict[str, str]] = {}
 PACKAGES = {new[0].partition(".")[0] for new in RENAMED.values()}
 
 
@@ -86,6 +89,25 @@ def old_names(module: str) -> Callable[[str], Any]:
                     )
                     return found
         raise AttributeError(f"module {ROOT}.{module!r} has no attribute {name!r}")
+
+    return find
+
+
+def new_names(module: str) -> Callable[[str], Any]:
+    """The ``__getattr__`` of a module whose names changed: finds an old name's successor, and warns.
+
+    Args:
+        module: its full name, with the old and new names in ``NAMES``.
+    """
+
+    def find(name: str) -> Any:
+        new = NAMES.get(module.removeprefix(f"{ROOT}."), {}).get(name)
+        if new is None:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        warnings.warn(
+            f"{module}.{name} is now {module}.{new}; the old name goes with version 0.5", FutureWarning, stacklevel=2
+        )
+        return getattr(sys.modules[module], new)
 
     return find
 
