@@ -4,8 +4,6 @@ An artefact is the folder ``root``/<stage>/<key>: its tensors, in one safetensor
 ``artefact.json``, which is written last and makes it complete. See docs/store.md.
 """
 
-import hashlib
-import json
 import platform
 import time
 from collections.abc import Callable
@@ -24,6 +22,7 @@ from unseen_diffusion.store import shards
 from unseen_diffusion.store.claims import Claims
 from unseen_diffusion.store.objects import LocalObjects, Objects
 from unseen_diffusion.store.shards import Facts, Made, RowWise, Spent, Tensors
+from unseen_diffusion.utils.digests import digest, json_digest
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import seal, unseal
 from unseen_diffusion.utils.tensors import pack
@@ -58,8 +57,7 @@ class Artefact:
 
 def key_of(stage: str, stage_version: int, inputs: dict[str, Any]) -> str:
     """SHA-256 over the canonical JSON of what determines an artefact."""
-    text = json.dumps([stage, stage_version, inputs], sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return json_digest([stage, stage_version, inputs])
 
 
 @dataclass(frozen=True)
@@ -135,7 +133,7 @@ class Store:
             if (found := self._find(recipe)) is not None:  # of a worker that took this one for dead
                 return replace(found, spent=spent, reused=False)
             data = pack(tensors)
-            record = recipe.record(facts, seconds, {"sha256": hashlib.sha256(data).hexdigest()})
+            record = recipe.record(facts, seconds, {"sha256": digest(data)})
             self.objects.put(f"{recipe.folder}/{TENSORS}", data)
             self.objects.put(f"{recipe.folder}/{RECORD}", record)
             self.objects.tidy(f"{recipe.folder}/")
@@ -213,7 +211,7 @@ class Store:
             whole = shards.read_all(self.objects, recipe.key, names, record["rows"])
             return whole.tensors if whole else None
         name, sha256 = f"{recipe.folder}/{TENSORS}", record["sha256"]
-        data = self.objects.get(name, lambda data: hashlib.sha256(data).hexdigest() == sha256, expected=True)
+        data = self.objects.get(name, lambda data: digest(data) == sha256, expected=True)
         return None if data is None else safetensors.torch.load(data)
 
 
@@ -239,8 +237,8 @@ def load_tensor(folder: Path | str, name: str, most: int | None = None) -> Tenso
         InputError: it is not there, or damaged.
     """
     parts: list[Tensor] = []
-    for path, digest in _files(Path(folder)):
-        tensors = _load(path, digest)
+    for path, start in _files(Path(folder)):
+        tensors = _load(path, start)
         if name not in tensors:
             raise InputError(f"{folder}: the artefact has no tensor {name}; delete this folder and run again")
         parts.append(tensors[name])
@@ -260,9 +258,9 @@ def _files(folder: Path) -> list[tuple[Path, str]]:
     ]
 
 
-def _load(path: Path, digest: str) -> Tensors:
+def _load(path: Path, digest_start: str) -> Tensors:
     data = path.read_bytes() if path.is_file() else b""
-    if not hashlib.sha256(data).hexdigest().startswith(digest):
+    if not digest(data).startswith(digest_start):
         raise InputError(f"{path}: missing or damaged; run again to make it")
     return safetensors.torch.load(data)
 

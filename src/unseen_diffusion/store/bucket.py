@@ -6,7 +6,6 @@ come from the usual variables (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REG
 written.
 """
 
-import hashlib
 import logging
 import os
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from unseen_diffusion.store.objects import Check, LocalObjects
+from unseen_diffusion.utils.digests import digest
 from unseen_diffusion.utils.errors import InputError, first_line
 
 log = logging.getLogger(__name__)
@@ -146,8 +146,8 @@ class BucketObjects:
 
 def own_folder(address: str, endpoint: str | None) -> str:
     """The name of an address's local folder, which no other address has, on whatever server."""
-    digest = hashlib.sha256(f"{endpoint or ''} {address}".encode()).hexdigest()
-    return f"{SCHEME}-{urlsplit(address).netloc}-{digest[:12]}"
+    identity = digest(f"{endpoint or ''} {address}")
+    return f"{SCHEME}-{urlsplit(address).netloc}-{identity[:12]}"
 
 
 def _keeps(name: str) -> bool:

@@ -6,7 +6,6 @@ stands in the name, so that one rename makes a shard and says what it must conta
 for all workers while the artefact is being made, by the batch size of the first of them.
 """
 
-import hashlib
 import json
 import logging
 import random
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from unseen_diffusion.store.claims import Claims, Pause
 from unseen_diffusion.store.objects import Objects
+from unseen_diffusion.utils.digests import digest
 from unseen_diffusion.utils.files import seal, unseal
 from unseen_diffusion.utils.tensors import pack
 
@@ -206,13 +206,13 @@ def write(objects: Objects, folder: str, key: str, rows: range, tensors: Tensors
     header = {"key": key, "rows": f"{rows.start}-{rows.stop}"}
     header["made"] = json.dumps({"facts": facts, "seconds": seconds}, allow_nan=False)
     data = pack(tensors, header)
-    objects.put(f"{stem(folder, rows)}.{digest(data)}.safetensors", data)
+    objects.put(f"{stem(folder, rows)}.{short_digest(data)}.safetensors", data)
 
 
 def read(objects: Objects, name: str, key: str) -> Made | None:
     """Tensors, and the header's {"facts", "seconds"}; None where the shard is missing or was damaged."""
     match = SHARD.fullmatch(name.rsplit("/", 1)[1])
-    data = objects.get(name, lambda data: match is not None and digest(data) == match[3], expected=True)
+    data = objects.get(name, lambda data: match is not None and short_digest(data) == match[3], expected=True)
     if data is None or match is None:
         return None
     header = header_of(data)
@@ -258,6 +258,6 @@ def header_of(data: bytes) -> dict[str, str]:
     return json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
 
 
-def digest(data: bytes) -> str:
+def short_digest(data: bytes) -> str:
     """The first 16 digits of SHA-256."""
-    return hashlib.sha256(data).hexdigest()[:16]
+    return digest(data)[:16]

@@ -1,7 +1,6 @@
 """Files that are either whole or absent: write under a temporary name, then rename."""
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -13,7 +12,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from unseen_diffusion.utils.digests import file_digest as file_digest  # under its old name sha256
+from unseen_diffusion.utils.digests import json_digest
 from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.renamed import new_names
 
 FULL = "no space left (or quota used up); free some and run again, what was finished is kept"
 CLOSED = "cannot write here; make it writable or choose another folder"
@@ -142,7 +144,7 @@ def read_json(path: Path | str) -> Any:
 
 def seal(value: dict[str, Any]) -> bytes:
     """JSON that carries its own checksum, so that damage is seen; NaN is refused."""
-    text = json.dumps(value | {"checksum": _checksum(value)}, indent=2, allow_nan=False)
+    text = json.dumps(value | {"checksum": json_digest(value)}, indent=2, allow_nan=False)
     return f"{text}\n".encode()
 
 
@@ -151,21 +153,10 @@ def unseal(data: bytes, required: bool = True) -> dict[str, Any] | None:
     try:
         value = json.loads(data)
         found = value.pop("checksum", None)
-        intact = not required if found is None else found == _checksum(value)
+        intact = not required if found is None else found == json_digest(value)
     except (ValueError, AttributeError, TypeError):
         return None
     return value if intact else None
-
-
-def _checksum(value: dict[str, Any]) -> str:
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def sha256(path: Path | str) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def file_states(files: Sequence[Path]) -> Hashable:
@@ -178,3 +169,6 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+__getattr__ = new_names(__name__)
