@@ -25,7 +25,7 @@ class ManifestSweeper(BasicSweeper):
         The manifest gives the jobs, not the command line.
         """
         from unseen_diffusion.sweeps.manifest import SweepState
-        from unseen_diffusion.sweeps.status import own
+        from unseen_diffusion.sweeps.status import is_this_process
 
         folder = Path(self.config.hydra.sweep.dir)
         OmegaConf.save(self.config, folder / "multirun.yaml")
@@ -34,7 +34,7 @@ class ManifestSweeper(BasicSweeper):
             if self._launch(folder, names):
                 return
             # A job of this very process has ended, though a full disk may have kept it from saying so.
-            while any(not own(status) for status in SweepState.of(folder).running()):
+            while any(not is_this_process(status) for status in SweepState.of(folder).running()):
                 time.sleep(1)
             missing = SweepState.of(folder).pending("missing")
             if missing == names:  # the launcher starts nothing at all

@@ -104,13 +104,13 @@ def make_missing(
     """
     plan = agree(objects, folder, how)
     seen: set[range] = set()
-    pause = Pause(objects.pause)
+    pause = claims.pause()
 
     def mine(rows: range) -> bool:
         nonlocal spent, pause
         made = _make(objects, claims, folder, key, how, rows)
         if made is not None:
-            spent, pause = spent.plus(*made), Pause(objects.pause)
+            spent, pause = spent.plus(*made), claims.pause()
             seen.add(rows)
         return made is not None
 

@@ -65,6 +65,14 @@ RENAMED: dict[str, tuple[str, ...]] = {
 # ``__getattr__ = new_names(__name__)``.
 NAMES: dict[str, dict[str, str]] = {
     "runs.stages": {"digest": "tensor_digest"},
+    "store.claims": {"BEAT": "HEARTBEAT", "STALE": "SILENCE"},
+    "sweeps.status": {
+        "BEAT": "HEARTBEAT",
+        "STALE": "SILENCE_BY_STAMP",
+        "alive": "is_alive",
+        "here": "is_local",
+        "own": "is_this_process",
+    },
     "training.data": {"digest": "images_digest"},
     "utils.files": {"sha256": "file_digest"},
 }
