@@ -38,7 +38,8 @@ from unseen_diffusion.scores.memorisation import nearest
 from unseen_diffusion.scores.reconstruction import psnr, ssim
 from unseen_diffusion.solvers.sampling import SolverSettings, denoise, invert
 from unseen_diffusion.store.artefacts import Artefact, Store
-from unseen_diffusion.store.shards import Made, RowWise
+from unseen_diffusion.store.shards import RowWise
+from unseen_diffusion.store.shards import StageOutput as Made
 from unseen_diffusion.training.finetuning import Tuning, describe, tune
 from unseen_diffusion.utils.batching import BatchSize
 from unseen_diffusion.utils.digests import raw_digest, tensor_digest

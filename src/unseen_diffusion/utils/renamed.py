@@ -66,6 +66,12 @@ RENAMED: dict[str, tuple[str, ...]] = {
 NAMES: dict[str, dict[str, str]] = {
     "runs.stages": {"digest": "tensor_digest"},
     "store.claims": {"BEAT": "HEARTBEAT", "STALE": "SILENCE"},
+    "store.shards": {
+        "Made": "StageOutput",
+        "Spent": "Cost",
+        "agree": "shared_boundaries",
+        "digest": "short_digest",
+    },
     "sweeps.status": {
         "BEAT": "HEARTBEAT",
         "STALE": "SILENCE_BY_STAMP",
