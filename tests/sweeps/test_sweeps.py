@@ -241,7 +241,7 @@ def test_a_folder_is_used_again_only_when_nothing_runs_there(
     assert Path("swept/mine/samples.png").is_file()
     write_json(Path("swept/0") / STATUS, asdict(running(other)))
     assert run(*swept, "seed=6") == 2
-    assert "going on there" in capsys.readouterr().err
+    assert "still running there" in capsys.readouterr().err
     assert run("resume", "swept") == 1
     assert "1 running of 1; nothing to resume" in capsys.readouterr().out
 

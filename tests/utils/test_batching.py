@@ -54,7 +54,7 @@ def test_a_trajectory_that_runs_out_of_memory_ends_the_same(caplog: pytest.LogCa
     grid = make_grid(roomy.schedule, "uniform_t", 6, 500, [250])
     with caplog.at_level(logging.WARNING):
         ours, theirs = (invert(m, images, grid, [250, 500], batch_size=8) for m in (small, roomy))
-    assert "going on with batches of 4" in caplog.text
+    assert "continuing with batches of 4" in caplog.text
     assert "batches of 2" in caplog.text
     for t in (250, 500):
         assert torch.equal(ours[t], theirs[t])

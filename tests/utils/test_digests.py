@@ -16,7 +16,7 @@ from unseen_diffusion.models.pipeline import Options, _fingerprint
 from unseen_diffusion.runs.stages import LatentSet
 from unseen_diffusion.scores.features.pixels import Pixels
 from unseen_diffusion.store.artefacts import key_of
-from unseen_diffusion.store.bucket import own_folder
+from unseen_diffusion.store.bucket import local_folder
 from unseen_diffusion.training.data import images_digest
 from unseen_diffusion.utils.digests import array_digest, digest, file_digest, json_digest, raw_digest, tensor_digest
 from unseen_diffusion.utils.files import seal, unseal
@@ -88,7 +88,7 @@ def test_keys_of_artefacts() -> None:
         "model": model,
         "analytic model": gaussian.fingerprint,
         "features": Pixels(side=4).fingerprint,
-        "bucket": own_folder("s3://a/b", "http://x"),
+        "bucket": local_folder("s3://a/b", "http://x"),
     } == {
         "stage": "bfa03cc362f5cd8ecc267b0a87d9d5ab418abb37638571b3e420deabd843764b",
         "latents": "c99a4a446e3b12b275e7506bdacd6f0d1b72afdf78c1664fdf4be64d44623b85",

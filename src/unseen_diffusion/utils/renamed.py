@@ -65,6 +65,7 @@ RENAMED: dict[str, tuple[str, ...]] = {
 # ``__getattr__ = new_names(__name__)``.
 NAMES: dict[str, dict[str, str]] = {
     "runs.stages": {"digest": "tensor_digest"},
+    "store.bucket": {"own_folder": "local_folder"},
     "store.claims": {"BEAT": "HEARTBEAT", "STALE": "SILENCE"},
     "store.shards": {
         "Made": "StageOutput",

@@ -1,4 +1,4 @@
-"""One random generator per (seed, purpose, index), so that batching never changes a number."""
+"""One random generator per (seed, purpose, index), so that batch sizes never change a random number."""
 
 from collections.abc import Iterable, Iterator
 
@@ -18,9 +18,9 @@ def generator(seed: int, *stream: str | int) -> torch.Generator:
 
 
 def generators(seed: int, purpose: str, indices: Iterable[int]) -> Iterator[torch.Generator]:
-    """``generator(seed, purpose, index)`` for one index after the other, each valid until the next is asked for.
+    """Yields ``generator(seed, purpose, index)`` for each index, valid until the next one is requested.
 
-    One object seeded anew costs half of a new one.
+    Seeding one object again takes half the time of creating a new one.
     """
     rng = torch.Generator("cpu")
     for index in indices:
