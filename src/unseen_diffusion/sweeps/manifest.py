@@ -210,7 +210,7 @@ class SweepState:
         return [job for job in self.jobs if not job.is_helper]
 
     def pending(self, *states: str) -> list[str]:
-        """Names of the jobs to start: failed, dead or missing (or in these states), without helpers of a finished run."""
+        """Names of the jobs to start: failed, dead or missing (or ``states``), without helpers of finished runs."""
         states = states or ("failed", "dead", "missing")
         done = {job.name for job in self.runs() if job.state == "done"}
         return [job.name for job in self.jobs if job.state in states and job.run not in done]
