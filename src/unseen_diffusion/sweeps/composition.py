@@ -23,9 +23,9 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from scipy.stats import qmc
 
-from unseen_diffusion.runs.settings import check_folders, check_workers
+from unseen_diffusion.runs.keys import run_keys
+from unseen_diffusion.sweeps.options import GROUPS, config_folder, own_folder
 from unseen_diffusion.utils.errors import InputError
 
 PLUGINS = {  # what pip installs, by option
@@ -38,44 +38,6 @@ PLUGINS = {  # what pip installs, by option
 GRAMMAR = set("[]{},'\"")  # of lists, mappings, sweeps and quotes: what has these may be meant as one
 PATHS = ("path", "test_path", "folder", "start", "outputs", "store", "dir")  # what a path's key ends in
 SOBOL_COLUMNS = 10  # keys that one joint sweep can vary
-GROUPS = (
-    "model",
-    "domain",
-    "method",
-    "mixing",
-    "bandwidth",
-    "tolerances",
-    "prior",
-    "solver",
-    "scores",
-    "features",
-    "tracking",
-    "paths",
-    "experiment",
-)
-
-
-def config_folder() -> Path:
-    """conf/: inside the package in an installed wheel, else at the root of the checkout."""
-    package = Path(__file__).resolve().parents[1]
-    for folder in (package / "conf", package.parents[1] / "conf"):
-        if (folder / "run.yaml").is_file():
-            return folder
-    raise InputError(f"{package}: no conf/ beside the package or at the checkout's root; reinstall unseen-diffusion")
-
-
-def own_folder() -> Path | None:
-    """The user's folder of configs, from $UNSEEN_CONF; its files win over those of the same name.
-
-    Raises:
-        InputError: the variable names no folder.
-    """
-    value = os.environ.get("UNSEEN_CONF")
-    if not value:
-        return None
-    if not Path(value).expanduser().is_dir():
-        raise InputError(f"UNSEEN_CONF={value}: no such folder")
-    return Path(value).expanduser().resolve()
 
 
 class OwnConfigs(SearchPathPlugin):
@@ -95,6 +57,8 @@ def sobol(index: int, column: int, low: float, high: float) -> float | int:
     In configs ``${sobol:${seed},0,25,200}``: a sweep over the seed is then a joint sweep over all keys that use it
     (Sobol 1967; Owen 1998). A whole number where both ends are; else rounded to 3 digits.
     """
+    from scipy.stats import qmc  # takes a second to import, and few configs ask for it
+
     sequence = qmc.Sobol(SOBOL_COLUMNS, seed=0)
     if index:  # SciPy cannot go forward by nothing
         sequence.fast_forward(index)
@@ -103,48 +67,6 @@ def sobol(index: int, column: int, low: float, high: float) -> float | int:
 
 
 OmegaConf.register_new_resolver("sobol", sobol)
-
-
-def options() -> dict[str, list[tuple[str, str]]]:
-    """Every option of every group with its first comment line."""
-    folders = [folder for folder in (own_folder(), config_folder()) if folder]
-    found: dict[str, list[tuple[str, str]]] = {}
-    for group in GROUPS:
-        files = {path.stem: path for folder in reversed(folders) for path in sorted((folder / group).glob("*.yaml"))}
-        found[group] = [(name, _describe(path)) for name, path in sorted(files.items())]
-    return found
-
-
-def run_keys() -> list[tuple[str, str]]:
-    """Every key of a run outside the groups to choose from, as ``key=default``, with the comment beside it."""
-    found = _commented(config_folder() / "run.yaml", "")
-    # A group of one option is not chosen from: its keys are a run's own.
-    single = [files[0] for group in GROUPS if len(files := sorted((config_folder() / group).glob("*.yaml"))) == 1]
-    for path in single:
-        found += _commented(path, f"{path.parent.name}.")
-    return [(key, comment) for key, comment in found if not key.startswith("hydra.")]
-
-
-def _commented(path: Path, prefix: str) -> list[tuple[str, str]]:
-    """``key=value`` and comment of every line of a YAML file that sets a value, its keys dotted."""
-    found: list[tuple[str, str]] = []
-    above: list[str] = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if not (parts := re.fullmatch(r"((?:  )*)(\w+):(?: ([^#]*[^# ]))?(?: *# (.*))?", line)):
-            continue
-        indent, key, value, comment = parts.groups()
-        above[len(indent) // 2 :] = [key]
-        if value:
-            found.append((f"{prefix}{'.'.join(above)}={value}", comment or ""))
-    return found
-
-
-def _describe(path: Path) -> str:
-    """The first comment that is not a package directive."""
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if line.startswith("#") and not line.startswith("# @package"):
-            return line.removeprefix("#").strip()
-    return ""
 
 
 def hydra_task(name: str, job: Callable[[DictConfig], Any]) -> Callable[[], Any]:
@@ -201,7 +123,7 @@ def expand(name: str, arguments: Sequence[str]) -> Sweep:
             raise InputError("hydra.sweep.subdir: the folders of a sweep's runs are their numbers; leave it out")
         points = [_compose(name, fixed + point, args.config_dir) for point in combinations]
         for point in points:
-            check_folders(point)
+            check_folders_are_text(point)
     except InputError:
         raise
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # Hydra raises plain ones for group=null
@@ -209,6 +131,26 @@ def expand(name: str, arguments: Sequence[str]) -> Sweep:
     where = base.hydra.sweep.dir if multirun else base.hydra.run.dir
     of_run = [o.input_line or "" for o in parsed if not o.is_sweep_override() and not o.is_hydra_override()]
     return Sweep(points, [of_run + point for point in combinations], Path(where), multirun, trials)
+
+
+WRITTEN = ("paths.outputs", "paths.store", "training.folder", "tracking.folder")
+
+
+def check_folders_are_text(config: DictConfig) -> None:
+    """Refuses numbers and ``~`` for the folders that are written to.
+
+    On the command line both are read as people mean them; a config is taken as it is written.
+
+    Raises:
+        InputError: the first of them.
+    """
+    for key in WRITTEN:
+        folder = OmegaConf.select(config, key)
+        if folder is not None and not isinstance(folder, str):
+            raise InputError(f"{key}={folder}: give a folder as text; in a config write '{folder}' in quotes")
+        if folder is not None and folder.startswith("~"):
+            full = os.path.expanduser(folder)  # noqa: PTH111 - which fails for unknown users
+            raise InputError(f"{key}={folder}: ~ would be a folder of that name; write {key}={full}")
 
 
 def _split(base: DictConfig, overrides: Sequence[str], multirun: bool, trials: int) -> list[list[str]]:
@@ -224,7 +166,8 @@ def _split(base: DictConfig, overrides: Sequence[str], multirun: bool, trials: i
         raise InputError(f"{given['worker'].input_line}: the jobs of workers=N get their numbers by themselves")
     if "workers" in given and given["workers"].is_sweep_override():
         raise InputError(f"{given['workers'].input_line}: give one number for the whole sweep")
-    workers = check_workers({"workers": base.workers, "worker": 0})
+    plain = {key: value for key, value in own_config(base).items() if not isinstance(value, dict)}
+    workers = run_keys(plain | {"worker": 0}).workers
     if workers == 1:
         return []
     if not multirun:

@@ -5,11 +5,11 @@ import os
 import sys
 import traceback
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from unseen_diffusion.runs.settings import RunSettings
 from unseen_diffusion.sweeps.composition import own_config
 from unseen_diffusion.sweeps.manifest import (
     COMPARISONS,
@@ -25,6 +25,9 @@ from unseen_diffusion.sweeps.manifest import (
 from unseen_diffusion.sweeps.status import claimed, read_status
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import atomic_path
+
+if TYPE_CHECKING:
+    from unseen_diffusion.runs.settings import RunSettings
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +119,7 @@ CAPTION = (
 )
 
 
-def compare_solvers(settings: RunSettings, folder: Path) -> None:
+def compare_solvers(settings: "RunSettings", folder: Path) -> None:
     """Accuracy of every solver per evaluation on the first references, as table, CSV and figure in ``folder``."""
     import pandas as pd
     from rich.console import Console

@@ -4,13 +4,14 @@ import logging
 import os
 import secrets
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from unseen_diffusion.runs.settings import check
+from omegaconf import DictConfig
+
 from unseen_diffusion.sweeps.composition import Sweep, expand, hydra_task, keys_of, own_config, quoted, replaced
 from unseen_diffusion.sweeps.jobs import report, run_job
 from unseen_diffusion.sweeps.manifest import (
@@ -33,8 +34,7 @@ def start(arguments: list[str]) -> int:
     """Checks every point, records them, runs them, and reads what they wrote; 0 if all are done."""
     with run_id():
         sweep = expand("run", arguments)
-        for point in sweep.points:
-            check(point)
+        check_all(sweep.points)
         first = sweep.points[0]
         if first.workers > 1 and first.hydra.launcher._target_.endswith("BasicLauncher"):
             log.warning("workers=%d: hydra/launcher=basic runs them one after the other; choose another", first.workers)
@@ -42,6 +42,18 @@ def start(arguments: list[str]) -> int:
         write_manifest(folder, _manifest(arguments, sweep))
         _launch(sweep.multirun and not sweep.trials, arguments)
     return report(folder)
+
+
+def check_all(points: Iterable[DictConfig]) -> None:
+    """Checks the composed config of every run before the first one starts.
+
+    Raises:
+        InputError: the first setting that does not fit.
+    """
+    from unseen_diffusion.runs.settings import check  # imports torch: a typo is answered before that
+
+    for point in points:
+        check(point)
 
 
 def resume_command(arguments: list[str]) -> int:
@@ -78,10 +90,10 @@ def resume(folder: Path, overrides: Sequence[str]) -> int:
                 f"{folder}: its command now means {len(sweep.points)} runs, not {len(manifest.points)}; "
                 "conf/ has changed since it started"
             )
-        for name, point in zip(manifest.names(), sweep.points, strict=True):
-            if name in pending:
-                check_unchanged(folder, name, own_config(point))
-                check(point)
+        to_run = {name: point for name, point in zip(manifest.names(), sweep.points, strict=True) if name in pending}
+        for name, point in to_run.items():
+            check_unchanged(folder, name, own_config(point))
+        check_all(to_run.values())
         _launch(manifest.multirun, arguments)
     return report(folder)
 

@@ -17,11 +17,11 @@ from typing import Any
 ROOT = "unseen_diffusion"
 # Old module -> the modules that now hold its names. Both are relative to the package.
 RENAMED: dict[str, tuple[str, ...]] = {
-    "batching": ("utils.batching",),
+    "batching": ("utils.batching", "utils.devices"),
     "bucket": ("store.bucket",),
     "claims": ("store.claims",),
     "comparison": ("reports.comparison",),
-    "composition": ("sweeps.composition",),
+    "composition": ("sweeps.composition", "sweeps.options"),
     "dashboard": ("reports.dashboard",),
     "errors": ("utils.errors",),
     "features": ("scores.features",),
@@ -46,9 +46,9 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "scoring": ("scores.suite", "scores.metrics"),
     "searches": ("runs.bandwidth", "runs.mixing"),
     "seeds": ("utils.seeds",),
-    "settings": ("runs.settings",),
+    "settings": ("runs.settings", "utils.configs", "utils.devices"),
     "shards": ("store.shards",),
-    "solvers": ("solvers.sampling",),
+    "solvers": ("solvers.sampling", "utils.progress"),
     "stages": ("runs.stages",),
     "statuses": ("sweeps.status",),
     "steppers": ("solvers.explicit",),
@@ -79,15 +79,18 @@ def old_names(module: str) -> Callable[[str], Any]:
             module in PACKAGES and find_spec(f".{name}", f"{ROOT}.{module}")
         )
         if not (name.startswith("__") or below):
-            for home in RENAMED[module]:
-                found = getattr(import_module(f"{ROOT}.{home}"), name, None)
-                if found is not None:
-                    warnings.warn(
-                        f"{ROOT}.{module}.{name} is now {ROOT}.{home}.{name}; the old path goes with version 0.5",
-                        FutureWarning,
-                        stacklevel=3,
-                    )
-                    return found
+            homes = [import_module(f"{ROOT}.{home}") for home in RENAMED[module]]
+            homes = [home for home in homes if hasattr(home, name)]
+            # The module that defines the name, rather than one that imports it.
+            homes.sort(key=lambda home: getattr(getattr(home, name), "__module__", "") != home.__name__)
+            if homes:
+                new = f"{homes[0].__name__}.{name}"
+                warnings.warn(
+                    f"{ROOT}.{module}.{name} is now {new}; the old path goes with version 0.5",
+                    FutureWarning,
+                    stacklevel=3,
+                )
+                return getattr(homes[0], name)
         raise AttributeError(f"module {ROOT}.{module!r} has no attribute {name!r}")
 
     return find
