@@ -24,8 +24,9 @@ from unseen_diffusion.runs.keys import FixedMixing, Paths, RejectionKeys, RunKey
 from unseen_diffusion.runs.results import flat_settings
 from unseen_diffusion.runs.settings import check
 from unseen_diffusion.store.artefacts import load_tensor
-from unseen_diffusion.sweeps.composition import as_meant, expand, own_config
+from unseen_diffusion.sweeps.composition import expand, run_config
 from unseen_diffusion.sweeps.options import GROUPS, key_lines, options
+from unseen_diffusion.sweeps.overrides import escape_values
 from unseen_diffusion.utils.checked import declared
 from unseen_diffusion.utils.errors import InputError
 
@@ -236,7 +237,7 @@ def test_too_few_readable_images_are_counted(here: Path, capsys: pytest.CaptureF
 def test_ordinary_paths_are_read_as_they_are(here: Path, name: str) -> None:
     """Hydra's grammar would refuse these, or take them for several values, a list, a number."""
     (here / name).mkdir()
-    (point,) = expand("run", as_meant(["domain=folder", f"domain.path={name}"])).points
+    (point,) = expand("run", escape_values(["domain=folder", f"domain.path={name}"])).points
     assert point.domain.path == name
 
 
@@ -266,7 +267,7 @@ def test_only_what_needs_it_is_quoted(here: Path, monkeypatch: pytest.MonkeyPatc
     """A file called 1 makes no text of seed=1; ~ is the home folder."""
     monkeypatch.setenv("HOME", str(here))
     (here / "1").touch()
-    assert as_meant([word]) == [expected.format(home=here)]
+    assert escape_values([word]) == [expected.format(home=here)]
 
 
 @pytest.mark.parametrize("verb", ["run", "train"])
@@ -274,7 +275,7 @@ def test_folders_named_like_numbers(here: Path, capsys: pytest.CaptureFixture[st
     """Where runs and trainings write, such a folder may be there or not; a missing one of images is said to be."""
     (here / "2025").mkdir()
     for name in ("2024", "2025"):
-        (point,) = expand(verb, as_meant([f"paths.outputs={name}"])).points
+        (point,) = expand(verb, escape_values([f"paths.outputs={name}"])).points
         assert Path(point.paths.store) == Path(name, "artefacts")
     own = ["data=folder", "data.path=2023"] if verb == "train" else ["domain=folder", "domain.path=2023"]
     folders = ["training.folder=2022"] if verb == "train" else []
@@ -287,12 +288,12 @@ def test_folders_named_like_numbers(here: Path, capsys: pytest.CaptureFixture[st
 def test_home_is_no_folder_called_tilde(here: Path, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
     """~ reaches Hydra's folders too; in quotes, or in a config of one's own, the full path is asked for."""
     monkeypatch.setenv("HOME", str(here))
-    sweep = expand(verb, as_meant(["paths.outputs=~/out"]))
+    sweep = expand(verb, escape_values(["paths.outputs=~/out"]))
     assert here / "out" in sweep.folder.parents
     assert sweep.points[0].paths.store == f"{here}/out/artefacts"
     for key in ("paths.outputs", "paths.store", "tracking.folder", *(["training.folder"] if verb == "train" else [])):
         with pytest.raises(InputError, match=rf"^{key}=~/out: .*; write {key}={here}/out$"):
-            expand(verb, as_meant([f"{key}='~/out'"]))
+            expand(verb, escape_values([f"{key}='~/out'"]))
         with pytest.raises(InputError, match=rf"^{key}=2024: give a folder as text; .* write '2024' in quotes$"):
             expand(verb, [f"{key}=2024"])
 
@@ -406,7 +407,7 @@ def test_help_explains_every_group() -> None:
 
 def test_help_explains_every_key_of_a_run() -> None:
     """unseen --help has a line for each key of the composed config that is no group to choose from."""
-    config = own_config(expand("run", []).points[0])
+    config = run_config(expand("run", []).points[0])
     keys = {key: value for key, value in config.items() if key not in GROUPS}
     keys |= {f"paths.{key}": value for key, value in config["paths"].items()}
     keys |= {f"rejection.{key}": value for key, value in keys.pop("rejection").items()}

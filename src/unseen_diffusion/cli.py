@@ -128,11 +128,12 @@ def _columns(entries: Sequence[tuple[str, str]], indent: int) -> list[str]:
 
 def _run(arguments: list[str]) -> int:
     """One run or a sweep; --cfg and its like only print."""
-    from unseen_diffusion.sweeps.composition import as_meant, hydra_task, is_information
+    from unseen_diffusion.sweeps.composition import hydra_task
     from unseen_diffusion.sweeps.jobs import run_job
     from unseen_diffusion.sweeps.launch import call_hydra, start
+    from unseen_diffusion.sweeps.overrides import escape_values, is_information
 
-    arguments = as_meant(arguments)
+    arguments = escape_values(arguments)
     if is_information(arguments):
         return call_hydra(hydra_task("run", run_job), arguments)
     return start(arguments)
@@ -160,11 +161,12 @@ def _resume(arguments: list[str]) -> int:
 
 def _train(overrides: list[str]) -> int:
     """Trains one network, in this process and in those that ``accelerate launch`` started beside it."""
-    from unseen_diffusion.sweeps.composition import as_meant, expand, hydra_task, is_information
+    from unseen_diffusion.sweeps.composition import expand, hydra_task
     from unseen_diffusion.sweeps.jobs import train_job
     from unseen_diffusion.sweeps.launch import call_hydra, run_id
+    from unseen_diffusion.sweeps.overrides import escape_values, is_information
 
-    overrides = as_meant(overrides)
+    overrides = escape_values(overrides)
     task = hydra_task("train", train_job)
     if is_information(overrides):
         return call_hydra(task, overrides)
@@ -228,12 +230,13 @@ def _dashboard(arguments: list[str]) -> int:
 def _solvers(overrides: list[str]) -> int:
     """Prints and draws the work-precision of every solver for the model and domain of a run's settings."""
     from unseen_diffusion.runs.settings import check
-    from unseen_diffusion.sweeps.composition import as_meant, expand
+    from unseen_diffusion.sweeps.composition import expand
     from unseen_diffusion.sweeps.jobs import compare_solvers
     from unseen_diffusion.sweeps.launch import run_id
+    from unseen_diffusion.sweeps.overrides import escape_values
 
     with run_id():
-        sweep = expand("run", as_meant(overrides))
+        sweep = expand("run", escape_values(overrides))
         if sweep.multirun:
             raise InputError("unseen solvers: one model and one domain at a time; leave out -m and sweeps")
         compare_solvers(check(sweep.points[0]), sweep.folder)

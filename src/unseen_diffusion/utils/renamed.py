@@ -21,7 +21,7 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "bucket": ("store.bucket",),
     "claims": ("store.claims",),
     "comparison": ("reports.comparison",),
-    "composition": ("sweeps.composition", "sweeps.options"),
+    "composition": ("sweeps.composition", "sweeps.options", "sweeps.overrides", "sweeps.explanations"),
     "dashboard": ("reports.dashboard",),
     "errors": ("utils.errors",),
     "features": ("scores.features",),
@@ -63,7 +63,10 @@ RENAMED: dict[str, tuple[str, ...]] = {
 }
 # Names that changed within a module: module (relative to the package) -> old name -> new name. The module itself says
 # ``__getattr__ = new_names(__name__)``.
-NAMES: dict[str, dict[str, str]] = {}
+NAMES: dict[str, dict[str, str]] = {
+    "sweeps.composition": {"own_config": "run_config"},
+    "sweeps.overrides": {"as_meant": "escape_values", "replaced": "replace_overrides"},
+}
 PACKAGES = {new[0].partition(".")[0] for new in RENAMED.values()}
 
 
@@ -79,18 +82,18 @@ def old_names(module: str) -> Callable[[str], Any]:
             module in PACKAGES and find_spec(f".{name}", f"{ROOT}.{module}")
         )
         if not (name.startswith("__") or below):
-            homes = [import_module(f"{ROOT}.{home}") for home in RENAMED[module]]
-            homes = [home for home in homes if hasattr(home, name)]
+            homes = [(import_module(f"{ROOT}.{home}"), NAMES.get(home, {}).get(name, name)) for home in RENAMED[module]]
+            homes = [(home, new) for home, new in homes if new in vars(home)]
             # The module that defines the name, rather than one that imports it.
-            homes.sort(key=lambda home: getattr(getattr(home, name), "__module__", "") != home.__name__)
+            homes.sort(key=lambda one: getattr(vars(one[0])[one[1]], "__module__", "") != one[0].__name__)
             if homes:
-                new = f"{homes[0].__name__}.{name}"
+                home, new = homes[0]
                 warnings.warn(
-                    f"{ROOT}.{module}.{name} is now {new}; the old path goes with version 0.5",
+                    f"{ROOT}.{module}.{name} is now {home.__name__}.{new}; the old path goes with version 0.5",
                     FutureWarning,
                     stacklevel=3,
                 )
-                return getattr(homes[0], name)
+                return vars(home)[new]
         raise AttributeError(f"module {ROOT}.{module!r} has no attribute {name!r}")
 
     return find
