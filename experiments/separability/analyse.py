@@ -15,11 +15,18 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from experiments.common import Answer, artefact, artefacts, pm, runs, write_study
+from experiments.sweeps import sweep
+from experiments.table1_geometry.analyse import SWEEPS as TABLE1
 from unseen_diffusion.scores.intervals import holm
 from unseen_diffusion.scores.latents.separability import RULES, distance_separation
 from unseen_diffusion.store.artefacts import RECORD, load_tensor
 from unseen_diffusion.utils.digests import tensor_digest
 from unseen_diffusion.utils.files import read_json
+
+SWEEPS = (
+    sweep("separability", "separability", tiny=["domain=hubble", "solver.steps=2,4,6", "scores.latents=8"]),
+    *TABLE1,
+)
 
 ORDER = {"ddim": 1, "dpmpp_2m": 2}  # nominal order of each solver
 CERTAIN = 0.10  # upper end of an error's interval that counts as separated
