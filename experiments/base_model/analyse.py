@@ -33,7 +33,7 @@ from unseen_diffusion.scores.intervals import MeanInterval, paired_difference, t
 from unseen_diffusion.scores.kernel import KernelDistance, kid
 from unseen_diffusion.scores.memorisation import CopyRate, copy_rate
 from unseen_diffusion.solvers.sampling import SolverSettings, denoise, invert
-from unseen_diffusion.training.diffusion_recipe import sample
+from unseen_diffusion.training.samples import sample
 from unseen_diffusion.utils.files import atomic_path
 from unseen_diffusion.utils.images import dequantise, quantise
 from unseen_diffusion.utils.seeds import generator
