@@ -1,11 +1,10 @@
-"""Runs every study on the embedded models and rebuilds its results: what `make studies` calls.
+"""Runs every study on the bundled models and rebuilds its results; `make studies` calls it.
 
 python -m experiments.studies [NAME ...] [--jobs 2] [--tiny] [--analyse]
 
-A study is one or more sweeps (`unseen run -m experiment=...`), then `experiments/NAME/analyse.py` on their folders. A
-sweep that ended is not run again, one that was interrupted continues: finished stages are found in the store. `--tiny`
-makes every sweep so small that all take minutes, and writes the analyses into outputs/tiny instead of the studies'
-folders.
+A study consists of one or more sweeps (`unseen run -m experiment=...`) and `experiments/NAME/analyse.py`, which reads
+their folders. A finished sweep is not run again; an interrupted one continues from the stages in the store. With
+`--tiny` all sweeps together take minutes, and the analyses are written to outputs/tiny instead of the studies' folders.
 """
 
 import argparse
@@ -33,7 +32,7 @@ TINY = ("samples=8", "domain.references=12", "domain.validation=6", "domain.held
 
 @dataclass(frozen=True)
 class Sweep:
-    """One command. ``tiny`` are the overrides that make it small, beside ``TINY``."""
+    """One command; ``tiny`` are further overrides, beside ``TINY``, that keep it small."""
 
     name: str
     overrides: tuple[str, ...]
@@ -41,6 +40,7 @@ class Sweep:
 
 
 def sweep(name: str, experiment: str, *overrides: str, tiny: Sequence[str] = ()) -> Sweep:
+    """The sweep of an experiment with some overrides."""
     return Sweep(name, (f"experiment={experiment}", *overrides), tuple(tiny))
 
 
@@ -73,7 +73,7 @@ TUNING = (
     "method.tuning.check_every=1",
     "method.tuning.batch_size=4",
 )
-COMPARISON = (QUICK, "domain.draw=0,1", "seed=0", "domain.heldout=20")  # of which conformal shares need 20
+COMPARISON = (QUICK, "domain.draw=0,1", "seed=0", "domain.heldout=20")  # conformal shares need 20 held-out images
 CHOICE = (QUICK, "mixing.t=250,500", "bandwidth.eta=0,0.5")
 LARGER = ("model=photos32", "solver.steps=50")  # round trips of more images
 
@@ -85,11 +85,11 @@ def larger(domains: str, images: int) -> tuple[str, ...]:
 
 
 STEPS = (125, 250, 500, 1000, 2000, 3000, 4000, 6000)
-KEPT = tuple(f"outputs/training/photos32/weights-{step:06d}" for step in STEPS)  # by training.loop.keep
+KEPT = tuple(f"outputs/training/photos32/weights-{step:06d}" for step in STEPS)  # written because of training.loop.keep
 ALL_KEPT = f"model.path={','.join(KEPT)}"
 TWO_KEPT = f"model.path={KEPT[0]},{KEPT[-1]}"
 SEARCHED = ("bandwidth=search", "bandwidth.references=16", "bandwidth.resolution=0.02")
-OWN_DOMAIN = (  # classes of photos32's training, and as many own samples
+OWN_DOMAIN = (  # the classes that photos32 was trained on, and as many of its own samples
     "domain=cifar10",
     "domain.labels=[1,5,7,8]",
     "domain.references=200",
@@ -169,15 +169,15 @@ STUDIES: dict[str, tuple[Sweep, ...]] = {
         sweep("prior_choice", "prior_choice", tiny=[*CHOICE, "prior=sample_covariance,slerp"]),
         sweep("prior_choice_replay", "prior_choice", "prior=replay", "tolerances=none", tiny=CHOICE),
     ),
-    # Without sweeps here: its README says how its tables are made, and its analysis reads those.
+    # Has no sweeps: its analysis reads tables, and its README lists the commands that write them.
     "solvers": (),
 }
 
-# Needs weights that the user trains first: only where it is named.
+# Needs weights that the user trains first, so it runs only if it is named.
 NAMED_ONLY = ("base_quality",)
 
 
-# Sweeps are forked from a process that has imported everything: diffusers takes 8 seconds to import.
+# Sweeps are forked from a process with all imports, because importing diffusers takes 8 seconds.
 PROCESSES = get_context("forkserver")
 PROCESSES.set_forkserver_preload(["unseen_diffusion.runs.results", "unseen_diffusion.cli"])
 
@@ -191,7 +191,7 @@ def hardware() -> str:
 
 
 def commit() -> str:
-    """The commit of the checkout, with a + where files differ from it; empty outside git."""
+    """The commit of the checkout, with a + where files have changed since; empty outside git."""
     found = subprocess.run(
         ["git", "describe", "--always", "--dirty=+", "--exclude=*"], cwd=HERE, capture_output=True, text=True
     )
@@ -199,12 +199,12 @@ def commit() -> str:
 
 
 def folder(one: Sweep, tiny: bool) -> Path:
-    """Where a sweep's runs are."""
+    """The folder of a sweep's runs."""
     return SWEEPS / f"{'tiny' if tiny else 'study'}_{one.name}"
 
 
 def unseen(arguments: Sequence[str], where: Path) -> None:
-    """The command `unseen`, in a process of its own; what it prints goes to the sweep's studies.log."""
+    """Runs the command `unseen` in its own process; its output goes to the sweep's studies.log."""
     with (where / "studies.log").open("ab", buffering=0) as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
@@ -213,12 +213,12 @@ def unseen(arguments: Sequence[str], where: Path) -> None:
 
 
 def last_of_each(overrides: Sequence[str]) -> list[str]:
-    """The last override of every key: Hydra would combine two sweeps of the same one."""
+    """The last override of every key; Hydra would combine two sweeps over the same key."""
     return list({override.partition("=")[0]: override for override in overrides}.values())
 
 
 def run(one: Sweep, tiny: bool) -> bool:
-    """Runs a sweep unless it has ended as it is now; True where every point is done."""
+    """Runs a sweep unless the same command has finished before; True if every run of it is done."""
     where = folder(one, tiny)
     overrides = last_of_each([*one.overrides, *((*TINY, *one.tiny) if tiny else ())])
     command = ["unseen", "run", "-m", *overrides]
@@ -250,15 +250,22 @@ def run(one: Sweep, tiny: bool) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"of {', '.join(STUDIES)}; default: all but {NAMED_ONLY[0]}"
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"studies to run, among {', '.join(STUDIES)}; default: all but {NAMED_ONLY[0]}",
     )
-    parser.add_argument("--jobs", type=int, default=2, help="sweeps side by side, one thread each")
-    parser.add_argument("--tiny", action="store_true", help="minutes instead of hours; results go to outputs/tiny")
+    parser.add_argument(
+        "--jobs", type=int, default=2, help="number of sweeps that run at the same time, with one thread each"
+    )
+    parser.add_argument(
+        "--tiny", action="store_true", help="run in minutes instead of hours; results go to outputs/tiny"
+    )
     parser.add_argument("--analyse", action="store_true", help="only rebuild tables and figures from finished sweeps")
     chosen = parser.parse_args()
     os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive")  # read by the processes of sweeps
     if unknown := [name for name in chosen.names if name not in STUDIES]:
-        parser.error(f"{unknown[0]}: no such study; choose of {', '.join(STUDIES)}")
+        parser.error(f"{unknown[0]}: no such study; choose among {', '.join(STUDIES)}")
     names = chosen.names or [name for name in STUDIES if name not in NAMED_ONLY]
     sweeps = list(dict.fromkeys(one for name in names for one in STUDIES[name]))
     if not chosen.analyse:
@@ -269,12 +276,12 @@ def main() -> int:
 
     write_scoreboard(Path("outputs/tiny") if chosen.tiny else HERE)
     for name in failed:
-        print(f"{name}: not analysed, its sweeps have not all ended")
+        print(f"{name}: not analysed, because not all of its sweeps are finished")
     return int(bool(failed))
 
 
 def analyse(name: str, tiny: bool) -> bool:
-    """Table, figure and verdict of a study from its sweeps' folders; False where one of them has not ended."""
+    """Writes table, figure and verdict of a study from its sweeps' folders; False if a sweep is not finished."""
     folders = [folder(one, tiny) for one in STUDIES[name]]
     if not all((path / ENDED).exists() for path in folders):
         return False
