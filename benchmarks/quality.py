@@ -1,4 +1,4 @@
-"""d. Network evaluations to the round-trip PSNR of 80-step uniform DDIM; e. a sweep against its points alone."""
+"""d. NFE that reach the round-trip PSNR of 80-step uniform DDIM; e. a sweep against its runs without a shared store."""
 
 import tempfile
 from itertools import product
@@ -45,7 +45,7 @@ def round_trip(model: DiffusersModel, images: torch.Tensor, solver: SolverSettin
 
 
 def evaluations(device: torch.device) -> list[Row]:
-    """Smallest tried budget a direction whose round trip is no worse than that of 80 + 80 DDIM steps."""
+    """Smallest tried NFE per direction whose round trip is no worse than that of 80 + 80 DDIM steps."""
     model, images = DiffusersModel("embedded:photos32", device=device), dequantise(hubble(IMAGES))
     target = round_trip(model, images, SolverSettings(name="ddim", grid="uniform_t", steps=80))
     rows = [Row("ddim, uniform_t, 80 evaluations a direction", target, "dB")]
@@ -61,7 +61,7 @@ def evaluations(device: torch.device) -> list[Row]:
 
 
 def sweep(device: torch.device) -> list[Row]:
-    """e. Mixing steps x etas x tolerances over one store, against every point with a store of its own."""
+    """e. Mixing steps x etas x tolerances with one store, against every run with its own store."""
     model, images = DiffusersModel("embedded:photos32", device=device), hubble(16)
     steps, etas = (300.0, 500.0), (0.0, 0.2, 0.4)
     judges: dict[str, Tolerances] = {"none": NoTolerances(), "calibrated": CalibratedTolerances(k=5)}

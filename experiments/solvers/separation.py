@@ -1,4 +1,4 @@
-"""How much of the gap between unseen and own latents is the solver's? Writes separation.csv and separation.md.
+"""How much of the gap between unseen and own latents comes from the solver? Writes separation.csv and separation.md.
 
 python experiments/solvers/separation.py 'photos/*-test.parquet' [images]
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from unseen_diffusion.scores.features.base import check_images
+from unseen_diffusion.utils.checked import Count, checked_arguments
 from unseen_diffusion.utils.digests import digest, file_digest
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import read_json
@@ -43,7 +44,8 @@ class FeatureNetwork(nn.Module):
     blind to what goes wrong in a generated image.
     """
 
-    def __init__(self, widths: Sequence[int], dimension: int, classes: int, distortions: int) -> None:
+    @checked_arguments("training.network")
+    def __init__(self, widths: Sequence[Count], dimension: Count, classes: Count, distortions: Count) -> None:
         """A network of random weights.
 
         Args:
