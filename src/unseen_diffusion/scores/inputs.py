@@ -43,6 +43,12 @@ def as_pair(x: Tensor, y: Tensor, names: tuple[str, str], minimum: int) -> tuple
     return x, y
 
 
+def require_count(name: str, count: int) -> None:
+    """Raises InputError where the number of permutations, simulations or directions is below 1."""
+    if count < 1:
+        raise InputError(f"{name}={count}: give 1 or more, e.g. 999")
+
+
 def attained_rank(count: int, level: float) -> int:
     """k = floor(level (M + 1)): new values are below the k-th smallest of M with probability k / (M + 1) <= level."""
     return int(level * (count + 1) + 1e-9)  # 0.29 * 100 is 28.999999999999996

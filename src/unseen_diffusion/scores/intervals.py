@@ -1,4 +1,4 @@
-"""Intervals: for shares of a count, for means over draws; and the correction for several tests at once."""
+"""Intervals of shares and of means, p-values, and Holm's correction for several tests. Needs no torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from math import isfinite, sqrt
 from statistics import NormalDist, fmean, median, stdev
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import stdtr, stdtrit
 
 from unseen_diffusion.utils.errors import InputError
@@ -157,6 +158,24 @@ def paired_difference(a: Sequence[float], b: Sequence[float], level: float = 0.9
     return t_interval([first - second for first, second in zip(a, b, strict=True)], level)
 
 
+def normal_p(value: float, standard_error: float) -> float:
+    """Two-sided p-value of "the value is zero" for a normal estimate; without any error 1 for zero, else 0."""
+    return 2 * NormalDist().cdf(-abs(value) / standard_error) if standard_error > 0 else float(value == 0)
+
+
+def upper_p(null: ArrayLike, value: float) -> float:
+    """Share of the draws of a null at or above ``value``, which counts as a draw (Phipson and Smyth 2010)."""
+    draws = np.asarray(null)
+    return (1 + int((draws >= value).sum())) / (len(draws) + 1)
+
+
+def two_sided_p(null: ArrayLike, value: float) -> float:
+    """Twice the smaller tail of the draws of a null, at most 1; ``value`` counts as a draw."""
+    draws = np.asarray(null)
+    low = (1 + int((draws <= value).sum())) / (len(draws) + 1)
+    return min(1.0, 2 * min(low, upper_p(draws, value)))
+
+
 def combined_p(p_values: Sequence[float]) -> float:
     """Twice the median: a p-value of one hypothesis from several, whatever their dependence (Vovk and Wang 2020).
 
@@ -185,6 +204,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _check_p_values(p_values: Sequence[float]) -> None:
+    """Raises InputError where there are no p-values, or one is outside [0, 1]."""
     if not p_values:
         raise InputError("no p-values: give at least one")
     if broken := [float(p) for p in p_values if not 0 <= p <= 1]:

@@ -28,6 +28,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from unseen_diffusion.scores.inputs import require_count
+from unseen_diffusion.scores.intervals import holm, two_sided_p, upper_p
 from unseen_diffusion.scores.latents.gram import Latents, centred_columns, centred_gram, flat
 from unseen_diffusion.scores.latents.nulls import (
     anderson_darling,
@@ -35,7 +37,6 @@ from unseen_diffusion.scores.latents.nulls import (
     rotated_vectors,
     wishart_spectra,
 )
-from unseen_diffusion.scores.latents.resampling import holm, require_count, two_sided_p, upper_p
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.seeds import generator, normal_rows
 

@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from unseen_diffusion.scores.inputs import require_count
+from unseen_diffusion.scores.intervals import upper_p
 from unseen_diffusion.scores.latents.gram import Pooled
 from unseen_diffusion.scores.latents.rates import ErrorRate, error_rate
-from unseen_diffusion.scores.latents.resampling import require_count, upper_p
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.seeds import generator
 

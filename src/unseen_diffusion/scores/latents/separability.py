@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from unseen_diffusion.scores.kernel import Discrepancy, discrepancy
 from unseen_diffusion.scores.latents.gram import Latents, Pooled
 from unseen_diffusion.scores.latents.linear import LinearSeparation, linear_separation
 from unseen_diffusion.scores.latents.rates import ErrorRate, error_rate
-from unseen_diffusion.scores.latents.resampling import Discrepancy, discrepancy
 
 RULES = ("own_distances", "centres", "shells")
 
