@@ -17,6 +17,7 @@ from unseen_diffusion.runs.mixing import latent_findings
 from unseen_diffusion.runs.run import Generated, Run, generate, searched
 from unseen_diffusion.runs.settings import RunSettings
 from unseen_diffusion.runs.stages import LatentSet, Stages
+from unseen_diffusion.scores.extra import description as extra_description
 from unseen_diffusion.scores.suite import DomainViews, held_out_row, score_row
 from unseen_diffusion.store.artefacts import Artefact, environment
 from unseen_diffusion.utils.files import atomic_path, write_json
@@ -59,6 +60,7 @@ def execute(settings: RunSettings, folder: Path, group: str) -> dict[str, Any]:
         "settings": flat_settings(settings, run.extractor.name),
         **found,
         "rows": rows,
+        **extra_description(settings.scores.extra),
         "selection": chosen,
         **tuning_of(run),
         "geometry": geometry_of(stages, settings.t),
