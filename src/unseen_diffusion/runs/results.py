@@ -119,7 +119,7 @@ def score_rows(run: Run, generated: Generated) -> list[dict[str, Any]]:
             return {**scores, "images": f"{run.split.key}/{scores['n']}"}
         # The classifier has been trained on the model's own samples: it cannot judge them.
         known = row == "base_samples" or (s.method.source == "base" and row == "generated")
-        against = domain._replace(own=None) if known else domain
+        against = domain._replace(base_samples=None) if known else domain
         scores = score_row(row, run.views(artefact.key, artefact.tensors["images"]), against, s.scores)
         return {**scores, "images": artefact.key}
 

@@ -1,4 +1,4 @@
-"""What every score asks of its features before it computes anything."""
+"""Checks that every score runs on its features before it computes anything, and block sizes."""
 
 import torch
 from torch import Tensor

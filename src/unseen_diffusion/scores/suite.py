@@ -73,7 +73,7 @@ class DomainViews(NamedTuple):
 
     references: Views
     target: Views
-    own: Tensor | None = None
+    base_samples: Tensor | None = None
 
 
 def score_row(row: str, samples: Views, domain: DomainViews, settings: ScoreSettings) -> dict[str, Any]:
@@ -120,8 +120,8 @@ def _membership(samples: Views, domain: DomainViews, neighbours: int) -> dict[st
     """Both shares of samples in the target domain; the classifier's needs samples of the base model."""
     conformal = conformal_share(samples.features, domain.target.features, neighbours)
     shares = _prefixed("target_conformal", conformal._asdict())
-    if domain.own is not None:
-        classified = classifier_share(samples.features, domain.target.features, domain.own)
+    if domain.base_samples is not None:
+        classified = classifier_share(samples.features, domain.target.features, domain.base_samples)
         shares |= _prefixed(CLASSIFIER, classified._asdict())
     return shares
 
@@ -144,5 +144,5 @@ def _first(views: Views, count: int) -> Views:
 
 
 def _prefixed(prefix: str, values: dict[str, float]) -> dict[str, float]:
-    """Names of a score's parts: ``kid_h`` for its value, ``kid_h_low`` and so on for the rest."""
+    """Column names of a score's parts: ``kid_h`` for its value, ``kid_h_low`` and so on for the rest."""
     return {prefix if name == "value" else f"{prefix}_{name}": value for name, value in values.items()}
