@@ -1,6 +1,7 @@
 """A score of one's own: one file, one config, and the column it adds to every row, results.json and the table."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -100,3 +101,10 @@ def test_what_a_score_returns_is_checked(
     assert run("run", "--config-dir", str(conf), *TINY, "scores=bright", *LEAN) != 0
     printed = capsys.readouterr()
     assert message in printed.out + printed.err
+
+
+def test_tables_and_comparisons_need_no_torch() -> None:
+    """Intervals, p-values, titles and the columns of further scores are read without tensors."""
+    modules = ", ".join(f"unseen_diffusion.scores.{name}" for name in ("intervals", "metrics", "extra"))
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

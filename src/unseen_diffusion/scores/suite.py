@@ -30,7 +30,7 @@ class ScoreSettings:
     """Which scores a run computes, and against which images."""
 
     target: Literal["heldout", "validation"]
-    """images to score against: heldout, or validation to choose settings without using the held-out images"""
+    """images to score against; validation leaves the held-out images unused while settings are chosen"""
     rows: Sequence[Row]
     """comparison rows beside the generated images"""
     copy_quantile: OpenShare
@@ -48,7 +48,7 @@ class ScoreSettings:
     geometry: ZeroOrMore
     """latents per set whose distances and angles the report shows; 0: none"""
     latents: Testable
-    """latents per set tested for Gaussianity, and for separability from the base model's, at every recorded step"""
+    """latents per set tested for Gaussianity and separability at every recorded step; 0: none"""
     extra: Mapping[str, Score] = Field(default_factory=dict)  # absent from configs written before version 0.4
     """further scores by name, each a config of a class with columns and a call (CONTRIBUTING.md)"""
 

@@ -83,10 +83,10 @@ class EmbeddedFeatures:
 
     @checked_arguments("features")
     def __init__(self, folder: str | Path | None = None, batch_size: Count = 256) -> None:
-        """Loads config.json and model.safetensors.
+        """Loads the network from a folder.
 
         Args:
-            folder: holds both files; None takes the package's own.
+            folder: holds config.json and model.safetensors; null (None) takes the package's own.
             batch_size: images at a time.
 
         Raises:

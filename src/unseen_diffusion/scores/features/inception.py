@@ -46,7 +46,7 @@ class Inception:
         """Locates the file, or downloads it.
 
         Args:
-            path: the TorchScript file; None takes it from ``cache``, downloading it there once (96 MB).
+            path: the TorchScript file; null (None) takes it from ``cache``, downloading it there once (96 MB).
             cache: folder of downloaded files.
             url: where to download from.
             sha256: checksum that the file must have; nothing is loaded before it has been checked.
