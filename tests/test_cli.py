@@ -154,7 +154,7 @@ def test_batch_size_changes_nothing(here: Path) -> None:
         (["samples=2.5"], "samples=2.5: give a whole number"),
         (["tolerances.k=24"], "tolerances.k=24: with 24 references give a number between 2 and 23"),
         (["tolerances.coverage=2"], "tolerances.coverage=2"),
-        (["scores.target=train"], "scores.target=train: choose heldout or validation"),
+        (["scores.target=train"], "scores.target=train: choose one of heldout, validation"),
         (["device=tpu"], "device=tpu: not available here"),
         (["tracking=wandb", "tracking.mode=maybe"], "tracking.mode=maybe: choose offline or online"),
         (["bandwidth.eta=0,0.1"], "a sweep"),

@@ -17,6 +17,7 @@ from unseen_diffusion.runs.mixing import latent_findings
 from unseen_diffusion.runs.run import Generated, Run, generate, searched
 from unseen_diffusion.runs.settings import RunSettings
 from unseen_diffusion.runs.stages import LatentSet, Stages
+from unseen_diffusion.scores.extra import description as extra_description
 from unseen_diffusion.scores.suite import DomainViews, held_out_row, score_row
 from unseen_diffusion.store.artefacts import Artefact, environment
 from unseen_diffusion.utils.files import atomic_path, write_json
@@ -59,6 +60,7 @@ def execute(settings: RunSettings, folder: Path, group: str) -> dict[str, Any]:
         "settings": flat_settings(settings, run.extractor.name),
         **found,
         "rows": rows,
+        **extra_description(settings.scores.extra),
         "selection": chosen,
         **tuning_of(run),
         "geometry": geometry_of(stages, settings.t),
@@ -117,7 +119,7 @@ def score_rows(run: Run, generated: Generated) -> list[dict[str, Any]]:
             return {**scores, "images": f"{run.split.key}/{scores['n']}"}
         # The classifier has been trained on the model's own samples: it cannot judge them.
         known = row == "base_samples" or (s.method.source == "base" and row == "generated")
-        against = domain._replace(own=None) if known else domain
+        against = domain._replace(base_samples=None) if known else domain
         scores = score_row(row, run.views(artefact.key, artefact.tensors["images"]), against, s.scores)
         return {**scores, "images": artefact.key}
 

@@ -34,6 +34,7 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "implicit": ("solvers.implicit",),
     "jobs": ("sweeps.jobs",),
     "latents": ("scores.latents",),
+    "latents.resampling": ("scores.intervals", "scores.kernel"),
     "launches": ("sweeps.launch",),
     "methods": ("runs.methods",),
     "objects": ("store.objects",),
