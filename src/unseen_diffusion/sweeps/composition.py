@@ -199,7 +199,8 @@ def expand(name: str, arguments: Sequence[str]) -> Sweep:
         combinations = [list(point) for point in combine(*swept)] if multirun else [[]]
         if multirun and any(o.key_or_group == "hydra.sweep.subdir" for o in parsed):
             raise InputError("hydra.sweep.subdir: the folders of a sweep's runs are their numbers; leave it out")
-        points = [_compose(name, fixed + point, args.config_dir) for point in combinations]
+        # The base is composed as a command line without any sweep means it.
+        points = [_compose(name, fixed + point, args.config_dir) for point in combinations] if multirun else [base]
         for point in points:
             check_folders(point)
     except InputError:
