@@ -1,6 +1,11 @@
 """Command lines that tests run, and what they look at afterwards."""
 
 import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -50,6 +55,26 @@ def run(*arguments: str) -> int:
     with pytest.raises(SystemExit) as exit_:
         main(arguments)
     return int(exit_.value.code or 0)
+
+
+@contextmanager
+def forked(*arguments: str) -> Iterator[BaseProcess]:
+    """One command in a fork of this process, which has imported everything; it ends with the block."""
+    process = get_context("fork").Process(target=main, args=(arguments,))
+    process.start()
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.join(60)
+
+
+def wait_for(true: Callable[[], object], seconds: float = 60) -> None:
+    """Waits until something is true, and fails if it takes longer than these seconds."""
+    deadline = time.monotonic() + seconds
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert true()
 
 
 def states(folder: str | Path) -> list[str]:

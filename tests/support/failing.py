@@ -17,6 +17,7 @@ from unseen_diffusion.scores.features.pixels import Pixels
 
 CALLS = Path("calls")  # a line for each network evaluation: the number of its process
 HALT = 6  # the evaluation at which every process waits
+PATIENCE = 400  # seconds after which a process no longer waits and fails
 
 
 class Failing(Pixels):
@@ -36,8 +37,8 @@ class Failing(Pixels):
                 sys.exit(3)
             if self.how == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
-        while self.how == "wait" and not Path("healed").exists():
-            time.sleep(0.05)
+        if self.how == "wait":
+            wait_until_healed()
         return super().__call__(images)
 
 
@@ -47,9 +48,22 @@ class Halting(GaussianModel):
     def _predict(self, x: Tensor, node: Node) -> Prediction:
         with CALLS.open("a") as calls:
             calls.write(f"{os.getpid()}\n")
-        while calls_of(os.getpid()) >= HALT and not Path("healed").exists():
-            time.sleep(0.05)
+        if calls_of(os.getpid()) >= HALT:
+            wait_until_healed()
         return super()._predict(x, node)
+
+
+def wait_until_healed() -> None:
+    """Waits for the file ``healed``.
+
+    Raises:
+        TimeoutError: it did not appear.
+    """
+    deadline = time.monotonic() + PATIENCE
+    while not Path("healed").exists():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"no file healed after {PATIENCE} s")
+        time.sleep(0.02)
 
 
 def calls_of(pid: int) -> int:

@@ -19,9 +19,8 @@ import yaml
 from support.commands import FAILING, HALTING, halted, run, same_as_whole, shards, states
 from unseen_diffusion.sweeps.status import read_status
 
-pytestmark = pytest.mark.engine
-
 PATIENCE = 400  # seconds that no wait may take
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(4 * PATIENCE)]
 RAY = (
     "hydra/launcher=ray",
     "+hydra.launcher.ray.init.num_cpus=2",

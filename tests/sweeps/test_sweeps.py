@@ -2,13 +2,13 @@
 
 import errno
 import json
+import logging
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 
 from benchmarks.service import JOB as LEAN
 from hydra_plugins.unseen_sweeper import ManifestSweeper
-from support.commands import FAILING, HALTING, halted, run, same_as_whole, shards, states
+from support.commands import FAILING, HALTING, forked, halted, run, same_as_whole, shards, states, wait_for
 from support.failing import CALLS
 from unseen_diffusion.reports.tables import results_files
 from unseen_diffusion.sweeps.composition import PLUGINS, quoted, replaced
@@ -69,9 +69,9 @@ def claim_of(folder: Path) -> Status:
 def test_a_killed_sweep_tells_its_state_and_resumes(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An exception and sys.exit stop nothing, SIGKILL stops the rest; resume runs those, and no run that was done."""
     sweep = ("run", "-m", *FAILING, "+features.how=none,raise,exit,kill,last", "hydra.sweep.dir=swept")
-    command = [sys.executable, "-m", "unseen_diffusion.cli", *sweep]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    with forked(*sweep) as process:
+        process.join(120)
+        assert process.exitcode == -signal.SIGKILL
     assert states("swept") == ["done", "failed", "failed", "dead", "missing"]
 
     assert run("status", "swept") == 1
@@ -107,24 +107,23 @@ def test_a_killed_sweep_tells_its_state_and_resumes(here: Path, capsys: pytest.C
 def test_two_workers_share_a_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Worker 0 is killed in the middle: the other makes all that is missing, and worker 0, resumed, the results."""
     sweep = ("run", "-m", *HALTING, "workers=2", "hydra.sweep.dir=swept")
-    with subprocess.Popen([sys.executable, "-m", "unseen_diffusion.cli", *sweep], stderr=subprocess.DEVNULL) as first:
-        while not halted():
-            assert first.poll() is None
-            time.sleep(0.1)
+    with forked(*sweep) as first:
+        wait_for(lambda: halted() or not first.is_alive())
         mine = shards("invert")
         assert mine >= 1
 
         def interrupt() -> None:
-            while len(halted()) < 2:
-                time.sleep(0.05)
-            first.kill()
-            first.wait()
-            Path("healed").touch()
+            try:
+                wait_for(lambda: len(halted()) == 2)
+            finally:
+                first.kill()
+                first.join(60)
+                Path("healed").touch()
 
         killer = threading.Thread(target=interrupt)
         killer.start()
         assert run("resume", "swept") == 1
-        killer.join()
+        killer.join(60)
     assert states("swept") == ["dead", "done"]
     assert shards("invert") > mine
     assert sorted(path.name for path in Path("swept/1").iterdir() if path.suffix in (".json", ".png")) == [STATUS]
@@ -325,19 +324,13 @@ def test_a_folder_without_locks_is_claimed_by_heartbeats(
 
 def test_heartbeats_carry_the_last_line(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A running job's status tells what it does, before it ends."""
-    import logging
-    import time
-
     monkeypatch.setattr("unseen_diffusion.sweeps.status.BEAT", 0.01)
     log = logging.getLogger("unseen_diffusion.runs.stages")
     monkeypatch.setattr(logging.getLogger("unseen_diffusion"), "level", logging.INFO)
     with claimed(Path("job")) as journal:
         assert journal
         log.info("half way")
-        deadline = time.monotonic() + 30
-        while (read_status(Path("job")) or journal.status).activity != "half way" and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert read_status(Path("job")).activity == "half way"
+        wait_for(lambda: (read_status(Path("job")) or journal.status).activity == "half way")
         assert read_status(Path("job")).state == "running"
 
 
@@ -405,14 +398,6 @@ def failing_statuses(monkeypatch: pytest.MonkeyPatch, code: int, while_: Callabl
 
     monkeypatch.setattr(os, "replace", replace_)
     return failed
-
-
-def wait_for(true: Callable[[], bool]) -> None:
-    """Waits, half a minute at most."""
-    deadline = time.monotonic() + 30
-    while not true() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert true()
 
 
 def test_an_absent_launcher_is_one_line(
