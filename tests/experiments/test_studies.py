@@ -6,8 +6,10 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -65,23 +67,51 @@ def photographs(folder: Path) -> None:
     OmegaConf.save(config, folder / "conf" / "domain" / "cifar10.yaml")
 
 
-def run_studies(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "UNSEEN_CONF": "conf"}
-    command = [sys.executable, "-m", "experiments.studies", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
+class OneAfterAnother:
+    """In the place of a pool of threads: a fork of another thread than the main one cannot end well."""
+
+    def __init__(self, jobs: int):
+        assert jobs == 1
+
+    def __enter__(self) -> "OneAfterAnother":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def map(self, function: Callable[..., Any], values: Iterable[Any]) -> list[Any]:
+        return [function(value) for value in values]
 
 
 @pytest.fixture(scope="module")
-def tiny(working: Path) -> Path:
-    """All studies, tiny."""
-    found = run_studies(working, *studies.STUDIES, "--tiny")
-    assert found.returncode == 0, found.stdout + found.stderr
-    return working
+def study(working: Path) -> Iterator[Callable[[str], Path]]:
+    """Runs a study tiny and analyses it, unless that is done; its folder of results.
+
+    Sweeps run in forks of this process, which has imported everything.
+    """
+
+    def results_of(name: str) -> Path:
+        monkeypatch.setattr("sys.argv", ["studies", name, "--tiny", "--jobs=1"])
+        assert studies.main() == 0
+        return working / "outputs" / "tiny" / name
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(working)
+        monkeypatch.setattr(studies, "PROCESSES", get_context("fork"))
+        monkeypatch.setattr(studies, "ThreadPoolExecutor", OneAfterAnother)
+        for key, value in {"UNSEEN_CONF": "conf", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}.items():
+            monkeypatch.setenv(key, value)
+        yield results_of
 
 
-@pytest.mark.parametrize("name", studies.STUDIES)
-def test_a_study_makes_its_table_figure_and_answers_from_artefacts(tiny: Path, name: str) -> None:
-    folder = tiny / "outputs" / "tiny" / name
+LONG = ("reconstruct", "criteria_ablation", "priors", "novelty", "comparison")  # 16 runs or more, even when tiny
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in studies.STUDIES]
+)
+def test_a_study_makes_its_table_figure_and_answers_from_artefacts(study: Callable[[str], Path], name: str) -> None:
+    folder = study(name)
     answers, where = read_answers(folder)
     assert where
     assert {answer.question for answer in answers} <= set(QUESTIONS)
@@ -99,20 +129,21 @@ def test_a_study_says_what_it_asks_and_how(name: str) -> None:
     assert read_answers(ROOT / "experiments" / name)[0]
 
 
-def test_the_scoreboard_has_every_question(tiny: Path) -> None:
-    text = scoreboard(tiny / "outputs" / "tiny")
+def test_the_scoreboard_has_every_question(study: Callable[[str], Path]) -> None:
+    text = scoreboard(study("paths").parent)
     assert all(f"| **{key}** |" in text for key in QUESTIONS)
     assert all(line.count("|") == 6 for line in text.splitlines())
     committed = (ROOT / "experiments" / "README.md").read_text(encoding="utf-8")
     assert scoreboard(ROOT / "experiments") in committed
 
 
-def test_an_interrupted_sweep_continues_with_what_was_finished(tiny: Path) -> None:
-    sweep = tiny / "outputs" / "sweeps" / "tiny_paths"
+def test_an_interrupted_sweep_continues_with_what_was_finished(study: Callable[[str], Path]) -> None:
+    study("paths")
+    sweep = studies.folder(studies.STUDIES["paths"][0], True)
     before = read_json(sweep / "0" / "results.json")
     for path in (sweep / studies.ENDED, sweep / "0" / "results.json", sweep / "0" / "status.json"):
         path.unlink()
-    assert run_studies(tiny, "paths", "--tiny").returncode == 0
+    study("paths")
     after = read_json(sweep / "0" / "results.json")
     assert after["rows"][0]["kid_h"] == before["rows"][0]["kid_h"]
     assert after["evaluations"]["total"] == 0
@@ -120,12 +151,14 @@ def test_an_interrupted_sweep_continues_with_what_was_finished(tiny: Path) -> No
 
 
 def test_a_sweep_whose_definition_changed_is_run_again(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    study: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tiny)
-    ended = studies.folder(studies.STUDIES["paths"][0], True) / studies.ENDED
+    study("paths")
+    capsys.readouterr()
+    (one,) = studies.STUDIES["paths"]
+    ended = studies.folder(one, True) / studies.ENDED
     before = ended.read_text(encoding="utf-8")
-    assert studies.run(studies.STUDIES["paths"][0], True)
+    assert studies.run(one, True)
     assert capsys.readouterr().out == ""
     assert not studies.run(studies.sweep("paths", "absent"), True)
     assert "unseen run -m experiment=absent" in capsys.readouterr().out
@@ -133,15 +166,24 @@ def test_a_sweep_whose_definition_changed_is_run_again(
 
 
 def test_a_study_that_does_not_exist_and_a_sweep_that_fails_are_reported(
-    working: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    study: Callable[[str], Path], working: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = run_studies(working, "absent")
-    assert found.returncode == 2
-    assert "absent: no such study; choose of first_three" in " ".join(found.stderr.split())
-    monkeypatch.chdir(working)
+    with pytest.raises(SystemExit, match="2"):
+        study("absent")
+    assert "absent: no such study; choose of first_three" in " ".join(capsys.readouterr().err.split())
     assert not studies.run(studies.sweep("bad", "absent"), tiny=False)
     assert "bad: exit code 2; see outputs/sweeps/study_bad/studies.log" in capsys.readouterr().out
     assert not (working / "outputs" / "sweeps" / "study_bad" / studies.ENDED).exists()
+
+
+@pytest.mark.slow
+def test_studies_run_as_a_program(working: Path) -> None:
+    """`python -m experiments.studies`, two sweeps at a time in processes that a fork server starts."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "UNSEEN_CONF": "conf"}
+    command = [sys.executable, "-m", "experiments.studies", "paths", "bandwidth_vs_gap", "--tiny"]
+    found = subprocess.run(command, cwd=working, env=environment, capture_output=True, text=True, timeout=280)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert all((working / "outputs" / "tiny" / name / "figure.png").is_file() for name in command[3:5])
 
 
 def test_only_what_stands_between_the_marks_is_replaced(tmp_path: Path) -> None:
