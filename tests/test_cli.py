@@ -71,13 +71,13 @@ def test_a_second_run_reuses_everything(here: Path) -> None:
 
 
 def test_sweep_inverts_once_and_denoises_each_distinct_set_once(here: Path) -> None:
-    """12 points, 3 eta x 4 tolerances: the evaluations, counted."""
-    sweep = ("bandwidth.eta=0,0.1,0.2", "tolerances=paper,calibrated,random,none")
+    """8 points, 2 eta x 4 tolerances: the evaluations, counted."""
+    sweep = ("bandwidth.eta=0,0.2", "tolerances=paper,calibrated,random,none")
     fewer = ("rejection.max_proposals=40000",)
     assert run("run", "-m", *TINY, *sweep, *fewer, "prior=isotropic") == 0
     found = results(here / "outputs" / "sweeps")
-    assert len(found) == 12
-    steps, references, samples, etas = 5, 24, 12, 3
+    assert len(found) == 8
+    steps, references, samples, etas = 5, 24, 12, 2
     # With these references `calibrated` accepts every candidate, as `none` does: the same latents, denoised once.
     distinct = {r["rows"][0]["images"]: r["rows"][0]["n"] for r in found}
     assert len(distinct) == 3 * etas
@@ -112,8 +112,11 @@ def test_mixing_steps_share_one_trajectory(here: Path) -> None:
 def test_batch_size_changes_nothing(here: Path) -> None:
     """Samples depend on (seed, index), not on how they were batched."""
     images = []
+    lean = [a for a in TINY if not a.startswith("scores")]
     for size in (5, 64):
-        assert run("run", *TINY, f"batch_size={size}", f"paths.outputs=out{size}", "bandwidth.eta=0.3") == 0
+        assert (
+            run("run", *lean, "scores=lean", f"batch_size={size}", f"paths.outputs=out{size}", "bandwidth.eta=0.3") == 0
+        )
         (found,) = results(here / f"out{size}" / "runs")
         images.append(load_tensor(found["details"]["generated"], "images").int())
     difference = (images[0] - images[1]).abs()
@@ -347,17 +350,24 @@ def one_at_a_time(group: str, name: str) -> list[list[str]]:
     sweeps = {key: OverridesParser.create().parse_override(f"{key}={value}") for key, value in params.items()}
     if any(sweep.is_interval_sweep() for sweep in sweeps.values()):  # of a search, whose ends are checked together
         return [[]]
-    first = {
-        key: f"{key}={next(iter(sweep.sweep_string_iterator()))}"
-        if sweep.is_sweep_override()
-        else f"{key}={params[key]}"
+    values = {
+        key: list(sweep.sweep_string_iterator()) if sweep.is_sweep_override() else [params[key]]
         for key, sweep in sweeps.items()
     }
-    return [[f"{key}={params[key]}", *(first[other] for other in params if other != key)] for key in params] or [[]]
+    first = {key: f"{key}={found[0]}" for key, found in values.items()}
+    lines = [list(first.values())] if first else [[]]
+    for key, (_, *others) in values.items():  # the point of all first values once
+        if others:
+            swept = ",".join(map(str, others))
+            lines.append([f"{key}={swept}", *(first[other] for other in first if other != key)])
+    return lines
 
 
-def test_every_option_composes_and_passes_the_checks(here: Path, tiny_model_folder: Callable[..., Path]) -> None:
-    """Every file of every group of conf/, with required values filled in."""
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_option_composes_and_passes_the_checks(
+    here: Path, tiny_model_folder: Callable[..., Path], group: str
+) -> None:
+    """Every file of a group of conf/, with required values filled in."""
     (here / "images").mkdir()
     for i in range(40):
         Image.new("RGB", (16, 16), (i, 2 * i, 3 * i)).save(here / "images" / f"{i}.png")
@@ -370,26 +380,25 @@ def test_every_option_composes_and_passes_the_checks(here: Path, tiny_model_fold
         ("domain", "parquet"): here / "images.parquet",
     }
     small = ["domain.references=12", "domain.validation=4", "domain.heldout=6", "tolerances=none"]
-    for group, entries in options().items():
-        for name, line in entries:
-            assert line, f"conf/{group}/{name}.yaml: its first line is a comment for the help"
-            if (group, name) == ("domain", "hub"):
-                continue  # needs a network: tests/test_domains.py has its offline message
-            if (group, name) == ("experiment", "optuna") and find_spec("hydra_plugins.hydra_optuna_sweeper") is None:
-                continue  # an extra
-            overrides = [f"{group}={name}"]
-            if (key := NEEDED.get((group, name))) is not None:
-                overrides.append(f"{key}={values.get(key, values.get((group, name)))}")
-            if group == "model" and name not in ("analytic", "photos32", "digits32", "untrained", "diffusers"):
-                overrides.append(f"model.path={values['model.path']}")
-            if group == "domain" and name in ("mnist", "cifar10"):
-                overrides.append(f"domain.path={here / 'images.parquet'}")
-            if group == "tolerances":
-                overrides.append("domain.references=40")
-            for swept in one_at_a_time(group, name):
-                for point in expand("run", [*(small if group == "domain" else []), *overrides, *swept]).points:
-                    settings = check(point)
-                    assert settings.spec.size >= 8
+    for name, line in options()[group]:
+        assert line, f"conf/{group}/{name}.yaml: its first line is a comment for the help"
+        if (group, name) == ("domain", "hub"):
+            continue  # needs a network: tests/domains/test_domains.py has its offline message
+        if (group, name) == ("experiment", "optuna") and find_spec("hydra_plugins.hydra_optuna_sweeper") is None:
+            continue  # an extra
+        overrides = [f"{group}={name}"]
+        if (key := NEEDED.get((group, name))) is not None:
+            overrides.append(f"{key}={values.get(key, values.get((group, name)))}")
+        if group == "model" and name not in ("analytic", "photos32", "digits32", "untrained", "diffusers"):
+            overrides.append(f"model.path={values['model.path']}")
+        if group == "domain" and name in ("mnist", "cifar10"):
+            overrides.append(f"domain.path={here / 'images.parquet'}")
+        if group == "tolerances":
+            overrides.append("domain.references=40")
+        for swept in one_at_a_time(group, name):
+            for point in expand("run", [*(small if group == "domain" else []), *overrides, *swept]).points:
+                settings = check(point)
+                assert settings.spec.size >= 8
 
 
 def test_help_explains_every_group() -> None:
@@ -456,7 +465,7 @@ def test_a_sweep_over_any_key_keeps_its_points_apart(here: Path) -> None:
 
 def test_domains_keep_their_own_comparison_rows(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """N(0, I) gives every domain the same images, but each compares them with its own; and 80 columns suffice."""
-    wide = [a for a in TINY if a != "domain=digits8"]
+    wide = [*(a for a in TINY if a != "domain=digits8"), "scores.paths=0", "scores.geometry=0"]
     assert run("run", "-m", *wide, "domain=digits8,textures", "bandwidth.eta=0,0.2", "tolerances=calibrated,none") == 0
     table = load_results([here / "outputs" / "sweeps"])
     counts = table.groupby(["domain", "row"]).size()
@@ -511,6 +520,7 @@ def test_unknown_verbs_and_no_arguments(here: Path) -> None:
     assert run("--help") == 0
 
 
+@pytest.mark.slow
 def test_the_wheel_runs_from_an_empty_folder(tmp_path: Path) -> None:
     """Built, installed alone into a fresh venv (dependencies by path), run where there is no checkout."""
     root = ROOT
