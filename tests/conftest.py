@@ -4,21 +4,19 @@ import errno
 import gc
 import logging
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach the hub; read when huggingface_hub is first imported
 
 import pytest
-import torch
-from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
 
-import unseen_diffusion
 from support import ROOT, TinyModelFolder
-from unseen_diffusion.utils.files import write_json
 
-torch.set_num_threads(1)  # a core per process of pytest-xdist; and forks of a process with OpenMP threads may hang
+# torch and diffusers are imported where they are used: the process that starts pytest-xdist's workers needs neither.
 
 ENABLED_BY = {  # what tests were left out for -> how to run them
     "slow": "make test-slow runs them",
@@ -30,7 +28,13 @@ LEFT_OUT = pytest.StashKey[Counter[str]]()
 
 
 def pytest_collection_finish() -> None:
-    """Takes the imported modules out of garbage collection, which visits a million of their objects each time."""
+    """Prepares this process for its tests.
+
+    A process has one core, and a fork of a process with OpenMP threads may hang: one thread. The objects of imported
+    modules, about a million, are not visited by garbage collection any more.
+    """
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
     gc.collect()
     gc.freeze()
 
@@ -89,6 +93,11 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> TinyModelFold
 
     Tests never change a folder: one that needs a change copies it first.
     """
+    import torch
+    from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
+
+    from unseen_diffusion.utils.files import write_json
+
     made: dict[tuple[object, ...], Path] = {}
 
     def make(
@@ -156,6 +165,6 @@ def work_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(folder)
     monkeypatch.delenv("UNSEEN_RUN_ID", raising=False)
     monkeypatch.delenv("UNSEEN_CONF", raising=False)
-    package = Path(unseen_diffusion.__file__).parents[1]
+    package = Path(find_spec("unseen_diffusion").origin).parents[1]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(package), str(ROOT / "tests"), str(ROOT))))
     return folder

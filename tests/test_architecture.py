@@ -1,4 +1,4 @@
-"""The order of the packages: a module imports from its own package and from those above it. And what tests may import."""
+"""The order of the packages: a module imports from its own package and from those above it; rules for all files."""
 
 import ast
 import re
