@@ -14,6 +14,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach the hub; read when huggi
 
 import pytest
 
+import typecheck  # noqa: F401 - before the package, which jaxtyping's import hook then checks with it
 from support import ROOT, TinyModelFolder
 
 # torch and diffusers are imported where they are used: the process that starts pytest-xdist's workers needs neither.
@@ -60,9 +61,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.config.workeroutput["left_out"] = dict(session.config.stash.get(LEFT_OUT, Counter()))
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Prints how many tests did not run, why, and how to run them."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
+    """Prints, below the summary, how many tests did not run, why, and how to run them."""
+    yield
     reasons: Counter[str] = Counter()
     for report in terminalreporter.stats.get("skipped", []):
         reasons[str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)] += 1
