@@ -48,6 +48,8 @@ def end_training(name: str, seed: int, steps: Sequence[int], copy: TinyModelFold
 def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model_folder: TinyModelFolder) -> Path:
     """Finished trainings of tiny networks, and runs on unseen domains."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(analyse, "AT_ONCE", 4)
+    monkeypatch.setattr(analyse, "REPEATS", 1)
     shutil.copytree(tiny_model_folder(size=32, seed=9), START)
     for seed, name in enumerate(("photos32", "deep", "photos32_seed_1")):
         end_training(name, seed, [1000], tiny_model_folder, [])

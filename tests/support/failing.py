@@ -1,4 +1,4 @@
-"""Parts of a run that end or halt their process as asked, until a file named ``healed`` lies in the working folder."""
+"""Parts of a run that fail or halt on purpose, until the working folder has a file named ``healed``."""
 
 import hashlib
 import os
@@ -21,7 +21,7 @@ PATIENCE = 400  # seconds after which a process no longer waits and fails
 
 
 class Failing(Pixels):
-    """Pixels; ``how``: none..., raise, exit, kill (itself) or wait (until it is killed or healed)."""
+    """Pixels that first fail as ``how`` says: raise, exit, kill (the process), wait (for ``healed``), or not at all."""
 
     def __init__(self, how: str, side: int = 8, batch_size: int = 1024) -> None:
         super().__init__(side, batch_size)
@@ -29,7 +29,7 @@ class Failing(Pixels):
         self.fingerprint = hashlib.sha256(how.encode()).hexdigest()
 
     def __call__(self, images: Tensor) -> Float32[Tensor, "n d"]:
-        """What Pixels give, if it comes to that."""
+        """Fails, or returns the features of ``Pixels``."""
         if not Path("healed").exists():
             if self.how == "raise":
                 raise RuntimeError("as asked")
@@ -43,7 +43,7 @@ class Failing(Pixels):
 
 
 class Halting(GaussianModel):
-    """The analytic model, with the same fingerprint; each process halts in the middle of its work until healed."""
+    """The analytic model, with the same fingerprint; each process halts at evaluation ``HALT`` until healed."""
 
     def _predict(self, x: Tensor, node: Node) -> Prediction:
         with CALLS.open("a") as calls:
@@ -67,11 +67,11 @@ def wait_until_healed() -> None:
 
 
 def calls_of(pid: int) -> int:
-    """Network evaluations of a process so far, the present one included."""
+    """Network evaluations that a process has begun."""
     return CALLS.read_text().split().count(str(pid)) if CALLS.exists() else 0
 
 
 def halting(size: int, channels: int, std: float, slope: float, device: str = "cpu", name: str = "") -> Halting:
-    """As ``natural_gaussian``."""
+    """``natural_gaussian`` as a ``Halting`` model."""
     base = natural_gaussian(size, channels, std, slope, device)
     return Halting(base.mean, base.basis, base.variances, base.spec.schedule, name)

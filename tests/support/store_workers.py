@@ -23,13 +23,13 @@ ROWS, BATCH, PAUSE = 40, 2, 0.03
 
 
 class Appends(Protocol):
-    """A list, or what outlives a killed process."""
+    """A list, or a file that remains after its process is killed."""
 
     def append(self, start: int, /) -> None: ...
 
 
 class Journal:
-    """A file of numbers; one written before a kill stays."""
+    """A file of numbers, which keeps those written before its process was killed."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -43,7 +43,7 @@ class Journal:
 
 
 def rows_of(made: Appends | None = None) -> RowWise:
-    """Rows of numbers that take time, as an inversion would; ``made`` gets the first row of each shard begun."""
+    """Rows that take time to make, as an inversion does; ``made`` gets the first row of each shard that is begun."""
 
     def make(rows: range) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if made is not None:
@@ -67,7 +67,7 @@ def shards(root: Path) -> list[str]:
 
 
 def kills(root: Path, number: int) -> dict[str, Any]:
-    """Starts a process and kills it at a random moment, ``number`` times; then one ends in peace.
+    """Starts a process and kills it at a random moment, ``number`` times; then lets one finish.
 
     Returns the facts, and for each process the shards that were there before it and after it, and those it began.
     """
@@ -87,12 +87,12 @@ def kills(root: Path, number: int) -> dict[str, Any]:
 
 
 def finished(root: Path) -> list[int]:
-    """First rows of the shards that are there."""
+    """First row of each shard in the store."""
     return [int(name.split("-")[1]) for name in shards(root)]
 
 
 def together(root: Path, number: int) -> dict[str, Any]:
-    """``number`` processes make one artefact at the same time; what each made."""
+    """Lets ``number`` processes make one artefact at the same time; returns what each has made."""
     children, reports = [], []
     for index in range(number):
         report = root / f"report-{index}.json"
