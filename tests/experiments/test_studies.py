@@ -1,4 +1,4 @@
-"""Studies: every one runs tiny, and table, figure and verdicts come out of its artefacts; the blocks they rest on."""
+"""Studies: each runs tiny and makes its table, figure and verdicts; the functions that studies share."""
 
 import io
 import math
@@ -40,7 +40,7 @@ from unseen_diffusion.utils.files import read_json
 
 @pytest.fixture(scope="module")
 def working(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: TinyModelFolder) -> Path:
-    """A working folder whose configs put tiny random networks in the place of the embedded ones."""
+    """A working folder whose configs replace the bundled networks by tiny random ones."""
     folder = tmp_path_factory.mktemp("studies")
     (folder / "conf" / "model").mkdir(parents=True)
     for name, channels in (("photos32", 3), ("digits32", 1), ("untrained", 3)):
@@ -54,7 +54,7 @@ def working(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: TinyMod
 
 
 def photographs(folder: Path) -> None:
-    """`domain=cifar10` reads a local file of 40 noise pictures, of the classes that the study asks for."""
+    """Makes `domain=cifar10` read 40 pictures of noise, labelled with the classes that the study uses."""
     pixels = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
     pictures = [io.BytesIO() for _ in pixels]
     for picture, values in zip(pictures, pixels, strict=True):
@@ -68,7 +68,7 @@ def photographs(folder: Path) -> None:
 
 
 class OneAfterAnother:
-    """In the place of a pool of threads: a fork of another thread than the main one cannot end well."""
+    """Replaces a pool of threads: a process forked from a thread of a pool exits with an error."""
 
     def __init__(self, jobs: int):
         assert jobs == 1
@@ -85,7 +85,7 @@ class OneAfterAnother:
 
 @pytest.fixture(scope="module")
 def study(working: Path) -> Iterator[Callable[[str], Path]]:
-    """Runs a study tiny and analyses it, unless that is done; its folder of results.
+    """Runs a study's tiny sweeps that have not run yet and analyses them; returns its folder of results.
 
     Sweeps run in forks of this process, which has imported everything.
     """
@@ -178,7 +178,7 @@ def test_a_study_that_does_not_exist_and_a_sweep_that_fails_are_reported(
 
 @pytest.mark.slow
 def test_studies_run_as_a_program(working: Path) -> None:
-    """`python -m experiments.studies`, two sweeps at a time in processes that a fork server starts."""
+    """`python -m experiments.studies` runs two sweeps at a time, in processes of a fork server."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "UNSEEN_CONF": "conf"}
     command = [sys.executable, "-m", "experiments.studies", "paths", "bandwidth_vs_gap", "--tiny"]
     found = subprocess.run(command, cwd=working, env=environment, capture_output=True, text=True, timeout=280)
@@ -236,7 +236,7 @@ def test_single_criteria_are_those_of_the_calibrated_tolerances(name: str, appli
 
 
 def test_findings_of_latents_are_the_tests_of_latents(here: Path) -> None:
-    """At every recorded step, against the model's own samples inverted alike."""
+    """At every recorded step, references are compared with inverted samples of the model."""
     lean = [a for a in TINY if not a.startswith("scores")]
     point = expand("run", [*lean, "scores=lean", "scores.latents=8", "mixing.t=500", "mixing.record=[300]"]).points[0]
     settings = check(point)
