@@ -20,7 +20,8 @@ from PIL import Image
 from scipy.stats import qmc
 
 from experiments import studies
-from experiments.common import BEGIN, END, fill, read_answers
+from experiments.bandwidth_vs_gap import analyse as bandwidth_vs_gap
+from experiments.common import BEGIN, END, bootstrap, fill, read_answers
 from experiments.scoreboard import QUESTIONS, scoreboard
 from support import ROOT, TinyModelFolder
 from support.commands import TINY
@@ -87,7 +88,7 @@ class OneAfterAnother:
 def study(working: Path) -> Iterator[Callable[[str], Path]]:
     """Runs a study's tiny sweeps that have not run yet and analyses them; returns its folder of results.
 
-    Sweeps run in forks of this process, which has imported everything.
+    Sweeps run in forks of this process, which has imported everything; intervals are of fewer draws than a study's.
     """
 
     def results_of(name: str) -> Path:
@@ -99,6 +100,8 @@ def study(working: Path) -> Iterator[Callable[[str], Path]]:
         monkeypatch.chdir(working)
         monkeypatch.setattr(studies, "PROCESSES", get_context("fork"))
         monkeypatch.setattr(studies, "ThreadPoolExecutor", OneAfterAnother)
+        monkeypatch.setattr(bandwidth_vs_gap, "DRAWS", 40)
+        monkeypatch.setattr(bootstrap, "__defaults__", (0, 100))
         for key, value in {"UNSEEN_CONF": "conf", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}.items():
             monkeypatch.setenv(key, value)
         yield results_of
