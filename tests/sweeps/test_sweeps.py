@@ -160,8 +160,8 @@ def test_workers_of_a_sweep(here: Path, capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("-m workers=0", "workers=0: give a number of 1 or more"),
-        ("-m workers=-1", "workers=-1: give a number of 1 or more"),
+        ("-m workers=0", "workers=0: give a whole number of 1 or more"),
+        ("-m workers=-1", "workers=-1: give a whole number of 1 or more"),
         ("-m workers=1.5", "workers=1.5: give a whole number"),
         ("-m workers=1,2", "workers=1,2: give one number for the whole sweep"),
         ("-m workers=2 worker=1", "worker=1: the jobs of workers=N get their numbers by themselves"),
