@@ -6,7 +6,7 @@ To be deleted with version 0.5, together with the ``__getattr__`` of the package
 
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -148,7 +148,7 @@ class _OldModules(MetaPathFinder):
     """Finds old modules, and the modules below the packages that moved (``unseen_diffusion.features.base``)."""
 
     def find_spec(
-        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+        self, fullname: str, path: Iterable[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         root, _, old = fullname.partition(".")
         first, _, below = old.partition(".")
