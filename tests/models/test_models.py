@@ -97,7 +97,7 @@ def test_below_t_0_every_parameterisation_reads_the_same_noise(prediction_type: 
     eps = (x - lowest.alpha * denoised) / lowest.sigma
     v = lowest.alpha * eps - lowest.sigma * denoised
     output = {"epsilon": eps, "sample": denoised, "v_prediction": v}[prediction_type]
-    found = VariancePreserving(SCHEDULE, prediction_type).read(output, x, node)
+    found = VariancePreserving(SCHEDULE, prediction_type).prediction(output, x, node)
     torch.testing.assert_close(found.eps, eps, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(node.alpha * found.denoised + node.sigma * found.eps, x, rtol=0, atol=1e-12)
 

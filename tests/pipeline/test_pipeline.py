@@ -41,7 +41,9 @@ from unseen_diffusion.rejection import (
 )
 from unseen_diffusion.rejection.geometry import References
 from unseen_diffusion.solvers.grids import make_grid
-from unseen_diffusion.solvers.sampling import ImplicitSettings, SolverSettings, denoise, invert
+from unseen_diffusion.solvers.methods.ddim_implicit import ImplicitSettings
+from unseen_diffusion.solvers.sampling import denoise, invert
+from unseen_diffusion.solvers.settings import SolverSettings
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import read_json, write_json
 from unseen_diffusion.utils.images import dequantise, fit, quantise

@@ -233,13 +233,13 @@ class DiffusersModel(DiffusionModel):
 
     def _predict(self, x: Tensor, node: Node) -> Prediction:
         t = torch.full((len(x),), self.family.time(node), dtype=torch.float32, device=self.device)
-        state = self.family.input(x.to(self.device, torch.float32), node)
+        state = self.family.network_input(x.to(self.device, torch.float32), node)
         output = self._output(state, t, self.condition)
         if self.guided:
             self.evaluations += len(x)
             null = self._output(state, t, self.null)
             output = null + self.options.guidance * (output - null)
-        return self.family.read(output.to(x.device, x.dtype), x, node)
+        return self.family.prediction(output.to(x.device, x.dtype), x, node)
 
     def _output(self, state: Tensor, t: Tensor, condition: dict[str, Tensor]) -> Tensor:
         """The network's output without a learned variance, float32."""

@@ -15,7 +15,7 @@ from unseen_diffusion.pipeline.card import card
 from unseen_diffusion.pipeline.unseen_domain import FixedBands, ImageFacts, UnseenDomain, as_tolerances, projection
 from unseen_diffusion.priors import FITTED, FittedPrior, MixtureNormal, restore
 from unseen_diffusion.rejection import Band, NoTolerances, Projection, Tolerances
-from unseen_diffusion.solvers.sampling import ImplicitSettings, SolverSettings
+from unseen_diffusion.solvers.settings import restore_settings
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import atomic_path, read_json, sha256, write_json
 from unseen_diffusion.utils.tensors import write_tensors
@@ -144,10 +144,9 @@ def _domain(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> UnseenDo
     if derived and references is None:
         raise KeyError("references")
     prior |= {name: DERIVED[rule](references, prior) for name, rule in derived.items() if references is not None}
-    solver = ImplicitSettings if "iterations" in facts["solver"] else SolverSettings
     return UnseenDomain(
         facts["t"],
-        solver(**facts["solver"]),
+        restore_settings(facts["solver"]),
         restore(facts["prior"]["kind"], prior),
         facts["prior"]["name"],
         _tolerances_from_json(facts["tolerances"]),

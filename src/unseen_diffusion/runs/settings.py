@@ -24,8 +24,8 @@ from unseen_diffusion.runs.bandwidth import BandwidthSearch
 from unseen_diffusion.runs.methods import Method
 from unseen_diffusion.runs.mixing import MINIMUM, MixingSearch
 from unseen_diffusion.scores.suite import ScoreSettings
-from unseen_diffusion.solvers.grids import WHOLE as WHOLE_STEPS
-from unseen_diffusion.solvers.sampling import SolverSettings
+from unseen_diffusion.solvers.grids import WHOLE_TIMESTEPS as WHOLE_STEPS
+from unseen_diffusion.solvers.settings import SolverSettings
 from unseen_diffusion.store.bucket import check_address
 from unseen_diffusion.utils.batching import start_size
 from unseen_diffusion.utils.configs import build, mistyped, number, resolve_plain, truth
@@ -274,7 +274,7 @@ def _mixing(
     fractions = [step for step in steps if step != int(step)]
     if solver.grid in WHOLE_STEPS and fractions:
         raise InputError(
-            f"mixing.t={fractions[0]}: solver.grid={solver.grid} knows whole timesteps only; choose another grid or t"
+            f"mixing.t={fractions[0]}: solver.grid={solver.grid} has whole timesteps only; choose another grid or t"
         )
     return search, float(t), record
 

@@ -24,7 +24,8 @@ from unseen_diffusion.scores.features.base import extract
 from unseen_diffusion.scores.features.embedded import EmbeddedFeatures
 from unseen_diffusion.scores.kernel import kid
 from unseen_diffusion.solvers.grids import make_grid
-from unseen_diffusion.solvers.sampling import SolverSettings, denoise
+from unseen_diffusion.solvers.sampling import denoise
+from unseen_diffusion.solvers.settings import SolverSettings
 from unseen_diffusion.training.cards import (
     fact_table,
     own_images,

@@ -31,7 +31,7 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "geometry": ("rejection.geometry",),
     "grids": ("solvers.grids",),
     "images": ("utils.images",),
-    "implicit": ("solvers.implicit",),
+    "implicit": ("solvers.fixed_point", "solvers.methods.ddim_implicit"),
     "jobs": ("sweeps.jobs",),
     "latents": ("scores.latents",),
     "launches": ("sweeps.launch",),
@@ -48,10 +48,14 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "seeds": ("utils.seeds",),
     "settings": ("runs.settings",),
     "shards": ("store.shards",),
-    "solvers": ("solvers.sampling",),
+    "solvers": ("solvers.grids", "solvers.settings", "solvers.methods.ddim_implicit", "solvers.sampling"),
     "stages": ("runs.stages",),
     "statuses": ("sweeps.status",),
-    "steppers": ("solvers.explicit",),
+    "steppers": (
+        "solvers.base",
+        "solvers.clean_end",
+        *(f"solvers.methods.{name}" for name in ("ddim", "dpmpp_2m", "trapezoid", "heun", "rk4")),
+    ),
     "store": ("store.artefacts",),
     "sweeps": ("sweeps.manifest",),
     "tables": ("reports.tables",),
@@ -63,7 +67,20 @@ RENAMED: dict[str, tuple[str, ...]] = {
 }
 # Names that changed within a module: module (relative to the package) -> old name -> new name. The module itself says
 # ``__getattr__ = new_names(__name__)``.
-NAMES: dict[str, dict[str, str]] = {}
+NAMES: dict[str, dict[str, str]] = {
+    "solvers.base": {
+        "Known": "Evaluated",
+        "Stepper": "Solver",
+        "advance": "euler_step",
+        "move": "to_node",
+        "read": "predict_at",
+        "touches_end": "is_boundary",
+    },
+    "solvers.grids": {"WHOLE": "WHOLE_TIMESTEPS"},
+    "solvers.methods.dpmpp_2m": {"multistep": "dpmpp_2m_step"},
+    "solvers.sampling": {"walk": "trajectory"},
+    "solvers.settings": {"make_stepper": "make_solver"},
+}
 PACKAGES = {new[0].partition(".")[0] for new in RENAMED.values()}
 
 
