@@ -13,8 +13,8 @@ from support import TinyModelFolder
 from unseen_diffusion.models import DiffusersModel, GaussianModel, pipeline
 from unseen_diffusion.models.analytic import cosine_basis, linear_schedule, natural_gaussian
 from unseen_diffusion.models.folders import WEIGHTS
+from unseen_diffusion.models.options import describe
 from unseen_diffusion.models.parameterisations import VariancePreserving, to_prediction
-from unseen_diffusion.models.pipeline import describe
 from unseen_diffusion.models.schedules import CLEAN_NODE
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import read_json, sha256, write_json
@@ -275,4 +275,4 @@ def test_missing_folders_are_refused(path: str) -> None:
 
 def test_a_hub_id_offline_is_refused() -> None:
     """HF_HUB_OFFLINE=1 for all tests: the one line says what to do about it."""
-    refuses("nobody/no-such-model", "neither a local folder, nor cached, nor to be had from the hub")
+    refuses("nobody/no-such-model", "not a local folder, not cached, and not found on the hub")

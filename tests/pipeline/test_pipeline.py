@@ -392,7 +392,7 @@ def test_damaged_files_are_refused(fitted: UnseenDomainPipeline, tmp_path: Path)
     ("path", "options", "message"),
     [
         ("/no/such/folder", {}, "no such folder"),
-        ("nobody/nothing", {}, "neither a local folder, nor cached"),
+        ("nobody/nothing", {}, "not a local folder, not cached"),
         ("embedded:nothing", {}, "no such embedded model"),
         ("embedded:photos32", {"torch_dtype": torch.float16}, "torch_dtype=torch.float16 does not belong here; choose"),
         ("embedded:photos32", {"base": "x"}, "base=x: embedded:photos32 is no saved unseen domain"),

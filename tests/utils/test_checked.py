@@ -142,6 +142,7 @@ def test_arguments_of_functions_are_checked_alike(values: dict[str, Any], line: 
         (Annotated[int, Field(ge=2, lt=9)], "a whole number of at least 2 and below 9"),
         (Literal["id"], "id"),
         (bool | None, "true or false or null"),
+        (Annotated[int | float, Field(ge=1)] | None, "a number of 1 or more or null"),
     ],
 )
 def test_annotations_in_words(annotation: Any, text: str) -> None:

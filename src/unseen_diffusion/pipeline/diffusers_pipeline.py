@@ -10,7 +10,7 @@ from diffusers import DiffusionPipeline, ImagePipelineOutput
 from torch import Tensor
 
 from unseen_diffusion.models import DiffusersModel, DiffusionModel
-from unseen_diffusion.models.pipeline import Options
+from unseen_diffusion.models.options import Options
 from unseen_diffusion.pipeline.hub import find_domain, is_local, pinned, upload
 from unseen_diffusion.pipeline.pixels import OUTPUT_TYPES, from_pixels, to_pixels
 from unseen_diffusion.pipeline.storage import Base, read_domain, write_domain

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from unseen_diffusion.models.pipeline import Options
+from unseen_diffusion.models.options import Options
 from unseen_diffusion.pipeline.card import card
 from unseen_diffusion.pipeline.unseen_domain import FixedBands, ImageFacts, UnseenDomain, as_tolerances, projection
 from unseen_diffusion.priors import FITTED, FittedPrior, MixtureNormal, restore
@@ -38,7 +38,7 @@ class Base:
         path: hub id, local folder, or ``embedded:NAME``.
         revision: commit or branch of a hub id.
         fingerprint: of the loaded model.
-        options: what the model was loaded with beside these (``models.pipeline.Options``).
+        options: what the model was loaded with beside these (``models.options.Options``).
     """
 
     path: str

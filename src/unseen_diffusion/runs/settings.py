@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from unseen_diffusion.domains.base import Domain, check_sizes, pool_of, split_pool
 from unseen_diffusion.models.analytic import linear_schedule
 from unseen_diffusion.models.base import ModelSpec
-from unseen_diffusion.models.pipeline import inspect_model
+from unseen_diffusion.models.options import inspect_model
 from unseen_diffusion.models.schedules import CLEAN
 from unseen_diffusion.priors import Prior, Replay, prior_at
 from unseen_diffusion.rejection import NoTolerances, Tolerances, check_route

@@ -157,7 +157,7 @@ def described(annotation: Any) -> str:
     if origin is Literal:
         return f"one of {', '.join(map(_shown, inner))}" if len(inner) > 1 else _shown(inner[0])
     if origin in (Union, UnionType):
-        return " or ".join(dict.fromkeys(map(described, inner)))
+        return " or ".join(dict.fromkeys(described(one) for one in inner if one is not int or float not in inner))
     if origin is not None and issubclass(origin, Mapping):
         return f"a mapping whose values are each {described(inner[1])}"
     if origin is not None and issubclass(origin, Sequence):
