@@ -47,7 +47,7 @@ def describe(path: str, revision: str | None = None) -> ModelSpec:
     return examine(resolve(path, revision, weights=False)).spec()
 
 
-@checked_arguments("model")
+@checked_arguments("model", Options)
 def inspect_model(path: str, revision: str | None = None, **options: Any) -> ModelSpec:
     """Checks the arguments of a ``DiffusersModel`` without reading weights; those of local folders must exist.
 

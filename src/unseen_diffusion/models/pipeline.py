@@ -51,7 +51,7 @@ class DiffusersModel(DiffusionModel):
         InputError: see ``inspect_model``; or weights that cannot be read, do not fit, or change while they are read.
     """
 
-    @checked_arguments("model")
+    @checked_arguments("model", Options)
     def __init__(
         self,
         path: str,
