@@ -56,7 +56,7 @@ def make_grid(schedule: Schedule, kind: str, steps: int, t_top: float, through: 
 
 
 def _times(schedule: Schedule, kind: str, steps: int, t_top: float) -> list[float]:
-    """The grid's timesteps, upwards."""
+    """The timesteps of the grid, rising."""
     if kind == "paper":
         return sorted({float(math.floor(t_top * i / (steps - 1))) for i in range(steps)})
     if kind == "trailing":
@@ -83,7 +83,7 @@ def _by_noise(schedule: Schedule, kind: str, count: int, top: Node) -> list[floa
 
 
 def _snap(times: list[float], through: Sequence[float]) -> list[float]:
-    """Moves the nearest inner node onto each of ``through``; two that want the same node add one."""
+    """Moves the nearest inner node onto each step of ``through``; adds a node where the nearest is taken already."""
     times, fixed = list(times), {times[0], times[-1], *through}
     for wanted in sorted(set(through) - set(times)):
         if not times[0] < wanted < times[-1]:

@@ -110,18 +110,18 @@ def invert(
     with steps_bar("invert", len(images), steps, progress) as bar:
 
         def job(rows: slice) -> tuple[Solver, dict[float, Tensor]]:
-            instance, found = make_solver(solver), {}
+            instance, recorded = make_solver(solver), {}
             with _uncounted_on_failure(model, bar):
                 for node, state in trajectory(model, to_device(images[rows], model.device), grid.up, instance):
                     bar.update(len(state))
                     if node.t in wanted:
-                        found[node.t] = state.float().cpu()
-            return instance, found
+                        recorded[node.t] = state.float().cpu()
+            return instance, recorded
 
         done = list(in_batches(job, len(images), batch_size))
     _report([instance for instance, _ in done], residuals)
     empty = images.new_empty((0, *model.shape))
-    return {t: torch.cat([found[t] for _, found in done]) if done else empty for t in record}
+    return {t: torch.cat([recorded[t] for _, recorded in done]) if done else empty for t in record}
 
 
 def denoise(

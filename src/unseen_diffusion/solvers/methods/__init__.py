@@ -5,13 +5,13 @@ from pkgutil import iter_modules
 from types import ModuleType
 
 from unseen_diffusion.solvers.base import Solver
-from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.errors import InputError, first_line
 
 
 def solvers() -> dict[str, type[Solver]]:
     """All solvers of this package by name, the lowest order and the cheapest first."""
-    found = {file.name: _solver_in(import_module(f"{__name__}.{file.name}")) for file in iter_modules(__path__)}
-    return dict(sorted(found.items(), key=lambda one: (one[1].order, one[1].nfe, one[1].extra_nfe, one[0])))
+    classes = {file.name: _solver_in(import_module(f"{__name__}.{file.name}")) for file in iter_modules(__path__)}
+    return dict(sorted(classes.items(), key=lambda one: (one[1].order, one[1].nfe, one[1].extra_nfe, one[0])))
 
 
 def find_solver(name: str) -> type[Solver]:
@@ -33,21 +33,22 @@ def _imported(path: str) -> type[Solver]:
     """The solver class at an import path."""
     module, _, name = path.rpartition(".")
     try:
-        found = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"solver.name={path}: cannot be imported ({error}); check the path and PYTHONPATH") from error
-    if not (isinstance(found, type) and issubclass(found, Solver)):
+        solver = getattr(import_module(module), name)
+    except Exception as error:  # also whatever the module itself raises
+        reason = first_line(error)
+        raise InputError(f"solver.name={path}: cannot be imported ({reason}); check the path and PYTHONPATH") from error
+    if not (isinstance(solver, type) and issubclass(solver, Solver)):
         raise InputError(f"solver.name={path}: give a subclass of unseen_diffusion.solvers.Solver")
-    return found
+    return solver
 
 
 def _solver_in(module: ModuleType) -> type[Solver]:
     """The one solver that a file defines."""
-    found = [
+    classes = [
         one
         for one in vars(module).values()
         if isinstance(one, type) and issubclass(one, Solver) and one.__module__ == module.__name__
     ]
-    if len(found) != 1:
-        raise InputError(f"{module.__file__}: has {len(found)} subclasses of Solver; define one")
-    return found[0]
+    if len(classes) != 1:
+        raise InputError(f"{module.__file__}: has {len(classes)} subclasses of Solver; define one")
+    return classes[0]
