@@ -18,8 +18,10 @@ from PIL import Image
 from scipy.stats import qmc
 
 from experiments import studies
+from experiments.base_quality.analyse import KEPT
 from experiments.common import BEGIN, END, fill, read_answers
 from experiments.scoreboard import QUESTIONS, scoreboard
+from experiments.sweeps import sweep
 from support import ROOT, TinyModelFolder
 from support.commands import TINY
 from support.options import option
@@ -35,6 +37,8 @@ from unseen_diffusion.utils.configs import build
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import read_json
 
+STUDIES = studies.studies()
+
 
 @pytest.fixture(scope="module")
 def working(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: TinyModelFolder) -> Path:
@@ -45,7 +49,7 @@ def working(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: TinyMod
         path = tiny_model_folder(channels=channels, seed=len(name))
         config = {"_target_": "unseen_diffusion.models.DiffusersModel", "name": name, "path": str(path)}
         OmegaConf.save(OmegaConf.create(config), folder / "conf" / "model" / f"{name}.yaml")
-    for seed, kept in enumerate((studies.KEPT[0], studies.KEPT[-1])):
+    for seed, kept in enumerate((KEPT[0], KEPT[-1])):
         shutil.copytree(tiny_model_folder(channels=3, seed=seed), folder / kept)
     photographs(folder)
     return folder
@@ -74,25 +78,25 @@ def run_studies(folder: Path, *arguments: str) -> subprocess.CompletedProcess[st
 @pytest.fixture(scope="module")
 def tiny(working: Path) -> Path:
     """All studies, tiny."""
-    found = run_studies(working, *studies.STUDIES, "--tiny")
+    found = run_studies(working, *STUDIES, "--tiny")
     assert found.returncode == 0, found.stdout + found.stderr
     return working
 
 
-@pytest.mark.parametrize("name", studies.STUDIES)
+@pytest.mark.parametrize("name", STUDIES)
 def test_a_study_makes_its_table_figure_and_answers_from_artefacts(tiny: Path, name: str) -> None:
     folder = tiny / "outputs" / "tiny" / name
     answers, where = read_answers(folder)
     assert where
     assert {answer.question for answer in answers} <= set(QUESTIONS)
     assert all(answer.verdict and "nan" not in answer.verdict.split() for answer in answers)
-    if studies.STUDIES[name]:
+    if studies.sweeps_of(name):
         assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
         assert len((folder / "table.md").read_text(encoding="utf-8").splitlines()) > 2
         assert len((folder / "results.csv").read_text(encoding="utf-8").splitlines()) > 1
 
 
-@pytest.mark.parametrize("name", studies.STUDIES)
+@pytest.mark.parametrize("name", STUDIES)
 def test_a_study_says_what_it_asks_and_how(name: str) -> None:
     text = (ROOT / "experiments" / name / "README.md").read_text(encoding="utf-8")
     assert all(part in text for part in ("Protocol", "Command", BEGIN, END)), name
@@ -123,11 +127,11 @@ def test_a_sweep_whose_definition_changed_is_run_again(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tiny)
-    ended = studies.folder(studies.STUDIES["paths"][0], True) / studies.ENDED
+    ended = studies.folder(studies.sweeps_of("paths")[0], True) / studies.ENDED
     before = ended.read_text(encoding="utf-8")
-    assert studies.run(studies.STUDIES["paths"][0], True)
+    assert studies.run(studies.sweeps_of("paths")[0], True)
     assert capsys.readouterr().out == ""
-    assert not studies.run(studies.sweep("paths", "absent"), True)
+    assert not studies.run(sweep("paths", "absent"), True)
     assert "unseen run -m experiment=absent" in capsys.readouterr().out
     ended.write_text(before, encoding="utf-8")
 
@@ -139,7 +143,7 @@ def test_a_study_that_does_not_exist_and_a_sweep_that_fails_are_reported(
     assert found.returncode == 2
     assert "absent: no such study; choose of first_three" in " ".join(found.stderr.split())
     monkeypatch.chdir(working)
-    assert not studies.run(studies.sweep("bad", "absent"), tiny=False)
+    assert not studies.run(sweep("bad", "absent"), tiny=False)
     assert "bad: exit code 2; see outputs/sweeps/study_bad/studies.log" in capsys.readouterr().out
     assert not (working / "outputs" / "sweeps" / "study_bad" / studies.ENDED).exists()
 
