@@ -13,7 +13,8 @@ from unseen_diffusion.models import DiffusersModel
 from unseen_diffusion.priors import Isotropic
 from unseen_diffusion.rejection import CalibratedTolerances, NoTolerances, Tolerances
 from unseen_diffusion.runs.stages import Stages
-from unseen_diffusion.solvers.sampling import SolverSettings, denoise, invert
+from unseen_diffusion.solvers.sampling import denoise, invert
+from unseen_diffusion.solvers.settings import SolverSettings
 from unseen_diffusion.store.artefacts import Store
 from unseen_diffusion.utils.images import dequantise
 

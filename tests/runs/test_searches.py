@@ -22,7 +22,7 @@ from unseen_diffusion.runs.settings import check
 from unseen_diffusion.runs.stages import LatentSet, Stages
 from unseen_diffusion.scores.intervals import t_interval
 from unseen_diffusion.scores.latents.gaussianity import gaussianity
-from unseen_diffusion.solvers.sampling import SolverSettings
+from unseen_diffusion.solvers.settings import SolverSettings
 from unseen_diffusion.store.artefacts import Store
 from unseen_diffusion.sweeps.composition import expand
 from unseen_diffusion.utils.errors import InputError
@@ -383,7 +383,7 @@ VALIDATION = {"mixing.criterion": "validation"}
             "mixing.candidates=[500, high]: give a list whose",
         ),
         ({"mixing.candidates": [0, 500]}, "t=0 is the image itself"),
-        ({"mixing.candidates": [1.5, 9], "solver.grid": "paper"}, "mixing.t=1.5: solver.grid=paper knows whole"),
+        ({"mixing.candidates": [1.5, 9], "solver.grid": "paper"}, "mixing.t=1.5: solver.grid=paper has whole"),
         ({"domain.references": 7}, "domain.references=7: mixing.criterion=gaussianity needs 8 or more"),
         ({**VALIDATION, "method.source": "real"}, "method=full generates nothing; choose another criterion"),
         ({**VALIDATION, "domain.validation": 2}, "domain.validation=2: mixing.criterion=validation needs 3 or more"),

@@ -23,7 +23,7 @@ from unseen_diffusion.models.schedules import Node
 from unseen_diffusion.runs.forgetting import forgetting
 from unseen_diffusion.runs.methods import Method
 from unseen_diffusion.runs.stages import Stages
-from unseen_diffusion.solvers.sampling import SolverSettings
+from unseen_diffusion.solvers.settings import SolverSettings
 from unseen_diffusion.store.artefacts import Store
 from unseen_diffusion.training import finetuning
 from unseen_diffusion.training.finetuning import LoraTuning, Tuning, describe, tune
@@ -114,7 +114,7 @@ def test_the_loss_is_that_of_the_parameterisation(tiny_model_folder: TinyModelFo
                 node: Node = model.schedule.node(step)
                 x0 = (x[row] - node.sigma * eps[row]) / node.alpha
                 target = {"epsilon": eps[row], "sample": x0, "v_prediction": node.alpha * eps[row] - node.sigma * x0}
-                read = model.family.read(target[kind], x[row], node)
+                read = model.family.prediction(target[kind], x[row], node)
                 torch.testing.assert_close(read.eps, eps[row], rtol=1e-3, atol=1e-3)
                 rows.append(target[kind])
             return (torch.stack(rows),)

@@ -10,12 +10,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from unseen_diffusion.models.pipeline import Options
+from unseen_diffusion.models.options import Options
 from unseen_diffusion.pipeline.card import card
 from unseen_diffusion.pipeline.unseen_domain import FixedBands, ImageFacts, UnseenDomain, as_tolerances, projection
 from unseen_diffusion.priors import FITTED, FittedPrior, MixtureNormal, restore
 from unseen_diffusion.rejection import Band, NoTolerances, Projection, Tolerances
-from unseen_diffusion.solvers.sampling import ImplicitSettings, SolverSettings
+from unseen_diffusion.solvers.settings import restore_settings
 from unseen_diffusion.utils.digests import file_digest
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import atomic_path, read_json, write_json
@@ -39,7 +39,7 @@ class Base:
         path: hub id, local folder, or ``embedded:NAME``.
         revision: commit or branch of a hub id.
         fingerprint: of the loaded model.
-        options: what the model was loaded with beside these (``models.pipeline.Options``).
+        options: what the model was loaded with beside these (``models.options.Options``).
     """
 
     path: str
@@ -145,10 +145,9 @@ def _domain(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> UnseenDo
     if derived and references is None:
         raise KeyError("references")
     prior |= {name: DERIVED[rule](references, prior) for name, rule in derived.items() if references is not None}
-    solver = ImplicitSettings if "iterations" in facts["solver"] else SolverSettings
     return UnseenDomain(
         facts["t"],
-        solver(**facts["solver"]),
+        restore_settings(facts["solver"]),
         restore(facts["prior"]["kind"], prior),
         facts["prior"]["name"],
         _tolerances_from_json(facts["tolerances"]),

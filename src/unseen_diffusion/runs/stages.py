@@ -36,7 +36,8 @@ from unseen_diffusion.scores.features.base import FeatureExtractor, extract
 from unseen_diffusion.scores.intervals import wilson
 from unseen_diffusion.scores.memorisation import nearest
 from unseen_diffusion.scores.reconstruction import psnr, ssim
-from unseen_diffusion.solvers.sampling import SolverSettings, denoise, invert
+from unseen_diffusion.solvers.sampling import denoise, invert
+from unseen_diffusion.solvers.settings import SolverSettings
 from unseen_diffusion.store.artefacts import Artefact, Store
 from unseen_diffusion.store.shards import RowWise
 from unseen_diffusion.store.shards import StageOutput as Made
