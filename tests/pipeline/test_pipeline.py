@@ -191,7 +191,7 @@ def test_images_that_are_none_are_refused(pipe: UnseenDomainPipeline, images: An
         ({"t": 1000}, "t=1000 lies outside"),
         ({"steps": 1}, "solver.steps=1"),
         ({"solver": "euler"}, "solver.name=euler"),
-        ({"solver": SolverSettings(name="ddim", grid="uniform_t", steps=4)}, "have their own"),
+        ({"solver": SolverSettings(name="ddim", grid="uniform_t", steps=4)}, "already give these"),
         ({"prior": LowRank(rank=20)}, "needs"),
         ({"prior": Slerp(towards="id")}, "model's own domain"),
         ({"tolerances": CalibratedTolerances(k=8)}, "tolerances.k=8: with 8 references give a number between 2 and 7"),
@@ -212,7 +212,7 @@ def test_settings_are_refused_before_anything_runs(
     [
         ({"num_images": 0}, "num_images=0"),
         ({"eta": 1.5}, "eta=1.5"),
-        ({"max_proposals": 0}, "max_proposals=0: give 1 or more"),
+        ({"max_proposals": 0}, "max_proposals=0: give a whole number of 1 or more"),
         ({"output_type": "latent"}, "output_type=latent"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"generator": [torch.Generator()]}, "one torch.Generator for all"),
@@ -442,7 +442,7 @@ def test_a_model_without_a_reference_is_fitted_but_not_saved(tmp_path: Path) -> 
     pipe = UnseenDomainPipeline(model)
     pipe.set_progress_bar_config(disable=True)
     assert draws(pipe.fit(pictures(), **QUICK)).images.shape == (3, 3, 8, 8)
-    with refuses("base: not known"):
+    with refuses("base: this pipeline's model has no hub id or folder"):
         pipe.save_pretrained(tmp_path / "domain")
 
 
@@ -537,7 +537,7 @@ def test_a_domain_travels_over_the_hub(hub: Path, fitted: UnseenDomainPipeline) 
 
 
 def test_publishing_references_is_said_explicitly(hub: Path) -> None:
-    with refuses("include_references: say True or False"):
+    with refuses("include_references: pass True or False"):
         load("owner/base").fit(pictures(), **QUICK).push_to_hub("me/galaxies", token="secret")
     assert not (hub / "me").exists()
 

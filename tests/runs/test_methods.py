@@ -9,9 +9,12 @@ import torch
 from support.commands import TINY, run
 from unseen_diffusion.models.analytic import natural_gaussian
 from unseen_diffusion.priors import Standard
-from unseen_diffusion.runs.methods import Method
+from unseen_diffusion.runs.methods import by_source
+from unseen_diffusion.runs.methods.drawn import DrawnFromPrior
+from unseen_diffusion.runs.methods.noised import NoisedReferences
 from unseen_diffusion.runs.stages import Stages
 from unseen_diffusion.store.artefacts import Store, load_tensor
+from unseen_diffusion.utils.configs import build
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.images import dequantise
 
@@ -90,6 +93,15 @@ def test_noised_references_follow_the_forward_process(tmp_path: Path) -> None:
 
 def test_senseless_methods_are_refused() -> None:
     with pytest.raises(InputError, match="source=heldout: choose one of"):
-        Method(name="x", source="heldout")
+        by_source(name="x", source="heldout")
     with pytest.raises(InputError, match="draws from no prior"):
-        Method(name="x", source="base", prior=Standard())
+        by_source(name="x", source="base", prior=Standard())
+
+
+def test_configs_that_name_a_source_still_work() -> None:
+    """``_target_: unseen_diffusion.runs.methods.Method`` with ``source``: the class of that source."""
+    target = "unseen_diffusion.runs.methods.Method"
+    with pytest.warns(FutureWarning, match="by_source"):
+        assert isinstance(build({"_target_": target, "name": "a", "source": "noised"}), NoisedReferences)
+    with pytest.warns(FutureWarning, match="by_source"):
+        assert isinstance(build({"_target_": target, "name": "a"}), DrawnFromPrior)

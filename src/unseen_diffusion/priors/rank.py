@@ -8,17 +8,10 @@ from torch import Tensor
 
 from unseen_diffusion.utils.errors import InputError
 
-AUTO = "auto"
 FOLDS = 5
 LEAST = 10  # references from which a rank may be chosen: every training fold keeps 8
 # Variances below this share of the whole are rounding.
 NEGLIGIBLE = 1e-10
-
-
-def check_rank(rank: int | str) -> None:
-    """Raises InputError for a word other than auto, and for what is no whole number of 1 or more."""
-    if rank != AUTO and (isinstance(rank, bool) or not isinstance(rank, int) or rank < 1):
-        raise InputError(f"prior.rank={rank}: give a whole number of 1 or more, or auto")
 
 
 def least_references(rank: int | str) -> int:

@@ -63,7 +63,11 @@ RENAMED: dict[str, tuple[str, ...]] = {
 }
 # Names that changed within a module: module (relative to the package) -> old name -> new name. The module itself says
 # ``__getattr__ = new_names(__name__)``.
-NAMES: dict[str, dict[str, str]] = {}
+NAMES: dict[str, dict[str, str]] = {
+    "priors": {"GaussianBase": "Prior"},
+    "priors.base": {"GaussianBase": "Prior"},
+    "runs.methods": {"Method": "by_source"},
+}
 PACKAGES = {new[0].partition(".")[0] for new in RENAMED.values()}
 
 
