@@ -144,7 +144,11 @@ def _asked(annotation: Any) -> str:
 def hints(target: Any) -> dict[str, Any]:
     """The annotations of a settings class's fields, or of a function's arguments, by name."""
     found = get_type_hints(target, include_extras=True)
-    names = [field.name for field in fields(target)] if is_dataclass(target) else inspect.signature(target).parameters
+    names = (
+        [one.name for one in fields(target) if one.init]
+        if is_dataclass(target)
+        else inspect.signature(target).parameters
+    )
     return {name: found[name] for name in names if name in found}
 
 
@@ -211,7 +215,7 @@ def declared(cls: type) -> list[Setting]:
         if base.__module__.startswith("unseen_diffusion") or hasattr(base, "settings_group"):
             meanings |= _meanings(base)
     found = []
-    for field in fields(cls):
+    for field in (one for one in fields(cls) if one.init):
         default = field.default_factory() if field.default_factory is not MISSING else field.default
         shown = None if default is MISSING else _shown(default)
         found.append(Setting(field.name, described(hints(cls)[field.name]), meanings.get(field.name, ""), shown))
