@@ -37,11 +37,14 @@ from unseen_diffusion.rejection import (
     NoTolerances,
     Projection,
     RandomControl,
+    Rejection,
     select,
 )
 from unseen_diffusion.rejection.geometry import References
+from unseen_diffusion.runs.stages import Stages
 from unseen_diffusion.solvers.grids import make_grid
 from unseen_diffusion.solvers.sampling import ImplicitSettings, SolverSettings, denoise, invert
+from unseen_diffusion.store.artefacts import Store
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import read_json, write_json
 from unseen_diffusion.utils.images import dequantise, fit, quantise
@@ -105,6 +108,21 @@ def test_a_call_is_the_chain_of_the_library(pipe: UnseenDomainPipeline, toleranc
     assert torch.equal((output.images * 255).round().to(torch.uint8), images)
     assert (output.proposals, output.passes) == (chosen.proposals, chosen.passes)
     assert output.acceptance == 3 / chosen.proposals
+
+
+def test_a_run_draws_the_same_bits(pipe: UnseenDomainPipeline, tmp_path: Path) -> None:
+    """The same steps through the artefact store: the control's seed, and eta's noise by candidate, too."""
+    tolerances, references = RandomControl(match=BANDS), pictures()
+    output = draws(pipe.fit(references, **(QUICK | {"tolerances": tolerances})), generator=5, max_proposals=1000)
+    stages, solver = Stages(Store(tmp_path)), SolverSettings(name="dpmpp_2m", grid="karras", steps=4)
+    latents = stages.inversion(pipe.model, references, solver, 400.0)[1]
+    prior = stages.prior(SampleCovariance(), {}, latents, None)
+    domain = pipe.domain
+    assert domain is not None
+    chosen = stages.selection(prior, latents, domain.tolerances, {}, 3, 5, Rejection(max_proposals=1000))[1]
+    images = stages.denoising(pipe.model, chosen, solver, 0.2, 5).tensors["images"]
+    assert torch.equal(output.latents, chosen.latents)
+    assert torch.equal((output.images * 255).round().to(torch.uint8), images)
 
 
 def test_the_batch_size_and_the_number_of_images_change_no_image(fitted: UnseenDomainPipeline) -> None:

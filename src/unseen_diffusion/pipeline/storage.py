@@ -1,4 +1,4 @@
-"""An unseen domain as files: JSON and safetensors beside a card, without a weight of the base model."""
+"""Saves and reads an unseen domain: JSON, safetensors and a card, without weights of the base model."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -23,7 +23,7 @@ from unseen_diffusion.utils.tensors import write_tensors
 FORMAT = 1
 DOMAIN, TENSORS, CARD = "unseen_domain.json", "prior.safetensors", "README.md"
 
-# Tensors of a fitted prior that are the references themselves, and so need no second copy.
+# How a fitted prior's tensor can be computed from the stored references, so that it needs no copy of its own.
 DERIVED: dict[str, Callable[[Tensor, Mapping[str, Tensor]], Tensor]] = {
     "references": lambda references, _: references,
     "references - mean": lambda references, tensors: references.double() - tensors["mean"],
@@ -32,13 +32,13 @@ DERIVED: dict[str, Callable[[Tensor, Mapping[str, Tensor]], Tensor]] = {
 
 @dataclass(frozen=True)
 class Base:
-    """The base model, by reference.
+    """Which base model a domain belongs to.
 
     Attributes:
         path: hub id, local folder, or ``embedded:NAME``.
         revision: commit or branch of a hub id.
         fingerprint: of the loaded model.
-        options: what the model was loaded with beside these (``models.pipeline.Options``).
+        options: other arguments that the model was loaded with (``models.pipeline.Options``).
     """
 
     path: str
@@ -48,7 +48,7 @@ class Base:
 
 
 def write_domain(folder: Path, domain: UnseenDomain, base: Base, include_references: bool) -> None:
-    """Writes prior.safetensors, README.md and, last, unseen_domain.json; over an earlier domain's if there is one.
+    """Writes prior.safetensors, README.md and, last, unseen_domain.json; overwrites an earlier domain.
 
     Raises:
         InputError: the folder holds something else, or the prior cannot be stored (without the references).
@@ -121,9 +121,11 @@ def read_domain(folder: Path) -> tuple[Base, UnseenDomain]:
         InputError: files that are missing, damaged, or of another format.
     """
     facts = read_json(folder / DOMAIN)
-    found = facts.get("format") if isinstance(facts, dict) else None
-    if found != FORMAT:
-        raise InputError(f"{folder / DOMAIN}: format {found}, this version reads {FORMAT}; install a matching version")
+    version = facts.get("format") if isinstance(facts, dict) else None
+    if version != FORMAT:
+        raise InputError(
+            f"{folder / DOMAIN}: format {version}, this version reads {FORMAT}; install a matching version"
+        )
     path = folder / TENSORS
     if not path.is_file():
         raise InputError(f"{folder}: no {TENSORS} beside {DOMAIN}; download it again")

@@ -99,7 +99,7 @@ class Prior(ABC):
     """what ``fit`` returns; ``restore`` makes it from stored tensors"""
     spherical: ClassVar[bool] = False
     """whether the fitted prior has a spherical rest, which rejection.route=exact_statistics needs"""
-    samples: ClassVar[bool] = True
+    random: ClassVar[bool] = True
     """whether candidates are random draws; False where they are the references"""
 
     @property

@@ -16,7 +16,7 @@ from unseen_diffusion.priors.streaming import all_directions, leading_directions
 from unseen_diffusion.utils.checked import Count, Positive, Share, settings
 from unseen_diffusion.utils.seeds import normal_rows
 
-# Numbers that stay in a processor's cache between two passes over them.
+# Numbers per part of a batch: few enough to stay in a processor's cache between two passes.
 CACHED = 1 << 16
 
 

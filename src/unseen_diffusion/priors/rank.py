@@ -1,4 +1,4 @@
-"""How many leading directions: given, or chosen by the likelihood of held-out references."""
+"""The number of leading directions: given, or chosen by the likelihood of held-out references."""
 
 import math
 
@@ -20,7 +20,7 @@ def least_references(rank: int | str) -> int:
 
 
 def chosen_rank(rank: int | str, residuals: Float[Tensor, "n d"], dimension: int | None = None) -> int:
-    """The rank itself, or for ``auto`` the one with the greatest held-out likelihood.
+    """The number of leading directions; for ``auto`` the one with the greatest held-out likelihood.
 
     ``dimension``: that of the space the residuals fill, if smaller than d.
 

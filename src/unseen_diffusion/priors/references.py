@@ -125,7 +125,7 @@ class Replay(Prior):
     name: str = "replay"
 
     fitted: ClassVar = ReplayedLatents
-    samples: ClassVar = False
+    random: ClassVar = False
 
     @property
     def minimum_references(self) -> int:

@@ -1,4 +1,4 @@
-"""The exact shortcut for rejection: candidates proposed in a few numbers, and formed only when accepted.
+"""The exact shortcut for rejection: candidates are proposed as a few numbers, and formed only when accepted.
 
 The criteria see a candidate c only through its inner products with its k drawn references, and its norm. Let a
 prior be c = mean + y axes + s e with e white on the complement of the axes (``SphericalRest``), and let F be the
@@ -39,7 +39,7 @@ class PriorSubspace:
     """The subspace F of a prior's axes and mean, with the references' coordinates in it.
 
     Attributes:
-        form: the prior's own form.
+        form: the prior as axes and a spherical rest.
         unit: (d,) direction of the mean beyond the axes; None if it has no such part.
         centre: (f,) coordinates of the mean in F, f = q or q + 1.
         points: (N, f) of the references.
@@ -103,7 +103,7 @@ class PriorSubspace:
 
 @dataclass(frozen=True)
 class Proposals:
-    """A block in its few numbers.
+    """A block of candidates, each as the few numbers that its statistics need.
 
     Attributes:
         drawn: (b, k) references.
@@ -196,7 +196,7 @@ class ExactStatistics(Route):
         return averages(dots, norms, lengths, *sides(dots, norms, lengths, pairs))
 
     def _formed(self, index: int) -> Float[Tensor, " d"]:
-        """An accepted proposal in full: its part in F, that towards the references, and a direction for the rest."""
+        """Forms an accepted proposal: its part in F, its part along the references, and a random direction beyond."""
         one, subspace, scale = self.accepted[index], self.subspace, self.subspace.form.scale
         inside = subspace.vector(one.coordinates)
         if not scale:
@@ -216,7 +216,7 @@ class ExactStatistics(Route):
 
 
 def distinct(rows: int, k: int, count: int, rng: torch.Generator) -> Int[Tensor, "b k"]:
-    """k different numbers below ``count`` per row, all sets alike: each is drawn among those not yet taken."""
+    """k different numbers below ``count`` per row, all sets equally likely: each is drawn among those not yet taken."""
     taken = torch.empty(rows, 0, dtype=torch.long)
     columns = []
     for j in range(k):

@@ -352,7 +352,7 @@ def check_counts(
         found, least = counts[part], MINIMUM[mixing.criterion]
         if found < least:
             raise InputError(f"domain.{part}={found}: mixing.criterion={mixing.criterion} needs {least} or more")
-    if tolerances.control and not prior.samples:
+    if tolerances.control and not prior.random:
         raise InputError(
             f"tolerances={tolerances.name} needs a prior that samples, and prior={prior.name} does not; choose another "
             "prior or other tolerances"
