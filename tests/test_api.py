@@ -54,8 +54,8 @@ def test_old_targets_of_configs_are_built() -> None:
     """Also those below a package that moved."""
     with pytest.warns(FutureWarning, match="unseen_diffusion.scores.features.pixels"):
         assert instantiate({"_target_": "unseen_diffusion.features.pixels.Pixels"}).name == "pixels"
-    with pytest.warns(FutureWarning, match="unseen_diffusion.runs.mixing.MixingSearch"):
-        assert instantiate({"_target_": "unseen_diffusion.searches.MixingSearch"}).samples == 100
+    with pytest.warns(FutureWarning, match="unseen_diffusion.runs.mixing.Candidate"):
+        assert instantiate({"_target_": "unseen_diffusion.searches.Candidate", "t": 5, "value": 1}).t == 5
 
 
 def test_the_pieces_fit_together() -> None:

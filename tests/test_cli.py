@@ -20,10 +20,14 @@ from support.finished_runs import Runs
 from unseen_diffusion.cli import help_text
 from unseen_diffusion.domains import pool_of
 from unseen_diffusion.reports.tables import load_results
+from unseen_diffusion.runs.keys import FixedMixing, Paths, RejectionKeys, RunKeys
 from unseen_diffusion.runs.results import flat_settings
 from unseen_diffusion.runs.settings import check
 from unseen_diffusion.store.artefacts import load_tensor
-from unseen_diffusion.sweeps.composition import GROUPS, as_meant, expand, options, own_config
+from unseen_diffusion.sweeps.composition import expand, run_config
+from unseen_diffusion.sweeps.options import GROUPS, key_lines, options
+from unseen_diffusion.sweeps.overrides import escape_values
+from unseen_diffusion.utils.checked import declared
 from unseen_diffusion.utils.errors import InputError
 
 NEEDED = {
@@ -145,11 +149,8 @@ def test_batch_size_changes_nothing(here: Path) -> None:
         (["+extra=1"], "extra: nothing reads this key"),
         (["solver=paper", "solver.steps=5", "mixing.t=500.5"], "whole timesteps only"),
         (["features=embedded", "features.folder=nowhere"], "features.folder=nowhere: no such file or folder"),
-        (
-            ["prior=replay", "tolerances=random"],
-            "tolerances=random needs a prior that samples",
-        ),
-        (["samples=2"], "samples=2: give a number of 6 or more"),
+        (["prior=replay", "tolerances=random"], "tolerances=random needs a prior that samples"),
+        (["samples=2"], "samples=2: give 6 or more, which the scores need"),
         (["samples=2.5"], "samples=2.5: give a whole number"),
         (["tolerances.k=24"], "tolerances.k=24: with 24 references give a number between 2 and 23"),
         (["tolerances.coverage=2"], "tolerances.coverage=2"),
@@ -236,7 +237,7 @@ def test_too_few_readable_images_are_counted(here: Path, capsys: pytest.CaptureF
 def test_ordinary_paths_are_read_as_they_are(here: Path, name: str) -> None:
     """Hydra's grammar would refuse these, or take them for several values, a list, a number."""
     (here / name).mkdir()
-    (point,) = expand("run", as_meant(["domain=folder", f"domain.path={name}"])).points
+    (point,) = expand("run", escape_values(["domain=folder", f"domain.path={name}"])).points
     assert point.domain.path == name
 
 
@@ -266,7 +267,7 @@ def test_only_what_needs_it_is_quoted(here: Path, monkeypatch: pytest.MonkeyPatc
     """A file called 1 makes no text of seed=1; ~ is the home folder."""
     monkeypatch.setenv("HOME", str(here))
     (here / "1").touch()
-    assert as_meant([word]) == [expected.format(home=here)]
+    assert escape_values([word]) == [expected.format(home=here)]
 
 
 @pytest.mark.parametrize("verb", ["run", "train"])
@@ -274,7 +275,7 @@ def test_folders_named_like_numbers(here: Path, capsys: pytest.CaptureFixture[st
     """Where runs and trainings write, such a folder may be there or not; a missing one of images is said to be."""
     (here / "2025").mkdir()
     for name in ("2024", "2025"):
-        (point,) = expand(verb, as_meant([f"paths.outputs={name}"])).points
+        (point,) = expand(verb, escape_values([f"paths.outputs={name}"])).points
         assert Path(point.paths.store) == Path(name, "artefacts")
     own = ["data=folder", "data.path=2023"] if verb == "train" else ["domain=folder", "domain.path=2023"]
     folders = ["training.folder=2022"] if verb == "train" else []
@@ -287,12 +288,12 @@ def test_folders_named_like_numbers(here: Path, capsys: pytest.CaptureFixture[st
 def test_home_is_no_folder_called_tilde(here: Path, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
     """~ reaches Hydra's folders too; in quotes, or in a config of one's own, the full path is asked for."""
     monkeypatch.setenv("HOME", str(here))
-    sweep = expand(verb, as_meant(["paths.outputs=~/out"]))
+    sweep = expand(verb, escape_values(["paths.outputs=~/out"]))
     assert here / "out" in sweep.folder.parents
     assert sweep.points[0].paths.store == f"{here}/out/artefacts"
     for key in ("paths.outputs", "paths.store", "tracking.folder", *(["training.folder"] if verb == "train" else [])):
         with pytest.raises(InputError, match=rf"^{key}=~/out: .*; write {key}={here}/out$"):
-            expand(verb, as_meant([f"{key}='~/out'"]))
+            expand(verb, escape_values([f"{key}='~/out'"]))
         with pytest.raises(InputError, match=rf"^{key}=2024: give a folder as text; .* write '2024' in quotes$"):
             expand(verb, [f"{key}=2024"])
 
@@ -406,17 +407,54 @@ def test_help_explains_every_group() -> None:
 
 def test_help_explains_every_key_of_a_run() -> None:
     """unseen --help has a line for each key of the composed config that is no group to choose from."""
-    config = own_config(expand("run", []).points[0])
+    config = run_config(expand("run", []).points[0])
     keys = {key: value for key, value in config.items() if key not in GROUPS}
     keys |= {f"paths.{key}": value for key, value in config["paths"].items()}
     keys |= {f"rejection.{key}": value for key, value in keys.pop("rejection").items()}
-    told = help_text().partition("Keys of a run")[2].partition("Groups of")[0].strip().splitlines()[2:]
-    shown = {line.split()[0].partition("=")[0]: line.split(maxsplit=1) for line in told}
+    shown = {line.partition("=")[0]: (line, text) for line, text in key_lines()}
     assert set(shown) == set(keys)
     for key, value in keys.items():
         setting, comment = shown[key]
         assert yaml.safe_load(setting.partition("=")[2]) == value
         assert len(comment) > 10
+
+
+def test_comments_of_the_configs_are_the_declared_meanings() -> None:
+    """What a reader of conf/run.yaml sees beside a key is what the help says of it."""
+    lines = [line.strip() for name in ("run", "paths/default", "mixing/fixed") for line in conf_lines(name)]
+    for kind in (RunKeys, RejectionKeys, Paths, FixedMixing):
+        for one in declared(kind):
+            assert any(line.startswith(f"{one.name}: ") and line.endswith(f" # {one.meaning}") for line in lines), one
+
+
+def conf_lines(name: str) -> list[str]:
+    """Lines of a file of conf/."""
+    return (ROOT / "conf" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["run", "--help"], ["--help", "bandwidht"], ["run", "bandwidth.etta=0.1"], ["nosuch"]]
+)
+def test_help_and_typos_are_answered_without_torch(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom unseen_diffusion.cli import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
+        "sys.exit(bool({'torch', 'pandas', 'scipy', 'diffusers'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_of_a_group_shows_what_its_classes_declare(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--help", "mixing") == 0
+    said = capsys.readouterr().out
+    assert "Keys of mixing=fixed" in said
+    assert "Keys of mixing=search" in said
+    for group in GROUPS:
+        assert run("--help", group) == 0
+    capsys.readouterr()
+    assert run("--help", "mixin") == 2
+    assert "did you mean mixing?" in capsys.readouterr().err
 
 
 def test_own_configs_come_first(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

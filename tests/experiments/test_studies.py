@@ -22,8 +22,8 @@ from experiments.common import BEGIN, END, fill, read_answers
 from experiments.scoreboard import QUESTIONS, scoreboard
 from support import ROOT, TinyModelFolder
 from support.commands import TINY
+from support.options import option
 from unseen_diffusion.rejection.geometry import CRITERIA, References
-from unseen_diffusion.runs.bandwidth import BandwidthSearch
 from unseen_diffusion.runs.mixing import PERMUTATIONS
 from unseen_diffusion.runs.results import execute
 from unseen_diffusion.runs.run import Run
@@ -222,7 +222,7 @@ def test_too_few_latents_to_test_are_refused() -> None:
 def test_snr_is_psnr_less_the_contrast_of_the_domain() -> None:
     own = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (200, 1, 8, 8), generator=own, dtype=torch.uint8)
-    search = BandwidthSearch(minimum_psnr=None, minimum_snr=10.0)
+    search = option("bandwidth", "search", minimum_psnr=None, minimum_snr=10.0)
     assert search.criterion == "mean SNR of 10 dB or more"
     variance = images.double().var(0).mean()
     noisy = images.double() + (variance / 10).sqrt() * torch.randn(images.shape, generator=own, dtype=torch.float64)
@@ -230,6 +230,6 @@ def test_snr_is_psnr_less_the_contrast_of_the_domain() -> None:
     assert abs(search.on(images).minimum_psnr - float(psnr)) < 0.3
     halved = (images // 2).to(torch.uint8)
     assert abs(search.on(halved).minimum_psnr - search.on(images).minimum_psnr - 20 * math.log10(2)) < 0.1
-    assert BandwidthSearch(minimum_psnr=20).on(images).minimum_psnr == 20
+    assert option("bandwidth", "search", minimum_psnr=20).on(images).minimum_psnr == 20
     with pytest.raises(InputError, match=r"minimum_snr=10.0: the references do not differ"):
         search.on(images[:1].expand(3, -1, -1, -1))

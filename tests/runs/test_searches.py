@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from support.commands import TINY
+from support.options import option
 from unseen_diffusion.models.analytic import natural_gaussian
 from unseen_diffusion.pipeline.steps import LatentSet
 from unseen_diffusion.runs.bandwidth import BandwidthSearch, crossings, find_bandwidth
@@ -30,6 +32,14 @@ from unseen_diffusion.utils.seeds import generator
 
 SOLVER = SolverSettings(name="ddim", grid="uniform_t", steps=6)
 PsnrAt = Callable[[float], Tensor]
+
+
+def bandwidth(**changes: Any) -> BandwidthSearch:
+    return option("bandwidth", "search", **changes)
+
+
+def mixing(**changes: Any) -> MixingSearch:
+    return option("mixing", "search", **{"criterion": "gaussianity", **changes})
 
 
 def normal(*shape: int, stream: str = "x") -> Tensor:
@@ -55,8 +65,8 @@ class RoundTrip:
 @pytest.mark.parametrize(
     "search",
     [
-        BandwidthSearch(minimum_psnr=15.0, resolution=0.02),
-        BandwidthSearch(minimum_psnr=None, drop=2.0, resolution=0.04),
+        bandwidth(minimum_psnr=15.0, resolution=0.02),
+        bandwidth(minimum_psnr=None, drop=2.0, resolution=0.04),
     ],
 )
 def test_bisection_finds_what_a_dense_scan_finds(tmp_path: Path, search: BandwidthSearch) -> None:
@@ -92,7 +102,7 @@ def test_common_random_numbers_make_the_curve_fall(tmp_path: Path) -> None:
 
 def test_one_inversion_serves_every_mixing_step(tmp_path: Path) -> None:
     """More noise on the way costs more: the bandwidth falls with t here; and the second step inverts nothing."""
-    search = BandwidthSearch(minimum_psnr=None, drop=1.0)
+    search = bandwidth(minimum_psnr=None, drop=1.0)
     late, early = RoundTrip(tmp_path), RoundTrip(tmp_path, 300.0)
     assert early.model.evaluations == 0
     assert find_bandwidth(search, early).eta != find_bandwidth(search, late).eta
@@ -101,7 +111,7 @@ def test_one_inversion_serves_every_mixing_step(tmp_path: Path) -> None:
 @pytest.mark.parametrize("drop", [None, 4.0])
 def test_the_interval_is_the_jackknife_of_the_crossing(drop: float | None) -> None:
     """Leave each reference out, interpolate its mean curve anew, Student's interval of the pseudo-values."""
-    search = BandwidthSearch(minimum_psnr=None if drop else 22.0, drop=drop, resolution=0.125)
+    search = bandwidth(minimum_psnr=None if drop else 22.0, drop=drop, resolution=0.125)
     offset, slope = 30 + 2 * normal(12), 14 + normal(12, stream="slope").abs()
     found = find_bandwidth(search, lambda eta: offset - slope * eta**1.5)
     etas = np.array([point.eta for point in found.curve])
@@ -123,7 +133,7 @@ def test_the_interval_is_the_jackknife_of_the_crossing(drop: float | None) -> No
 @pytest.mark.parametrize("power", [1.0, 2.0, 0.5])
 def test_the_interval_covers_the_crossing_of_the_population(power: float) -> None:
     """200 draws of 20 references whose curves a_i - b_i eta^p are straight, concave or convex: about 95% cover."""
-    search = BandwidthSearch(minimum_psnr=20.0, resolution=0.01)
+    search = bandwidth(minimum_psnr=20.0, resolution=0.01)
     truth = (8 / 20) ** (1 / power)
     covered = 0
     for index in range(200):
@@ -143,7 +153,7 @@ def line(at_zero: float, at_one: float, noise: float = 0.0) -> PsnrAt:
 
 def test_censored_searches_say_so() -> None:
     """Never below: 1. Below from the start: 0. The interval reaches inwards as far as the references leave it open."""
-    search = BandwidthSearch(minimum_psnr=20.0)
+    search = bandwidth(minimum_psnr=20.0)
     above = find_bandwidth(search, line(40, 30))
     assert (above.eta, above.low, above.high, above.censored) == (1, 1, 1, "above")
     assert len(above.curve) == 2
@@ -160,7 +170,7 @@ def test_censored_searches_say_so() -> None:
     # A curve that does not depend on eta has no crossing at all.
     flat = find_bandwidth(search, line(30, 30, noise=1))
     assert (flat.eta, flat.low, flat.censored) == (1, 1, "above")
-    assert find_bandwidth(BandwidthSearch(minimum_psnr=None, drop=2.0), line(40, 39, noise=3)).censored == "above"
+    assert find_bandwidth(bandwidth(minimum_psnr=None, drop=2.0), line(40, 39, noise=3)).censored == "above"
 
 
 def test_crossings_of_many_curves_at_once() -> None:
@@ -172,7 +182,7 @@ def test_crossings_of_many_curves_at_once() -> None:
 
 @pytest.mark.parametrize("resolution", [0.5, 0.3, 0.01, 0.007])
 def test_any_resolution_is_kept(resolution: float) -> None:
-    found = find_bandwidth(BandwidthSearch(minimum_psnr=20.0, resolution=resolution), line(33, 13))
+    found = find_bandwidth(bandwidth(minimum_psnr=20.0, resolution=resolution), line(33, 13))
     assert found.eta <= 0.65 <= found.eta + resolution + 1e-12
     assert found.high - found.low <= resolution + 1e-9
 
@@ -195,7 +205,7 @@ def test_the_most_gaussian_step_wins(tmp_path: Path) -> None:
     }
     stages = Stages(Store(tmp_path))
     for statistic in ("components", "isotropic_radius", "sphericity"):
-        search = MixingSearch(candidates=[600, 200, 400], statistic=statistic)
+        search = mixing(candidates=[600, 200, 400], statistic=statistic)
         found = find_step(search, lambda t, name=statistic: Candidate(t, departure(stages, sets[t], name, seed=0)))
         assert found.t == 400, statistic
         assert [one.t for one in found.candidates] == [200, 400, 600]
@@ -214,14 +224,14 @@ def test_separation_is_in_units_of_the_theory() -> None:
         value = separation(latent_set(1, one), latent_set(1, two + shift), seed=0)
         assert value == pytest.approx(apart / 64**0.25, rel=0.08)
     assert separation(latent_set(1, one), latent_set(1, two), seed=0) < 0.3
-    search = MixingSearch(candidates=[100, 300, 200], criterion="separability")
+    search = mixing(candidates=[100, 300, 200], criterion="separability")
     found = find_step(search, lambda t: Candidate(t, separation(latent_set(t, one), latent_set(t, two + t), 0)))
     assert (found.t, found.at_end) == (300, True)
 
 
 def test_ties_and_failures_take_one_line(caplog: pytest.LogCaptureFixture) -> None:
     """The lowest of equals; a candidate that fails or is not finite is passed over; all of them failing stops."""
-    search = MixingSearch(candidates=[300, 100, 200, 400], criterion="validation")
+    search = mixing(candidates=[300, 100, 200, 400], criterion="validation")
     values = {100.0: 2.0, 200.0: 1.0, 300.0: 1.0}
 
     def judge(t: float) -> Candidate:
@@ -336,20 +346,20 @@ def test_every_criterion_takes_its_best_candidate(here: Path, composed: DictConf
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
-        (lambda: BandwidthSearch(minimum_psnr=20, drop=3), "minimum_psnr=20, bandwidth.drop=3: give one of them in dB"),
-        (lambda: BandwidthSearch(minimum_psnr=None), "give one of them in dB, and null for the other"),
-        (lambda: BandwidthSearch(minimum_psnr=math.nan), "bandwidth.minimum_psnr=nan: give a number above 0"),
-        (lambda: BandwidthSearch(minimum_psnr=None, drop=-1), "bandwidth.drop=-1: give a number above 0"),
-        (lambda: BandwidthSearch(resolution=0), "bandwidth.resolution=0: give a number above 0, up to 0.5"),
-        (lambda: BandwidthSearch(references=1), "bandwidth.references=1: give a whole number of 2 or more"),
-        (lambda: MixingSearch(candidates=[500]), "mixing.candidates=[500]: give 2 or more different timesteps"),
-        (lambda: MixingSearch(candidates=[500, 300, 500]), "give 2 or more different timesteps"),
+        (lambda: bandwidth(minimum_psnr=20, drop=3), "minimum_psnr=20, bandwidth.drop=3: give one of them in dB"),
+        (lambda: bandwidth(minimum_psnr=None), "give one of them in dB, and null for the other"),
+        (lambda: bandwidth(minimum_psnr=math.nan), "bandwidth.minimum_psnr=nan: give a number above 0"),
+        (lambda: bandwidth(minimum_psnr=None, drop=-1), "bandwidth.drop=-1: give a number above 0"),
+        (lambda: bandwidth(resolution=0), "bandwidth.resolution=0: give a number above 0, up to 0.5"),
+        (lambda: bandwidth(references=1), "bandwidth.references=1: give a whole number of 2 or more"),
+        (lambda: mixing(candidates=[500]), "mixing.candidates=[500]: give 2 or more different timesteps"),
+        (lambda: mixing(candidates=[500, 300, 500]), "give 2 or more different timesteps"),
         (
-            lambda: MixingSearch(criterion="taste"),
+            lambda: mixing(criterion="taste"),
             "mixing.criterion=taste: choose one of gaussianity, separability, val",
         ),
-        (lambda: MixingSearch(statistic="outside_edges"), "mixing.statistic=outside_edges: choose one of radius,"),
-        (lambda: MixingSearch(samples=2), "mixing.samples=2: give a whole number of 3 or more"),
+        (lambda: mixing(statistic="outside_edges"), "mixing.statistic=outside_edges: choose one of radius,"),
+        (lambda: mixing(samples=2), "mixing.samples=2: give a whole number of 3 or more"),
     ],
 )
 def test_bad_searches_name_value_and_remedy(make: Callable[[], object], expected: str) -> None:
@@ -368,9 +378,12 @@ REAL = "unseen_diffusion.runs.methods.real.RealImages"
     [
         ({"bandwidth.references": 2.5}, "bandwidth.references=2.5: give a whole number"),
         ({"bandwidth.drop": 3}, "bandwidth.drop=3: give one of them in dB, and null for the other"),
-        ({"mixing.candidates": 500}, "mixing.candidates=500: give a list of timesteps"),
+        ({"mixing.candidates": 500}, "mixing.candidates=500: give a list whose entries are each a number of 0 or more"),
         ({"mixing.candidates": [500, 1000]}, "mixing.candidates=1000: give a number between 0 and 999"),
-        ({"mixing.candidates": [500, "high"]}, "mixing.candidates=high: give a number"),
+        (
+            {"mixing.candidates": [500, "high"]},
+            "mixing.candidates=[500, high]: give a list whose",
+        ),
         ({"mixing.candidates": [0, 500]}, "t=0 is the image itself"),
         ({"mixing.candidates": [1.5, 9], "solver.grid": "paper"}, "mixing.t=1.5: solver.grid=paper knows whole"),
         ({"domain.references": 7}, "domain.references=7: mixing.criterion=gaussianity needs 8 or more"),
@@ -390,6 +403,6 @@ def test_searches_stay_out_of_given_settings(composed: DictConfig) -> None:
     """Where there is a search, its highest candidate and eta 0 stand in until the run has found its own."""
     found = check(composed)
     assert (found.t, found.record, found.eta) == (600, (300, 600), 0)
-    assert found.mixing_search == MixingSearch(candidates=[300, 600])
+    assert found.mixing_search == mixing(candidates=[300, 600])
     given = check(expand("run", [*SMALL, "mixing.t=300", "bandwidth.eta=0.2"]).points[0])
     assert (given.mixing_search, given.bandwidth_search, given.t, given.eta) == (None, None, 300, 0.2)

@@ -24,7 +24,7 @@ from hydra_plugins.unseen_sweeper import ManifestSweeper
 from support.commands import FAILING, HALTING, halted, run, same_as_whole, shards, states
 from support.failing import CALLS
 from unseen_diffusion.reports.tables import results_files
-from unseen_diffusion.sweeps.composition import PLUGINS, quoted, replaced
+from unseen_diffusion.sweeps.explanations import PLUGINS
 from unseen_diffusion.sweeps.manifest import (
     COMPARISONS,
     FOUND,
@@ -36,6 +36,7 @@ from unseen_diffusion.sweeps.manifest import (
     sweep_folders,
     write_manifest,
 )
+from unseen_diffusion.sweeps.overrides import quoted, replace_overrides
 from unseen_diffusion.sweeps.status import LOCK, STATUS, Status, claimed, read_status, state_of
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import write_json
@@ -200,7 +201,7 @@ def test_resume_keeps_the_settings(
     before = read_status(Path("swept/0"))
     monkeypatch.delenv("UNSEEN_CONF")
     assert run("resume", "swept", "seed=3") == 2
-    assert "seed: the settings of a sweep stay" in capsys.readouterr().err
+    assert "seed: a resumed sweep keeps its settings" in capsys.readouterr().err
     (own / "mine.yaml").write_text("# mine\neta: 0.2\n")
     assert run("resume", "swept") == 2
     assert "bandwidth.eta changed from 0.1 to 0.2" in capsys.readouterr().err
@@ -435,13 +436,13 @@ def test_a_range_needs_a_search(here: Path, capsys: pytest.CaptureFixture[str]) 
 def test_replaced_overrides_and_quotes() -> None:
     """Another launcher drops the settings of the first; a key is given once."""
     old = ["-m", "seed=1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=a"]
-    assert replaced(old, ["hydra/launcher=ray", "hydra.sweep.dir=b"]) == [
+    assert replace_overrides(old, ["hydra/launcher=ray", "hydra.sweep.dir=b"]) == [
         "-m",
         "seed=1,2",
         "hydra/launcher=ray",
         "hydra.sweep.dir=b",
     ]
-    assert replaced(old, ["hydra.launcher.n_jobs=3"])[2:] == [
+    assert replace_overrides(old, ["hydra.launcher.n_jobs=3"])[2:] == [
         "hydra/launcher=joblib",
         "hydra.sweep.dir=a",
         "hydra.launcher.n_jobs=3",

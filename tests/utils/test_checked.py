@@ -56,7 +56,7 @@ class Longer(Part):
         ({"eta": math.nan}, "part.eta=nan: give a number between 0 and 1"),
         ({"eta": "0.5"}, "part.eta=0.5: give a number between 0 and 1"),
         ({"eta": None}, "part.eta=null: give a number between 0 and 1"),
-        ({"count": 2.0}, "part.count=2.0: give a whole number of 1 or more"),
+        ({"count": 2.0}, "part.count=2: give a whole number of 1 or more"),
         ({"count": True}, "part.count=true: give a whole number of 1 or more"),
         ({"count": 0}, "part.count=0: give a whole number of 1 or more"),
         ({"count": 13}, "part.count=13: choose a luckier number"),
@@ -105,7 +105,7 @@ def test_declarations_carry_type_range_default_and_meaning() -> None:
         None,
     )
     assert (found["count"].meaning, found["count"].default) == ("images", "2")
-    assert (found["length"].values, found["length"].meaning) == ("a number above 0 and below 1", "of the part")
+    assert (found["length"].values, found["length"].meaning) == ("a number above 0, below 1", "of the part")
     assert found["quick"].default == "false"
 
 
@@ -138,8 +138,8 @@ def test_arguments_of_functions_are_checked_alike(values: dict[str, Any], line: 
     [
         (Annotated[float, Field(le=3)], "a number of at most 3"),
         (Annotated[float, Field(lt=3)], "a number below 3"),
-        (Annotated[float, Field(gt=0, le=0.5)], "a number above 0 and up to 0.5"),
-        (Annotated[int, Field(ge=2, lt=9)], "a whole number of at least 2 and below 9"),
+        (Annotated[float, Field(gt=0, le=0.5)], "a number above 0, up to 0.5"),
+        (Annotated[int, Field(ge=2, lt=9)], "a whole number of at least 2, below 9"),
         (Literal["id"], "id"),
         (bool | None, "true or false or null"),
     ],

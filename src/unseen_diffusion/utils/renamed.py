@@ -17,11 +17,11 @@ from typing import Any
 ROOT = "unseen_diffusion"
 # Old module -> the modules that now hold its names. Both are relative to the package.
 RENAMED: dict[str, tuple[str, ...]] = {
-    "batching": ("utils.batching",),
+    "batching": ("utils.batching", "utils.devices"),
     "bucket": ("store.bucket",),
     "claims": ("store.claims",),
     "comparison": ("reports.comparison",),
-    "composition": ("sweeps.composition",),
+    "composition": ("sweeps.composition", "sweeps.options", "sweeps.overrides", "sweeps.explanations"),
     "dashboard": ("reports.dashboard",),
     "errors": ("utils.errors",),
     "features": ("scores.features",),
@@ -46,9 +46,9 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "scoring": ("scores.suite", "scores.metrics"),
     "searches": ("runs.bandwidth", "runs.mixing"),
     "seeds": ("utils.seeds",),
-    "settings": ("runs.settings",),
+    "settings": ("runs.settings", "utils.configs", "utils.devices"),
     "shards": ("store.shards",),
-    "solvers": ("solvers.sampling",),
+    "solvers": ("solvers.sampling", "utils.progress"),
     "stages": ("runs.stages",),
     "statuses": ("sweeps.status",),
     "steppers": ("solvers.explicit",),
@@ -67,6 +67,8 @@ NAMES: dict[str, dict[str, str]] = {
     "priors": {"GaussianBase": "Prior"},
     "priors.base": {"GaussianBase": "Prior"},
     "runs.methods": {"Method": "by_source"},
+    "sweeps.composition": {"own_config": "run_config"},
+    "sweeps.overrides": {"as_meant": "escape_values", "replaced": "replace_overrides"},
 }
 PACKAGES = {new[0].partition(".")[0] for new in RENAMED.values()}
 
@@ -83,15 +85,18 @@ def old_names(module: str) -> Callable[[str], Any]:
             module in PACKAGES and find_spec(f".{name}", f"{ROOT}.{module}")
         )
         if not (name.startswith("__") or below):
-            for home in RENAMED[module]:
-                found = getattr(import_module(f"{ROOT}.{home}"), name, None)
-                if found is not None:
-                    warnings.warn(
-                        f"{ROOT}.{module}.{name} is now {ROOT}.{home}.{name}; the old path goes with version 0.5",
-                        FutureWarning,
-                        stacklevel=3,
-                    )
-                    return found
+            homes = [(import_module(f"{ROOT}.{home}"), NAMES.get(home, {}).get(name, name)) for home in RENAMED[module]]
+            homes = [(home, new) for home, new in homes if new in vars(home)]
+            # The module that defines the name, rather than one that imports it.
+            homes.sort(key=lambda one: getattr(vars(one[0])[one[1]], "__module__", "") != one[0].__name__)
+            if homes:
+                home, new = homes[0]
+                warnings.warn(
+                    f"{ROOT}.{module}.{name} is now {home.__name__}.{new}; the old path goes with version 0.5",
+                    FutureWarning,
+                    stacklevel=3,
+                )
+                return vars(home)[new]
         raise AttributeError(f"module {ROOT}.{module!r} has no attribute {name!r}")
 
     return find
