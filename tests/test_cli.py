@@ -152,7 +152,7 @@ def test_batch_size_changes_nothing(here: Path) -> None:
         (["+extra=1"], "extra: nothing reads this key"),
         (["solver=paper", "solver.steps=5", "mixing.t=500.5"], "whole timesteps only"),
         (["features=embedded", "features.folder=nowhere"], "features.folder=nowhere: no such file or folder"),
-        (["prior=replay", "tolerances=random"], "no control for prior=replay"),
+        (["prior=replay", "tolerances=random"], "tolerances=random needs a prior that samples"),
         (["samples=2"], "samples=2: give 6 or more, which the scores need"),
         (["samples=2.5"], "samples=2.5: give a whole number"),
         (["tolerances.k=24"], "tolerances.k=24: with 24 references give a number between 2 and 23"),

@@ -21,7 +21,7 @@ from unseen_diffusion.models.loading import weights_digest
 from unseen_diffusion.models.losses import DiffusionLoss, image_losses, validation_loss
 from unseen_diffusion.models.schedules import Node
 from unseen_diffusion.runs.forgetting import forgetting
-from unseen_diffusion.runs.methods import Method
+from unseen_diffusion.runs.methods import by_source
 from unseen_diffusion.runs.stages import Stages
 from unseen_diffusion.solvers.settings import SolverSettings
 from unseen_diffusion.store.artefacts import Store
@@ -358,10 +358,10 @@ def test_senseless_settings_are_refused(change: dict[str, Any], message: str) ->
 
 
 def test_tuning_belongs_to_its_source() -> None:
-    with pytest.raises(InputError, match="give tuning with source=tuned"):
-        Method(name="x", source="tuned")
-    with pytest.raises(InputError, match="give tuning with source=tuned"):
-        Method(name="x", source="base", tuning=KINDS[0])
+    with pytest.raises(InputError, match="give tuning to a method that fine-tunes"):
+        by_source(name="x", source="tuned")
+    with pytest.raises(InputError, match="give tuning to a method that fine-tunes"):
+        by_source(name="x", source="base", tuning=KINDS[0])
 
 
 def test_the_kind_of_tuning_is_part_of_what_decides_it() -> None:

@@ -199,7 +199,11 @@ def _asked(annotation: Any) -> str:
 def hints(target: Any) -> dict[str, Any]:
     """The annotations of a settings class's fields, or of a function's arguments, by name."""
     found = get_type_hints(target, include_extras=True)
-    names = [field.name for field in fields(target)] if is_dataclass(target) else inspect.signature(target).parameters
+    names = (
+        [one.name for one in fields(target) if one.init]
+        if is_dataclass(target)
+        else inspect.signature(target).parameters
+    )
     return {name: found[name] for name in names if name in found}
 
 
@@ -279,7 +283,7 @@ def declared(target: Any) -> list[Setting]:
             for name, text in _meanings(base).items()
         }
         known, found = hints(target), []
-        for field in fields(target):
+        for field in (one for one in fields(target) if one.init):
             default = field.default if field.default_factory is MISSING else field.default_factory()
             shown = None if default is MISSING else as_written(default)
             found.append(Setting(field.name, described(known[field.name]), meanings.get(field.name, ""), shown))

@@ -96,6 +96,9 @@ NAMES: dict[str, dict[str, str]] = {
     "solvers.methods.dpmpp_2m": {"multistep": "dpmpp_2m_step"},
     "solvers.sampling": {"walk": "trajectory"},
     "solvers.settings": {"make_stepper": "make_solver"},
+    "priors": {"GaussianBase": "Prior"},
+    "priors.base": {"GaussianBase": "Prior"},
+    "runs.methods": {"Method": "by_source"},
     "sweeps.composition": {"own_config": "run_config"},
     "sweeps.overrides": {"as_meant": "escape_values", "replaced": "replace_overrides"},
     "sweeps.status": {
