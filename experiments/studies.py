@@ -28,7 +28,15 @@ from unseen_diffusion.utils.files import read_json, write_json
 
 HERE = Path(__file__).parent
 SWEEPS = Path("outputs/sweeps")
-TINY = ("samples=8", "domain.references=12", "domain.validation=6", "domain.heldout=8", "progress=false")
+TINY = (
+    "samples=8",
+    "domain.references=12",
+    "domain.validation=6",
+    "domain.heldout=8",
+    "progress=false",
+    "tracking=none",
+    "scores.permutations=100",
+)
 
 
 def studies() -> list[str]:

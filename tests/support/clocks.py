@@ -29,9 +29,9 @@ class FakeClock(Clock):
         self.on_sleep()
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    """Waits until another thread or process has done something, half a minute at most."""
-    deadline = time.monotonic() + 30
+def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
+    """Waits until another thread or process has done something, and fails if it takes longer than these seconds."""
+    deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.005)
     assert condition()
