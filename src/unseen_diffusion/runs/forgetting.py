@@ -9,7 +9,7 @@ from torch import Tensor
 from unseen_diffusion.models.pipeline import DiffusersModel
 from unseen_diffusion.runs.stages import Stages
 from unseen_diffusion.scores.intervals import paired_difference
-from unseen_diffusion.solvers.sampling import SolverSettings
+from unseen_diffusion.solvers.settings import SolverSettings
 
 
 def forgetting(

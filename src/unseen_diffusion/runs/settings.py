@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from unseen_diffusion.domains.base import Domain, check_sizes, pool_of, split_pool
 from unseen_diffusion.models.analytic import linear_schedule
 from unseen_diffusion.models.base import ModelSpec
-from unseen_diffusion.models.pipeline import inspect_model
+from unseen_diffusion.models.options import inspect_model
 from unseen_diffusion.models.schedules import CLEAN
 from unseen_diffusion.priors import Prior, Replay, prior_at
 from unseen_diffusion.rejection import NoTolerances, Tolerances, check_route
@@ -23,8 +23,8 @@ from unseen_diffusion.runs.keys import FixedMixing, Paths, run_keys, section
 from unseen_diffusion.runs.methods import Method
 from unseen_diffusion.runs.mixing import MINIMUM, MixingSearch
 from unseen_diffusion.scores.suite import ScoreSettings
-from unseen_diffusion.solvers.grids import WHOLE as WHOLE_STEPS
-from unseen_diffusion.solvers.sampling import SolverSettings
+from unseen_diffusion.solvers.grids import WHOLE_TIMESTEPS as WHOLE_STEPS
+from unseen_diffusion.solvers.settings import SolverSettings
 from unseen_diffusion.store.bucket import check_address
 from unseen_diffusion.utils.batching import start_size
 from unseen_diffusion.utils.configs import build, check_arguments, resolve_plain
@@ -199,7 +199,7 @@ def _mixing(
     fractions = [step for step in steps if step != int(step)]
     if solver.grid in WHOLE_STEPS and fractions:
         raise InputError(
-            f"mixing.t={fractions[0]}: solver.grid={solver.grid} knows whole timesteps only; choose another grid or t"
+            f"mixing.t={fractions[0]}: solver.grid={solver.grid} has whole timesteps only; choose another grid or t"
         )
     return search, t, record
 

@@ -3,7 +3,6 @@
 Scores with these features always show the network's name: they do not compare with published FID or KID.
 """
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,9 @@ from torch import Tensor, nn
 
 from unseen_diffusion.scores.features.base import check_images
 from unseen_diffusion.utils.checked import Count, checked_arguments
+from unseen_diffusion.utils.digests import digest, file_digest
 from unseen_diffusion.utils.errors import InputError
-from unseen_diffusion.utils.files import read_json, sha256
+from unseen_diffusion.utils.files import read_json
 from unseen_diffusion.utils.images import PREPROCESSING, dequantise, fit_batch
 
 FOLDER = Path(__file__).parents[2] / "weights" / "features32"
@@ -43,7 +43,8 @@ class FeatureNetwork(nn.Module):
     see the flaws of generated images.
     """
 
-    def __init__(self, widths: Sequence[int], dimension: int, classes: int, distortions: int) -> None:
+    @checked_arguments("training.network")
+    def __init__(self, widths: Sequence[Count], dimension: Count, classes: Count, distortions: Count) -> None:
         """A network of random weights.
 
         Args:
@@ -97,8 +98,8 @@ class EmbeddedFeatures:
         self.size = int(config["size"])
         self.dimension = self.network.dimension
         self.batch_size = batch_size
-        identity = f"{_VERSION}/{PREPROCESSING}/{self.size}/{sha256(folder / 'model.safetensors')}"
-        self.fingerprint = hashlib.sha256(identity.encode()).hexdigest()
+        identity = f"{_VERSION}/{PREPROCESSING}/{self.size}/{file_digest(folder / 'model.safetensors')}"
+        self.fingerprint = digest(identity)
 
     def to(self, device: torch.device | str) -> None:
         """Moves the network."""

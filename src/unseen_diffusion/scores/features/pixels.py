@@ -1,7 +1,5 @@
 """Pixels as features: no network; distances are those between the images themselves."""
 
-import hashlib
-
 import torch
 from jaxtyping import Float32
 from torch import Tensor
@@ -9,6 +7,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from unseen_diffusion.scores.features.base import check_images
 from unseen_diffusion.utils.checked import Count, checked_arguments
+from unseen_diffusion.utils.digests import digest
 from unseen_diffusion.utils.images import dequantise
 
 _VERSION = "pixels-1"
@@ -33,7 +32,7 @@ class Pixels:
         self.side = side
         self.batch_size = batch_size
         self.dimension = 3 * side**2
-        self.fingerprint = hashlib.sha256(f"{_VERSION}/{side}".encode()).hexdigest()
+        self.fingerprint = digest(f"{_VERSION}/{side}")
 
     def to(self, device: torch.device | str) -> None:
         """Does nothing: features are computed on the images' device."""
