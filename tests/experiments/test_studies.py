@@ -21,8 +21,10 @@ from scipy.stats import qmc
 
 from experiments import studies
 from experiments.bandwidth_vs_gap import analyse as bandwidth_vs_gap
+from experiments.base_quality.analyse import KEPT
 from experiments.common import BEGIN, END, bootstrap, fill, read_answers
 from experiments.scoreboard import QUESTIONS, scoreboard
+from experiments.sweeps import sweep
 from support import ROOT, TinyModelFolder
 from support.commands import TINY
 from support.options import option
@@ -38,6 +40,8 @@ from unseen_diffusion.utils.configs import build
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import read_json
 
+STUDIES = studies.studies()
+
 
 @pytest.fixture(scope="module")
 def working(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: TinyModelFolder) -> Path:
@@ -48,7 +52,7 @@ def working(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: TinyMod
         path = tiny_model_folder(channels=channels, seed=len(name))
         config = {"_target_": "unseen_diffusion.models.DiffusersModel", "name": name, "path": str(path)}
         OmegaConf.save(OmegaConf.create(config), folder / "conf" / "model" / f"{name}.yaml")
-    for seed, kept in enumerate((studies.KEPT[0], studies.KEPT[-1])):
+    for seed, kept in enumerate((KEPT[0], KEPT[-1])):
         shutil.copytree(tiny_model_folder(channels=3, seed=seed), folder / kept)
     photographs(folder)
     return folder
@@ -110,22 +114,20 @@ def study(working: Path) -> Iterator[Callable[[str], Path]]:
 LONG = ("reconstruct", "criteria_ablation", "priors", "novelty", "comparison")  # 16 runs or more, even when tiny
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in studies.STUDIES]
-)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in STUDIES])
 def test_a_study_makes_its_table_figure_and_answers_from_artefacts(study: Callable[[str], Path], name: str) -> None:
     folder = study(name)
     answers, where = read_answers(folder)
     assert where
     assert {answer.question for answer in answers} <= set(QUESTIONS)
     assert all(answer.verdict and "nan" not in answer.verdict.split() for answer in answers)
-    if studies.STUDIES[name]:
+    if studies.sweeps_of(name):
         assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
         assert len((folder / "table.md").read_text(encoding="utf-8").splitlines()) > 2
         assert len((folder / "results.csv").read_text(encoding="utf-8").splitlines()) > 1
 
 
-@pytest.mark.parametrize("name", studies.STUDIES)
+@pytest.mark.parametrize("name", STUDIES)
 def test_a_study_says_what_it_asks_and_how(name: str) -> None:
     text = (ROOT / "experiments" / name / "README.md").read_text(encoding="utf-8")
     assert all(part in text for part in ("Protocol", "Command", BEGIN, END)), name
@@ -142,15 +144,15 @@ def test_the_scoreboard_has_every_question(study: Callable[[str], Path]) -> None
 
 def test_an_interrupted_sweep_continues_with_what_was_finished(study: Callable[[str], Path]) -> None:
     study("paths")
-    sweep = studies.folder(studies.STUDIES["paths"][0], True)
-    before = read_json(sweep / "0" / "results.json")
-    for path in (sweep / studies.ENDED, sweep / "0" / "results.json", sweep / "0" / "status.json"):
+    where = studies.folder(studies.sweeps_of("paths")[0], True)
+    before = read_json(where / "0" / "results.json")
+    for path in (where / studies.ENDED, where / "0" / "results.json", where / "0" / "status.json"):
         path.unlink()
     study("paths")
-    after = read_json(sweep / "0" / "results.json")
+    after = read_json(where / "0" / "results.json")
     assert after["rows"][0]["kid_h"] == before["rows"][0]["kid_h"]
     assert after["evaluations"]["total"] == 0
-    assert (sweep / studies.ENDED).exists()
+    assert (where / studies.ENDED).exists()
 
 
 def test_a_sweep_whose_definition_changed_is_run_again(
@@ -158,12 +160,12 @@ def test_a_sweep_whose_definition_changed_is_run_again(
 ) -> None:
     study("paths")
     capsys.readouterr()
-    (one,) = studies.STUDIES["paths"]
+    (one,) = studies.sweeps_of("paths")
     ended = studies.folder(one, True) / studies.ENDED
     before = ended.read_text(encoding="utf-8")
     assert studies.run(one, True)
     assert capsys.readouterr().out == ""
-    assert not studies.run(studies.sweep("paths", "absent"), True)
+    assert not studies.run(sweep("paths", "absent"), True)
     assert "unseen run -m experiment=absent" in capsys.readouterr().out
     ended.write_text(before, encoding="utf-8")
 
@@ -174,7 +176,7 @@ def test_a_study_that_does_not_exist_and_a_sweep_that_fails_are_reported(
     with pytest.raises(SystemExit, match="2"):
         study("absent")
     assert "absent: no such study; choose of first_three" in " ".join(capsys.readouterr().err.split())
-    assert not studies.run(studies.sweep("bad", "absent"), tiny=False)
+    assert not studies.run(sweep("bad", "absent"), tiny=False)
     assert "bad: exit code 2; see outputs/sweeps/study_bad/studies.log" in capsys.readouterr().out
     assert not (working / "outputs" / "sweeps" / "study_bad" / studies.ENDED).exists()
 

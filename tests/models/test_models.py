@@ -16,8 +16,9 @@ from unseen_diffusion.models.folders import WEIGHTS
 from unseen_diffusion.models.parameterisations import VariancePreserving, to_prediction
 from unseen_diffusion.models.pipeline import describe
 from unseen_diffusion.models.schedules import CLEAN_NODE
+from unseen_diffusion.utils.digests import file_digest
 from unseen_diffusion.utils.errors import InputError
-from unseen_diffusion.utils.files import read_json, sha256, write_json
+from unseen_diffusion.utils.files import read_json, write_json
 
 SCHEDULE = linear_schedule()
 
@@ -188,9 +189,9 @@ def test_every_file_is_hashed_once(folder: Path, monkeypatch: pytest.MonkeyPatch
 
     def counted(path: Path) -> str:
         hashed.append(path)
-        return sha256(path)
+        return file_digest(path)
 
-    monkeypatch.setattr(pipeline, "sha256", counted)
+    monkeypatch.setattr(pipeline, "file_digest", counted)
     DiffusersModel(str(folder))
     assert folder / "unet" / WEIGHTS in hashed
     assert len(hashed) == len(set(hashed))

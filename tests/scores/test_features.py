@@ -1,6 +1,5 @@
 """Feature extractors: shapes, batch independence, fingerprints, checked downloads, wrong input."""
 
-import hashlib
 import shutil
 import sys
 from pathlib import Path
@@ -21,8 +20,9 @@ from unseen_diffusion.scores.features.dinov2 import DinoV2, preprocess
 from unseen_diffusion.scores.features.embedded import EmbeddedFeatures, FeatureNetwork
 from unseen_diffusion.scores.features.inception import SHA256, URL, Inception
 from unseen_diffusion.scores.features.pixels import Pixels
+from unseen_diffusion.utils.digests import file_digest
 from unseen_diffusion.utils.errors import InputError
-from unseen_diffusion.utils.files import read_json, sha256, write_json
+from unseen_diffusion.utils.files import read_json, write_json
 from unseen_diffusion.utils.images import dequantise
 from unseen_diffusion.utils.precision import full_float32
 from unseen_diffusion.utils.seeds import generator
@@ -90,7 +90,7 @@ def make(name: str, request: pytest.FixtureRequest) -> FeatureExtractor:
         return DinoV2(str(request.getfixturevalue("dino")))
     if name == "inception":
         script = request.getfixturevalue("script")
-        return Inception(script, sha256=sha256(script))
+        return Inception(script, sha256=file_digest(script))
     return Pixels(side=32)
 
 
@@ -207,7 +207,7 @@ def test_inception_is_downloaded_once_and_checked(script: Path, tmp_path: Path) 
     source = tmp_path / "source" / script.name
     source.parent.mkdir()
     source.write_bytes(script.read_bytes())
-    cache, digest = tmp_path / "cache", sha256(script)
+    cache, digest = tmp_path / "cache", file_digest(script)
     first = extract(Inception(cache=cache, url=source.as_uri(), sha256=digest), images(2))
     source.unlink()
     again = extract(Inception(cache=cache, url=source.as_uri(), sha256=digest), images(2))
@@ -240,7 +240,7 @@ def test_missing_inception_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_inception_moves_its_network(script: Path) -> None:
-    extractor = Inception(script, sha256=sha256(script))
+    extractor = Inception(script, sha256=file_digest(script))
     before = extractor(images(1))
     extractor.to("cpu")
     assert torch.equal(extractor(images(1)), before)
@@ -360,9 +360,9 @@ def test_config_describes_itself_and_instantiates(
     )
     changes = {}
     if name == "inception":
-        changes = {"path": str(script), "sha256": sha256(script)}
+        changes = {"path": str(script), "sha256": file_digest(script)}
     elif name == "dinov2":
         changes = {"model": str(request.getfixturevalue("dino"))}
     extractor = instantiate(config.features, **changes)
     assert extractor.name.startswith(name)
-    assert hashlib.sha256().digest_size * 2 == len(extractor.fingerprint)
+    assert len(extractor.fingerprint) == 64

@@ -1,8 +1,7 @@
 """Command lines that tests run, and checks of their results."""
 
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
@@ -68,14 +67,6 @@ def forked(*arguments: str) -> Iterator[BaseProcess]:
     finally:
         process.kill()
         process.join(60)
-
-
-def wait_for(true: Callable[[], object], seconds: float = 60) -> None:
-    """Waits until something is true, and fails if it takes longer than these seconds."""
-    deadline = time.monotonic() + seconds
-    while not true() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert true()
 
 
 def states(folder: str | Path) -> list[str]:

@@ -21,7 +21,8 @@ from omegaconf import OmegaConf
 
 from benchmarks.service import JOB as LEAN
 from hydra_plugins.unseen_sweeper import ManifestSweeper
-from support.commands import FAILING, HALTING, forked, halted, run, same_as_whole, shards, states, wait_for
+from support.clocks import FakeClock, wait_for
+from support.commands import FAILING, HALTING, forked, halted, run, same_as_whole, shards, states
 from support.failing import CALLS
 from unseen_diffusion.reports.tables import results_files
 from unseen_diffusion.sweeps.explanations import PLUGINS
@@ -40,6 +41,7 @@ from unseen_diffusion.sweeps.overrides import quoted, replace_overrides
 from unseen_diffusion.sweeps.status import LOCK, STATUS, Status, claimed, read_status, state_of
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import write_json
+from unseen_diffusion.utils.liveness import SILENCE_BY_STAMP
 
 
 @pytest.fixture
@@ -238,7 +240,7 @@ def test_a_folder_is_used_again_only_when_nothing_runs_there(
     assert Path("swept/mine/samples.png").is_file()
     write_json(Path("swept/0") / STATUS, asdict(running(other)))
     assert run(*swept, "seed=6") == 2
-    assert "going on there" in capsys.readouterr().err
+    assert "still running there" in capsys.readouterr().err
     assert run("resume", "swept") == 1
     assert "1 running of 1; nothing to resume" in capsys.readouterr().out
 
@@ -260,7 +262,7 @@ def test_states_of_other_processes(other: subprocess.Popen) -> None:
     assert state_of(None) == "missing"
 
 
-def test_a_folder_has_one_job_at_a_time(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_has_one_job_at_a_time(here: Path) -> None:
     """A locked or finished job, or one with heartbeats, is not claimed; a dead or failed one is attempted again."""
     folder = Path("job")
     status = claim_of(folder)
@@ -282,12 +284,16 @@ def test_a_folder_has_one_job_at_a_time(here: Path, monkeypatch: pytest.MonkeyPa
         assert journal is None
     # On another machine, with heartbeats while this process watches.
     write_json(folder / STATUS, asdict(away))
-    monkeypatch.setattr(
-        "time.sleep",
-        lambda _: write_json(folder / STATUS, asdict(replace(away, heartbeat=datetime.now(UTC).isoformat()))),
-    )
-    with claimed(folder) as journal:
+    clock = FakeClock()
+    clock.on_sleep = lambda: write_json(folder / STATUS, asdict(replace(away, heartbeat=clock.now().isoformat())))
+    with claimed(folder, clock) as journal:
         assert journal is None
+    # Elsewhere, and silent from now on.
+    clock = FakeClock()
+    write_json(folder / STATUS, asdict(replace(away, heartbeat=clock.now().isoformat())))
+    with claimed(folder, clock) as journal:
+        assert journal
+        assert SILENCE_BY_STAMP - 2 < clock.seconds < SILENCE_BY_STAMP + 2
     with FileLock(folder / LOCK):
         pass  # claims leave the lock free
 
@@ -303,7 +309,7 @@ def test_a_job_that_cannot_claim_its_folder_says_why(here: Path) -> None:
 
 
 def test_a_folder_without_locks_is_claimed_by_heartbeats(
-    here: Path, other: subprocess.Popen, without_locks: None, monkeypatch: pytest.MonkeyPatch
+    here: Path, other: subprocess.Popen, without_locks: None
 ) -> None:
     """Without flock, the marker of a lost node does not prevent a claim, a job with heartbeats does."""
     folder = Path("job")
@@ -315,20 +321,17 @@ def test_a_folder_without_locks_is_claimed_by_heartbeats(
     with claimed(folder) as journal:
         assert journal
     write_json(folder / STATUS, asdict(status))
-    monkeypatch.setattr(
-        "time.sleep",
-        lambda _: write_json(folder / STATUS, asdict(replace(status, heartbeat=datetime.now(UTC).isoformat()))),
-    )
-    with claimed(folder) as journal:
+    clock = FakeClock()
+    clock.on_sleep = lambda: write_json(folder / STATUS, asdict(replace(status, heartbeat=clock.now().isoformat())))
+    with claimed(folder, clock) as journal:
         assert journal is None
 
 
 def test_heartbeats_carry_the_last_line(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The status of a running job has its last log line."""
-    monkeypatch.setattr("unseen_diffusion.sweeps.status.BEAT", 0.01)
     log = logging.getLogger("unseen_diffusion.runs.stages")
     monkeypatch.setattr(logging.getLogger("unseen_diffusion"), "level", logging.INFO)
-    with claimed(Path("job")) as journal:
+    with claimed(Path("job"), beat=0.01) as journal:
         assert journal
         log.info("half way")
         wait_for(lambda: (read_status(Path("job")) or journal.status).activity == "half way")
@@ -338,9 +341,8 @@ def test_heartbeats_carry_the_last_line(here: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
 def test_heartbeats_outlive_a_full_disk(here: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     """A job goes on, and so do its heartbeats, while its status cannot be written."""
-    monkeypatch.setattr("unseen_diffusion.sweeps.status.BEAT", 0.01)
     failed = failing_statuses(monkeypatch, code, lambda: not Path("freed").exists())
-    with claimed(Path("job")) as journal:
+    with claimed(Path("job"), beat=0.01) as journal:
         assert journal
         wait_for(lambda: len(failed) > 5)
         assert read_status(Path("job")) is None

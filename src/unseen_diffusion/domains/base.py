@@ -1,6 +1,5 @@
 """What every domain shares: an ordered pool of images and its seeded split into R, V and H."""
 
-import hashlib
 import json
 import logging
 from abc import ABC, abstractmethod
@@ -17,6 +16,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from unseen_diffusion.utils import images
+from unseen_diffusion.utils.digests import array_digest, digest
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.seeds import generator
 
@@ -254,13 +254,7 @@ def split_pool(
 def fingerprint(**parts: Any) -> str:
     """SHA-256, hexadecimal, of JSON values in canonical form, and of how images are converted."""
     text = json.dumps({"preprocessing": images.PREPROCESSING, **parts}, sort_keys=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def array_digest(array: NDArray[Any]) -> str:
-    """SHA-256, hexadecimal, of an array's type, shape and values."""
-    head = f"{array.dtype.str}{array.shape}".encode()
-    return hashlib.sha256(head + np.ascontiguousarray(array).tobytes()).hexdigest()
+    return digest(text)
 
 
 def array_pool(names: Sequence[str], arrays: Sequence[NDArray[Any]], size: int, channels: int, **parts: Any) -> Pool:

@@ -1,13 +1,12 @@
 """The oracle: exact eps for Gaussian data N(m, S), with the exact probability-flow map beside it."""
 
-import hashlib
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from unseen_diffusion.models.base import DiffusionModel, ModelSpec, Prediction
 from unseen_diffusion.models.schedules import Node, Schedule
+from unseen_diffusion.utils.digests import digest
 from unseen_diffusion.utils.errors import InputError
 
 
@@ -46,12 +45,9 @@ class GaussianModel(DiffusionModel):
         self.mean, self.basis, self.variances = mean, basis, variances
         self.spec = ModelSpec(channels, size, schedule)
         self.device = mean.device
-        digest = hashlib.sha256()
-        for tensor in (mean, basis, variances, schedule.table):
-            digest.update(b"none" if tensor is None else tensor.cpu().numpy().tobytes())
-        if schedule.kind != "vp":
-            digest.update(schedule.kind.encode())
-        self.fingerprint = digest.hexdigest()
+        tensors = (mean, basis, variances, schedule.table)
+        parts = [b"none" if tensor is None else tensor.cpu().numpy().tobytes() for tensor in tensors]
+        self.fingerprint = digest(*parts, "" if schedule.kind == "vp" else schedule.kind)
 
     def _scale(self, x: Tensor, factors: Tensor) -> Tensor:
         """V diag(factors) V^T x for a batch of images."""

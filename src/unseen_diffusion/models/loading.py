@@ -1,6 +1,5 @@
 """Weights into networks: every tensor checked for its place, nothing executed, everything frozen."""
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from unseen_diffusion.utils.digests import raw_digest
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import read_json
 from unseen_diffusion.utils.seeds import generator
@@ -53,8 +53,7 @@ def initialise(kind: Any, config: Path, seed: int) -> nn.Module:
 
 def weights_digest(network: nn.Module) -> str:
     """SHA-256 of all parameters and buffers by name."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    named = sorted(network.state_dict().items())
+    return raw_digest(
+        part for name, tensor in named for part in (name, tensor.detach().cpu().contiguous().numpy().tobytes())
+    ).hex()

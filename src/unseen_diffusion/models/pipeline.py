@@ -1,7 +1,6 @@
 """A diffusers pipeline of any family as a frozen model: parameterisation x network x autoencoder x condition."""
 
 import copy
-import hashlib
 import json
 import math
 from collections.abc import Sequence
@@ -26,8 +25,9 @@ from unseen_diffusion.models.schedules import Node
 from unseen_diffusion.models.text import check_text, stable_diffusion_3_embedding, stable_diffusion_embedding
 from unseen_diffusion.models.unet import unet_forward
 from unseen_diffusion.utils.batching import Size
+from unseen_diffusion.utils.digests import digest, file_digest
 from unseen_diffusion.utils.errors import InputError
-from unseen_diffusion.utils.files import file_states, sha256
+from unseen_diffusion.utils.files import file_states
 from unseen_diffusion.utils.precision import mixed_precision
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -212,13 +212,13 @@ class DiffusersModel(DiffusionModel):
         self.family = anatomy.family
         files = _deciding(anatomy, weights)
         before = file_states(files)
-        digests = [sha256(file) for file in files]
+        digests = [file_digest(file) for file in files]
         self.network = _load_network(anatomy, weights, initial_seed).to(self.device)
         self.codec = _load_codec(anatomy, weights, latent_scale, self.device)
         self.condition = _condition(anatomy, condition, self.network, self.device)
         self.null = _condition(anatomy, None, self.network, self.device) if guidance > 1 else {}
         self.guided = False
-        if file_states(files) != before and digests != [sha256(file) for file in files]:
+        if file_states(files) != before and digests != [file_digest(file) for file in files]:
             raise InputError(f"model.path={path}: its files changed while they were read; run again")
         self.fingerprint = _fingerprint(digests, self.options, self.network)
         if channels_last:
@@ -286,7 +286,7 @@ class DiffusersModel(DiffusionModel):
     def _guided(self) -> "DiffusersModel":
         guided = copy.copy(self)
         guided.guided, guided.evaluations = True, 0
-        guided.fingerprint = hashlib.sha256(f"{self.fingerprint}{float(self.options.guidance)}".encode()).hexdigest()
+        guided.fingerprint = digest(f"{self.fingerprint}{float(self.options.guidance)}")
         return guided
 
     def for_denoising(self) -> "DiffusersModel":
@@ -358,4 +358,4 @@ def _fingerprint(digests: Sequence[str], options: Options, network: nn.Module) -
         parts.append(weights_digest(network))
     chosen = {k: v for k, v in asdict(options).items() if k not in ("guidance", *SPEED) and v != getattr(Options, k)}
     parts += [json.dumps(chosen, sort_keys=True)] if chosen else []
-    return hashlib.sha256("".join(parts).encode()).hexdigest()
+    return digest(*parts)

@@ -33,7 +33,7 @@ from unseen_diffusion.training.cards import (
     start_name,
     training_command,
 )
-from unseen_diffusion.training.data import OwnImages, decode_once, digest, hold_out, open_images
+from unseen_diffusion.training.data import OwnImages, decode_once, hold_out, images_digest, open_images
 from unseen_diffusion.training.journal import journal
 from unseen_diffusion.training.loop import (
     LoopSettings,
@@ -264,7 +264,10 @@ def load_images(config: DictConfig, settings: LoopSettings, folder: Path, proces
         test = None if config.data.test_path is None else _read(config, config.data.test_path)
         if processes.first:
             plain["data"] = {"size": config.data.size, "channels": config.data.channels}
-            plain["data"] |= {"fingerprint": digest(images), "test": None if test is None else digest(test)}
+            plain["data"] |= {
+                "fingerprint": images_digest(images),
+                "test": None if test is None else images_digest(test),
+            }
             check_resumable(folder, plain)
         held_images = images[:0] if test is None else test
         order = torch.randperm(len(held_images), generator=generator(settings.seed, "validation"))

@@ -64,8 +64,26 @@ RENAMED: dict[str, tuple[str, ...]] = {
 # Names that changed within a module: module (relative to the package) -> old name -> new name. The module itself says
 # ``__getattr__ = new_names(__name__)``.
 NAMES: dict[str, dict[str, str]] = {
+    "runs.stages": {"digest": "tensor_digest"},
+    "store.bucket": {"own_folder": "local_folder"},
+    "store.claims": {"BEAT": "HEARTBEAT", "STALE": "SILENCE"},
+    "store.shards": {
+        "Made": "StageOutput",
+        "Spent": "Cost",
+        "agree": "shared_boundaries",
+        "digest": "short_digest",
+    },
     "sweeps.composition": {"own_config": "run_config"},
     "sweeps.overrides": {"as_meant": "escape_values", "replaced": "replace_overrides"},
+    "sweeps.status": {
+        "BEAT": "HEARTBEAT",
+        "STALE": "SILENCE_BY_STAMP",
+        "alive": "is_alive",
+        "here": "is_local",
+        "own": "is_this_process",
+    },
+    "training.data": {"digest": "images_digest"},
+    "utils.files": {"sha256": "file_digest"},
 }
 PACKAGES = {new[0].partition(".")[0] for new in RENAMED.values()}
 

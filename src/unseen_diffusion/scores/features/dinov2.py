@@ -4,7 +4,6 @@ As recommended for comparing generative models (Stein et al. 2023, arXiv 2306.04
 last normalisation, of images resized to 224 x 224 with an antialiased bicubic filter.
 """
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,9 @@ from torch.nn.functional import interpolate
 
 from unseen_diffusion.models.folders import snapshot
 from unseen_diffusion.scores.features.base import check_images
+from unseen_diffusion.utils.digests import digest, file_digest
 from unseen_diffusion.utils.errors import InputError
-from unseen_diffusion.utils.files import read_json, sha256
+from unseen_diffusion.utils.files import read_json
 
 _VERSION = "dinov2-1"  # of the preprocessing and the token taken
 _SIDE = 224
@@ -115,8 +115,8 @@ def _resolve(model: str, revision: str | None) -> Path:
 def _fingerprint(folder: Path) -> str:
     """Of the preprocessing, the configuration and every file of weights."""
     parts = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
-    identity = "/".join([_VERSION, *(sha256(part) for part in parts)])
-    return hashlib.sha256(identity.encode()).hexdigest()
+    identity = "/".join([_VERSION, *(file_digest(part) for part in parts)])
+    return digest(identity)
 
 
 def _load(folder: Path) -> torch.nn.Module:

@@ -4,7 +4,6 @@ Scores in its features are never called FID or KID without its name beside them:
 published.
 """
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from unseen_diffusion.scores.features.base import check_images
+from unseen_diffusion.utils.digests import digest, file_digest
 from unseen_diffusion.utils.errors import InputError
-from unseen_diffusion.utils.files import read_json, sha256
+from unseen_diffusion.utils.files import read_json
 from unseen_diffusion.utils.images import PREPROCESSING, dequantise, fit_batch
 
 FOLDER = Path(__file__).parents[2] / "weights" / "features32"
@@ -96,8 +96,8 @@ class EmbeddedFeatures:
         self.size = int(config["size"])
         self.dimension = self.network.dimension
         self.batch_size = batch_size
-        identity = f"{_VERSION}/{PREPROCESSING}/{self.size}/{sha256(folder / 'model.safetensors')}"
-        self.fingerprint = hashlib.sha256(identity.encode()).hexdigest()
+        identity = f"{_VERSION}/{PREPROCESSING}/{self.size}/{file_digest(folder / 'model.safetensors')}"
+        self.fingerprint = digest(identity)
 
     def to(self, device: torch.device | str) -> None:
         """Moves the network."""

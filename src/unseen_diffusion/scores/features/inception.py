@@ -4,7 +4,6 @@ The file holds the preprocessing too (the resize to 299 x 299 of the original Te
 as uint8, as they are saved, so that no other library's resize changes a score.
 """
 
-import hashlib
 import http.client
 import urllib.request
 import warnings
@@ -16,9 +15,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from unseen_diffusion.scores.features.base import check_images
+from unseen_diffusion.utils.digests import digest, file_digest
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import atomic_path
-from unseen_diffusion.utils.files import sha256 as sha256_of
 
 FILE = "inception-2015-12-05.pt"
 URL = f"https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/{FILE}"
@@ -54,7 +53,7 @@ class Inception:
             InputError: the file is missing and cannot be downloaded, or its checksum is another.
         """
         self.batch_size = batch_size
-        self.fingerprint = hashlib.sha256(f"{_VERSION}/{sha256}".encode()).hexdigest()
+        self.fingerprint = digest(f"{_VERSION}/{sha256}")
         if path is None:
             self._file = cached(Path(cache).expanduser(), url, sha256)
         else:
@@ -108,7 +107,7 @@ def check_file(path: Path, sha256: str, shown: str | None = None) -> None:
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; download it from {URL}")
-    found = sha256_of(path)
+    found = file_digest(path)
     if found != sha256:
         raise InputError(
             f"{shown or path}: SHA-256 is {found}, not {sha256}; remove the file and download it from {URL}"

@@ -1,13 +1,12 @@
 """Pixels as features: no network, no opinion; distances are those of the images themselves."""
 
-import hashlib
-
 import torch
 from jaxtyping import Float32
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from unseen_diffusion.scores.features.base import check_images
+from unseen_diffusion.utils.digests import digest
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.images import dequantise
 
@@ -30,7 +29,7 @@ class Pixels:
         self.side = side
         self.batch_size = batch_size
         self.dimension = 3 * side**2
-        self.fingerprint = hashlib.sha256(f"{_VERSION}/{side}".encode()).hexdigest()
+        self.fingerprint = digest(f"{_VERSION}/{side}")
 
     def to(self, device: torch.device | str) -> None:
         """Nothing to move: the work is done where the images are."""
