@@ -180,7 +180,7 @@ def bandwidth_claim(full: pd.DataFrame, table: pd.DataFrame) -> Answer:
 
 
 def pairs(full: pd.DataFrame) -> Answer:
-    """Reviewer 15."""
+    """The answer to reviewer 15: more pairs of training and unseen domain."""
     ranges = ", ".join(f"{name} {full[name].min():.2f} to {full[name].max():.2f}" for name in SPACES)
     return Answer(
         "reviewer 15",
@@ -190,7 +190,7 @@ def pairs(full: pd.DataFrame) -> Answer:
 
 
 def shown(table: pd.DataFrame) -> pd.DataFrame:
-    """The table that people read."""
+    """The formatted table."""
     names = {"psnr": f"bandwidth, {CRITERIA['psnr']}", "snr": f"bandwidth, {CRITERIA['snr']}", "kid_h": "KID-H"}
     text = pd.DataFrame({"outcome": table["outcome"].replace(names), "gap or contrast": table["gap"]})
     text["rank correlation (95%)"] = [interval(row.rho, row.low, row.high) for row in table.itertuples()]
@@ -222,7 +222,7 @@ def draw(full: pd.DataFrame) -> Figure:
 
 
 def markers(full: pd.DataFrame) -> list[str]:
-    """A marker per row, by domain."""
+    """Draws a marker per row, whose shape is the domain."""
     place = {domain: number for number, domain in enumerate(full["domain"].unique())}
     return [MARKERS[place[domain] % len(MARKERS)] for domain in full["domain"]]
 

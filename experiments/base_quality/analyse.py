@@ -1,4 +1,4 @@
-"""The base model's own quality against what it makes of unseen domains, along one training.
+"""The base model's own quality against its quality on unseen domains, along one training.
 
 `python -m experiments.studies base_quality --analyse`
 """
@@ -79,7 +79,7 @@ def own_quality(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def line(results: dict[str, Any]) -> dict[str, Any]:
-    """One base model on one domain."""
+    """The row of one base model on one domain."""
     generated = results["rows"][0]
     replay = next(row for row in results["rows"] if row["row"] == "replay")
     found = results["bandwidth"]
@@ -126,7 +126,7 @@ def measured(full: pd.DataFrame) -> list[Trend]:
 
 
 def answer(full: pd.DataFrame, trends: Sequence[Trend]) -> Answer:
-    """By the protocol's rule."""
+    """The verdict by the rule of the study's protocol."""
     words = []
     for outcome, title in OUTCOMES.items():
         own = [trend for trend in trends if trend.outcome == outcome]
@@ -157,7 +157,7 @@ def answer(full: pd.DataFrame, trends: Sequence[Trend]) -> Answer:
 
 
 def table(full: pd.DataFrame) -> pd.DataFrame:
-    """What people read."""
+    """The formatted table."""
     records = full.to_dict("records")
     halves = [(one["round_trip_high"] - one["round_trip_low"]) / 2 for one in records]
     return pd.DataFrame(

@@ -37,7 +37,7 @@ def points(folders: Sequence[Path]) -> pd.DataFrame:
 
 
 def compared(table: pd.DataFrame) -> pd.DataFrame:
-    """One line per domain and way to accept; ``compare`` pairs methods, and here the tolerances are the method."""
+    """One line per domain and acceptance rule; ``compare`` pairs methods, and here the tolerances are the method."""
     frame = compare(table.assign(method=table["tolerances"], tolerances=""), BASE).rename(columns={"method": "accept"})
     cost = table.groupby(["domain", "tolerances"])[["selection_seconds", "seconds_per_image"]].mean()
     keys = list(zip(frame["domain"], frame["accept"], strict=True))
@@ -67,7 +67,7 @@ def analyse(folders: Sequence[Path], out: Path) -> None:
 
 
 def table(full: pd.DataFrame) -> pd.DataFrame:
-    """What people read."""
+    """The formatted table."""
     records = full.to_dict("records")
     return pd.DataFrame(
         {
@@ -98,7 +98,7 @@ def difference(line: dict[Any, Any]) -> str:
 
 
 def effect(line: dict[Any, Any]) -> str:
-    """The same without p."""
+    """Paired difference to ``none`` with its interval."""
     return signed(line["kid_h_difference"], line["kid_h_difference_low"], line["kid_h_difference_high"], 1000)
 
 
@@ -127,7 +127,7 @@ def answers(full: pd.DataFrame) -> list[Answer]:
 
 
 def kinds(part: pd.DataFrame) -> str:
-    """Which ways of accepting got which verdict."""
+    """The acceptance rules by verdict."""
     counts = [(verdict, list(part[part["verdict"] == verdict]["accept"])) for verdict in part["verdict"].unique()]
     words = []
     for verdict, names in counts:

@@ -20,7 +20,7 @@ GEOMETRY = ("pair_distance", "pair_angle", "origin_angle")
 
 
 def line(results: dict[str, Any]) -> dict[str, Any]:
-    """One domain."""
+    """The row of one domain."""
     trip, found = results["reconstruction"]["eta0"], results["bandwidth"]
     row = {"domain": results["settings"]["domain"], "model": results["settings"]["model"]}
     row |= {"psnr": trip["psnr"], "psnr_se": trip["psnr_standard_error"], "ssim": trip["ssim"]}

@@ -43,7 +43,7 @@ class Sets:
     own: Tensor
 
     def without(self, index: int) -> "Sets":
-        """Without one latent, counted through both sets."""
+        """A copy without one latent, numbered through both sets."""
         n = len(self.unseen)
         if index < n:
             return Sets(_leave(self.unseen, index), self.own)
@@ -182,7 +182,7 @@ def separable(fine: pd.DataFrame) -> Answer:
 
 
 def open2(fine: pd.DataFrame) -> Answer:
-    """Is kappa above 1 sufficient, and is it necessary?"""
+    """Whether kappa above 1 is sufficient and necessary for separability."""
     both = pd.concat([cells(fine, solver) for solver in fine["solver"].unique()])
     above, below = both[both["kappa"] > 1], both[both["kappa"] <= 1]
     against = above[above["centres_low"] > CERTAIN]
@@ -228,7 +228,7 @@ def gaussian_counts(fine: pd.DataFrame, null: str = "gaussian") -> tuple[int, in
 
 
 def gaussian(fine: pd.DataFrame) -> Answer:
-    """Reviewer 7."""
+    """The answer to reviewer 7: whether the latents follow a Gaussian."""
     counts, spheres = gaussian_counts(fine), gaussian_counts(fine, "isotropic")
     refused = counts[0] > REFUSED
     alike = ", and the model's own latents fail alike" if refused and counts[2] == counts[3] else ""
@@ -242,7 +242,7 @@ def gaussian(fine: pd.DataFrame) -> Answer:
 
 
 def shown(full: pd.DataFrame, limit: pd.DataFrame, beside: pd.DataFrame) -> pd.DataFrame:
-    """The table that people read: a row per cell."""
+    """The formatted table: a row per cell."""
     fine = full["steps"].max()
     rows = []
     for (domain, t), part in full.groupby(CELL, sort=False):

@@ -70,7 +70,7 @@ def analyse(folders: Sequence[Path], out: Path) -> None:
 
 
 def answers(full: pd.DataFrame) -> list[Answer]:
-    """How far the constants of the paper are from the domains' own."""
+    """The distance of the paper's constants from the domains' values."""
     own = full[full["set"] == "references"]
     angles, origins = own["pair_angle"], own["origin_angle"]
     theory_origin = full[full["set"] == "theory"].set_index(["model", "domain"])["origin_angle"]

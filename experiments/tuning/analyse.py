@@ -37,7 +37,7 @@ KEY = ["references", "method"]
 
 
 def line(results: dict[str, Any]) -> dict[str, Any]:
-    """One run."""
+    """The row of one run."""
     own, tuning = results["rows"][0], results.get("tuning")
     row = {"method": results["settings"]["method"], "draw": results["settings"]["draw"]}
     row |= {"references": results["config"]["domain"]["references"], "evaluations": own["evaluations_per_image"]}
@@ -140,7 +140,7 @@ def ticks(least: float, most: float) -> tuple[list[int], list[str]]:
 
 
 def draw(full: pd.DataFrame) -> Figure:
-    """Scores and what is forgotten against the number of references, and KID-H against cost."""
+    """Scores and forgetting against the number of references, and KID-H against cost."""
     figure = Figure(figsize=(13, 3.4), layout="constrained")
     axes = figure.subplots(1, 4)
     methods = list(full["method"].unique())

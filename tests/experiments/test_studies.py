@@ -262,7 +262,7 @@ def test_findings_of_latents_are_the_tests_of_latents(here: Path) -> None:
 
 
 def test_too_few_latents_to_test_are_refused() -> None:
-    with pytest.raises(InputError, match=r"scores.latents=5: give 8 or more, or 0 for none"):
+    with pytest.raises(InputError, match=r"scores.latents=5: give 0 or a whole number of 8 or more"):
         build(expand("run", ["scores.latents=5"]).points[0].scores)
 
 

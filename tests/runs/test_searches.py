@@ -15,14 +15,15 @@ from torch import Tensor
 from support.commands import TINY
 from support.options import option
 from unseen_diffusion.models.analytic import natural_gaussian
+from unseen_diffusion.pipeline.steps import LatentSet
 from unseen_diffusion.runs.bandwidth import BandwidthSearch, crossings, find_bandwidth
 from unseen_diffusion.runs.mixing import CRITERIA, STATISTICS, Candidate, MixingSearch, departure, find_step, separation
 from unseen_diffusion.runs.results import execute
 from unseen_diffusion.runs.settings import check
-from unseen_diffusion.runs.stages import LatentSet, Stages
+from unseen_diffusion.runs.stages import Stages
 from unseen_diffusion.scores.intervals import t_interval
 from unseen_diffusion.scores.latents.gaussianity import gaussianity
-from unseen_diffusion.solvers.sampling import SolverSettings
+from unseen_diffusion.solvers.settings import SolverSettings
 from unseen_diffusion.store.artefacts import Store
 from unseen_diffusion.sweeps.composition import expand
 from unseen_diffusion.utils.errors import InputError
@@ -369,6 +370,7 @@ def test_bad_searches_name_value_and_remedy(make: Callable[[], object], expected
 
 
 VALIDATION = {"mixing.criterion": "validation"}
+REAL = "unseen_diffusion.runs.methods.real.RealImages"
 
 
 @pytest.mark.parametrize(
@@ -383,9 +385,9 @@ VALIDATION = {"mixing.criterion": "validation"}
             "mixing.candidates=[500, high]: give a list whose",
         ),
         ({"mixing.candidates": [0, 500]}, "t=0 is the image itself"),
-        ({"mixing.candidates": [1.5, 9], "solver.grid": "paper"}, "mixing.t=1.5: solver.grid=paper knows whole"),
+        ({"mixing.candidates": [1.5, 9], "solver.grid": "paper"}, "mixing.t=1.5: solver.grid=paper has whole"),
         ({"domain.references": 7}, "domain.references=7: mixing.criterion=gaussianity needs 8 or more"),
-        ({**VALIDATION, "method.source": "real"}, "method=full generates nothing; choose another criterion"),
+        ({**VALIDATION, "method._target_": REAL}, "method=full generates nothing; choose another criterion"),
         ({**VALIDATION, "domain.validation": 2}, "domain.validation=2: mixing.criterion=validation needs 3 or more"),
         ({**VALIDATION, "rejection.max_proposals": 50}, "max_proposals=50: give mixing.samples=100 or more"),
     ],

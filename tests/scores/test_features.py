@@ -1,7 +1,9 @@
 """Feature extractors: shapes, batch independence, fingerprints, checked downloads, wrong input."""
 
+import re
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -234,6 +236,27 @@ def test_offline_download_says_what_to_do(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Pixels(side=2.5), "features.side=2.5: give a whole number of 1 or more"),
+        (lambda: Pixels(side=True), "features.side=true: give a whole number of 1 or more"),
+        (lambda: Pixels(batch_size=0), "features.batch_size=0: give a whole number of 1 or more"),
+        (lambda: Pixels(sides=8), "features.sides: nothing reads this key; did you mean side?"),
+        (lambda: EmbeddedFeatures(batch_size="many"), "features.batch_size=many: give a whole number of 1 or more"),
+        (lambda: EmbeddedFeatures(3), "features.folder=3: give text or a path or null"),
+        (lambda: Inception(cache=3), "features.cache=3: give text or a path"),
+        (lambda: Inception(file="x"), "features.file: nothing reads this key"),
+        (lambda: DinoV2(model=None), "features.model=null: give text"),
+    ],
+)
+def test_arguments_are_checked(call: Callable[[], object], message: str) -> None:
+    """Types, ranges and unknown keys, in one line."""
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
 def test_missing_inception_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file; download it from https"):
         Inception(tmp_path / "nothing.pt")
@@ -319,9 +342,7 @@ def test_dinov2_without_transformers_says_what_to_install(monkeypatch: pytest.Mo
 
 def test_dinov2_offline_says_what_to_do() -> None:
     pytest.importorskip("transformers")
-    with pytest.raises(
-        InputError, match=r"features\.model=nobody/nothing: neither a local folder, nor cached"
-    ) as caught:
+    with pytest.raises(InputError, match=r"features\.model=nobody/nothing: not a local folder, not cached") as caught:
         DinoV2("nobody/nothing")
     assert "\n" not in str(caught.value)
 

@@ -23,8 +23,9 @@ from support.clocks import FakeClock, wait_for
 from support.store_workers import BATCH, ROWS, Workers, get, rows_of
 from support.store_workers import shards as shard_names
 from unseen_diffusion.models.analytic import natural_gaussian
-from unseen_diffusion.runs.stages import LatentSet, Stages
-from unseen_diffusion.solvers.sampling import SolverSettings
+from unseen_diffusion.pipeline.steps import LatentSet
+from unseen_diffusion.runs.stages import Stages
+from unseen_diffusion.solvers.settings import SolverSettings
 from unseen_diffusion.store import bucket, shards
 from unseen_diffusion.store.artefacts import RECORD, Recipe, Store, load_tensor, tensor_names
 from unseen_diffusion.store.claims import Claims

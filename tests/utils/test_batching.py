@@ -20,7 +20,8 @@ from unseen_diffusion.runs.stages import Stages
 from unseen_diffusion.scores.features.base import extract
 from unseen_diffusion.scores.features.pixels import Pixels
 from unseen_diffusion.solvers.grids import make_grid
-from unseen_diffusion.solvers.sampling import SolverSettings, denoise, invert
+from unseen_diffusion.solvers.sampling import denoise, invert
+from unseen_diffusion.solvers.settings import SolverSettings
 from unseen_diffusion.store.artefacts import Store
 from unseen_diffusion.utils.batching import in_batches, start_size
 from unseen_diffusion.utils.errors import InputError

@@ -1,4 +1,4 @@
-"""Weights into networks: every tensor checked for its place, nothing executed, everything frozen."""
+"""Loads weights into frozen networks, and checks that every tensor fits. Never runs code from a file."""
 
 import logging
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from unseen_diffusion.utils.seeds import generator
 def load_checked(kind: Any, folder: Path, part: str, weights: Sequence[Path]) -> nn.Module:
     """A network of class ``kind`` in float32 with the weights of ``folder``/``part``; half precision is widened.
 
-    Safetensors are read as such; .bin files by torch.load with ``weights_only``, which runs no code.
+    Reads safetensors directly, and .bin files by torch.load with ``weights_only``, which runs no code.
 
     Raises:
         InputError: the weights cannot be read or do not fit the config.
@@ -32,7 +32,7 @@ def load_checked(kind: Any, folder: Path, part: str, weights: Sequence[Path]) ->
     except Exception as error:  # both libraries and pickle raise many types
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{folder}: {part}'s weights cannot be read ({reason[:200]}); download them again") from error
-    # Both libraries fill what is missing with random numbers and go on.
+    # Both libraries would silently fill missing tensors with random numbers.
     wrong = [*loading["missing_keys"], *(entry[0] for entry in loading["mismatched_keys"])]
     if wrong:
         raise InputError(
@@ -43,7 +43,7 @@ def load_checked(kind: Any, folder: Path, part: str, weights: Sequence[Path]) ->
 
 
 def initialise(kind: Any, config: Path, seed: int) -> nn.Module:
-    """The network of a config at initialisation, in float32: no weights are read, other random numbers unharmed."""
+    """The network of a config at initialisation, float32; reads no weights, leaves other random numbers unchanged."""
     logging.getLogger("diffusers").setLevel(logging.ERROR)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(seed, "untrained").initial_seed())
