@@ -144,15 +144,15 @@ def test_the_scoreboard_has_every_question(study: Callable[[str], Path]) -> None
 
 def test_an_interrupted_sweep_continues_with_what_was_finished(study: Callable[[str], Path]) -> None:
     study("paths")
-    sweep = studies.folder(studies.sweeps_of("paths")[0], True)
-    before = read_json(sweep / "0" / "results.json")
-    for path in (sweep / studies.ENDED, sweep / "0" / "results.json", sweep / "0" / "status.json"):
+    where = studies.folder(studies.sweeps_of("paths")[0], True)
+    before = read_json(where / "0" / "results.json")
+    for path in (where / studies.ENDED, where / "0" / "results.json", where / "0" / "status.json"):
         path.unlink()
     study("paths")
-    after = read_json(sweep / "0" / "results.json")
+    after = read_json(where / "0" / "results.json")
     assert after["rows"][0]["kid_h"] == before["rows"][0]["kid_h"]
     assert after["evaluations"]["total"] == 0
-    assert (sweep / studies.ENDED).exists()
+    assert (where / studies.ENDED).exists()
 
 
 def test_a_sweep_whose_definition_changed_is_run_again(
