@@ -137,7 +137,7 @@ def test_a_study_that_does_not_exist_and_a_sweep_that_fails_are_reported(
 ) -> None:
     found = run_studies(working, "absent")
     assert found.returncode == 2
-    assert "absent: no such study; choose of first_three" in " ".join(found.stderr.split())
+    assert "absent: no such study; choose among first_three" in " ".join(found.stderr.split())
     monkeypatch.chdir(working)
     assert not studies.run(studies.sweep("bad", "absent"), tiny=False)
     assert "bad: exit code 2; see outputs/sweeps/study_bad/studies.log" in capsys.readouterr().out
