@@ -9,7 +9,8 @@ from unseen_diffusion.models.schedules import Node
 from unseen_diffusion.scores.features.base import extract
 from unseen_diffusion.scores.features.embedded import EmbeddedFeatures
 from unseen_diffusion.scores.frechet import frechet_distance
-from unseen_diffusion.solvers.sampling import SolverSettings, denoise, invert
+from unseen_diffusion.solvers.sampling import denoise, invert
+from unseen_diffusion.solvers.settings import SolverSettings
 from unseen_diffusion.utils.images import dequantise, quantise
 
 WAYS = {

@@ -11,9 +11,10 @@ from unseen_diffusion.domains import load_split
 from unseen_diffusion.domains.hubble import Hubble
 from unseen_diffusion.models import DiffusersModel
 from unseen_diffusion.priors import Isotropic
-from unseen_diffusion.rejection import CalibratedTolerances, NoTolerances, Tolerances
+from unseen_diffusion.rejection import CalibratedTolerances, NoTolerances, Rejection, Tolerances
 from unseen_diffusion.runs.stages import Stages
-from unseen_diffusion.solvers.sampling import SolverSettings, denoise, invert
+from unseen_diffusion.solvers.sampling import denoise, invert
+from unseen_diffusion.solvers.settings import SolverSettings
 from unseen_diffusion.store.artefacts import Store
 from unseen_diffusion.utils.images import dequantise
 
@@ -67,12 +68,13 @@ def sweep(device: torch.device) -> list[Row]:
     judges: dict[str, Tolerances] = {"none": NoTolerances(), "calibrated": CalibratedTolerances(k=5)}
     points = list(product(steps, etas, judges))
     solver, count = SolverSettings(name="dpmpp_2m", grid="karras", steps=6), 12
+    rejection = Rejection(max_proposals=20000)
     denoised: set[tuple[float, float, int]] = set()
 
     def run(stages: Stages, t: float, eta: float, judge: str, record: tuple[float, ...]) -> None:
         inverted = stages.inversion(model, images, solver, t, record)[1]
         prior = stages.prior(Isotropic(), {"name": "isotropic"}, inverted, None)
-        chosen = stages.selection(prior, inverted, judges[judge], {"name": judge}, count, 0, 20000, False)[1]
+        chosen = stages.selection(prior, inverted, judges[judge], {"name": judge}, count, 0, rejection)[1]
         stages.denoising(model, chosen, solver, eta, 0)
         denoised.update((t, eta, index) for index in chosen.indices)
 

@@ -77,7 +77,7 @@ def store_times(objects: Objects, many: int = MANY, repeats: int = 100) -> tuple
 
     def look(index: int) -> None:
         done = shards.present(found)
-        shards._split([piece for piece in plan if piece not in done], "stage/many", found)
+        shards.split_by_claim([piece for piece in plan if piece not in done], "stage/many", found)
 
     times = Times(
         create, read, beat, delete, write, max(0.0, few - entry * len(names)), entry, took(look, 10, min) / many
@@ -131,7 +131,7 @@ def together(folder: Path, scene: Scene) -> float:
         if (child := os.fork()) == 0:
             objects = LocalObjects(folder)
             time.sleep(max(0.0, started - time.time()))
-            shards.make_missing(objects, Claims(objects), "stage/together", "key", how, shards.Spent())
+            shards.make_missing(objects, Claims(objects), "stage/together", "key", how, shards.Cost())
             os._exit(0)
         children.append(child)
     for child in children:

@@ -13,7 +13,7 @@ from typing import Any
 
 import simpy
 
-from unseen_diffusion.store.claims import BEAT, STALE
+from unseen_diffusion.utils.liveness import HEARTBEAT, SILENCE
 
 
 @dataclass(frozen=True)
@@ -219,12 +219,12 @@ class Cluster:
         return mine
 
     def _dead(self, shard: int, theirs: Claim, worker: int, seen: dict[int, tuple[Claim, int, float]]) -> bool:
-        """A former life of this machine's worker, or no heartbeat for STALE seconds since it was first looked at."""
+        """A former life of this machine's worker, or no heartbeat for SILENCE seconds since it was first looked at."""
         claim, beats, since = seen.get(shard, (None, 0, 0.0))
         if claim is not theirs or beats != theirs.beats:
             seen[shard] = theirs, theirs.beats, since = theirs, theirs.beats, self.env.now
         gone = theirs.worker == worker and theirs.start < self.starts[worker]
-        return gone or self.env.now - since > STALE
+        return gone or self.env.now - since > SILENCE
 
     def _make(self, shard: int, mine: Claim) -> Iterator[Any]:
         """Computes with heartbeats, then writes; a kill loses what was computed."""
@@ -248,7 +248,7 @@ class Cluster:
     def _pulse(self, shard: int, mine: Claim) -> Iterator[Any]:
         try:
             while True:
-                yield self.env.timeout(BEAT)
+                yield self.env.timeout(HEARTBEAT)
                 yield from self._ask("read")
                 if self.claims.get(shard) is not mine:
                     return

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy.stats import rankdata
 
+from experiments.bandwidth_vs_step.analyse import BANDWIDTHS
 from experiments.common import (
     MODEL_COLOURS,
     Answer,
@@ -25,11 +26,15 @@ from experiments.common import (
     write_study,
 )
 from experiments.separability.analyse import sets_of
+from experiments.table1_geometry.analyse import SWEEPS as TABLE1
+from experiments.table2_scores.analyse import SWEEPS as TABLE2
 from unseen_diffusion.scores.features.base import extract
 from unseen_diffusion.scores.kernel import kid
 from unseen_diffusion.scores.latents.separability import energy_distance
 from unseen_diffusion.store.artefacts import load_tensor
 from unseen_diffusion.utils.configs import build
+
+SWEEPS = (*BANDWIDTHS, *TABLE1, *TABLE2)
 
 SPACES = ("pixels", "features", "latents")
 MEASURES = (*SPACES, "kid", "kappa")

@@ -32,7 +32,8 @@ from unseen_diffusion.scores.features.pixels import Pixels
 from unseen_diffusion.scores.intervals import MeanInterval, paired_difference, t_interval
 from unseen_diffusion.scores.kernel import KernelDistance, kid
 from unseen_diffusion.scores.memorisation import CopyRate, copy_rate
-from unseen_diffusion.solvers.sampling import SolverSettings, denoise, invert
+from unseen_diffusion.solvers.sampling import denoise, invert
+from unseen_diffusion.solvers.settings import SolverSettings
 from unseen_diffusion.training.samples import sample
 from unseen_diffusion.utils.files import atomic_path
 from unseen_diffusion.utils.images import dequantise, quantise

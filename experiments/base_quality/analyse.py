@@ -15,11 +15,32 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments.common import Answer, artefact, artefacts, pm, runs, score, write_study
+from experiments.sweeps import QUICK, SEARCH, sweep
 from unseen_diffusion.scores.features.base import extract
 from unseen_diffusion.scores.intervals import holm, normal_quantile
 from unseen_diffusion.scores.kernel import kid
 from unseen_diffusion.store.artefacts import load_tensor
 from unseen_diffusion.utils.configs import build
+
+STEPS = (125, 250, 500, 1000, 2000, 3000, 4000, 6000)
+KEPT = tuple(f"outputs/training/photos32/weights-{step:06d}" for step in STEPS)  # by training.loop.keep
+ALL_KEPT = f"model.path={','.join(KEPT)}"
+TWO_KEPT = f"model.path={KEPT[0]},{KEPT[-1]}"
+SEARCHED = ("bandwidth=search", "bandwidth.references=16", "bandwidth.resolution=0.02")
+OWN_DOMAIN = (  # classes of photos32's training, and as many own samples
+    "domain=cifar10",
+    "domain.labels=[1,5,7,8]",
+    "domain.references=200",
+    "domain.heldout=200",
+    "scores.latents=200",
+    "samples=8",
+    "bandwidth.eta=0",
+)
+SWEEPS = (
+    sweep("base_quality", "base_quality", ALL_KEPT, *SEARCHED, tiny=["domain=hubble", TWO_KEPT, *SEARCH]),
+    sweep("base_quality_own", "base_quality", ALL_KEPT, *OWN_DOMAIN, tiny=[TWO_KEPT, QUICK, "scores.latents=8"]),
+)
+NAMED_ONLY = True  # needs weights that the user trains first
 
 LEVEL = 0.05
 POWER = 0.9  # share of replays that must be caught before a copy rate means anything

@@ -10,9 +10,23 @@ from typing import Any
 import pandas as pd
 
 from experiments.common import Answer, copying, effect_of, mean_interval, provenance, score, signed, write_answers
+from experiments.sweeps import QUICK, sweep
 from unseen_diffusion.reports.comparison import compare, write_comparison
 from unseen_diffusion.reports.figures import comparison_figure
 from unseen_diffusion.reports.tables import load_results
+
+COMPARISON = (QUICK, "domain.draw=0,1", "seed=0", "domain.heldout=20")  # of which conformal shares need 20
+SWEEPS = (
+    sweep("comparison_100", "comparison", "domain=hubble,textures", tiny=[*COMPARISON, "domain=hubble"]),
+    sweep(
+        "comparison_50",
+        "comparison",
+        "domain=turbulence,digits8",
+        "samples=50",
+        tiny=[*COMPARISON, "domain=digits8"],
+    ),
+    sweep("comparison_faces", "comparison", "domain=faces", "domain.references=50", "samples=50", tiny=COMPARISON),
+)
 
 FULL, FITTED, CHECK, REAL, SLERP = "full", "fitted", "random_rejection", "held_out", "slerp"
 DENSITIES = ("noised_reference", "standard_gaussian", "base_samples", SLERP)

@@ -11,9 +11,16 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments.common import Answer, effect_of, generated, score, signed, write_study
+from experiments.sweeps import QUICK, sweep
 from unseen_diffusion.reports.comparison import compare
 from unseen_diffusion.reports.tables import RESULTS
 from unseen_diffusion.utils.files import read_json
+
+ABLATION = (QUICK, "domain.draw=0,1", "seed=0,1", "tolerances=none,pair_distance,calibrated,random")
+SWEEPS = (
+    sweep("criteria_ablation_hubble", "criteria_ablation", "domain=hubble", tiny=ABLATION),
+    sweep("criteria_ablation_textures", "criteria_ablation", "domain=textures", tiny=ABLATION),
+)
 
 BASE, CONTROL, FULL = "none", "random", "calibrated"
 SINGLE = ("pair_distance", "pair_angle", "origin_angle")

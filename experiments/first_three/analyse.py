@@ -11,7 +11,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments.common import Answer, pm, runs, write_study
+from experiments.sweeps import SEARCH, sweep
 from unseen_diffusion.scores.intervals import normal_quantile
+
+SWEEPS = (sweep("first_three", "first_three", tiny=SEARCH),)
 
 GEOMETRY = ("pair_distance", "pair_angle", "origin_angle")
 

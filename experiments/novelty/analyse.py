@@ -13,9 +13,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.common import Answer, artefact, copying, interval, runs, signed, write_study
+from experiments.sweeps import QUICK, sweep
 from unseen_diffusion.reports.figures import SampleSheet, samples_sheet
 from unseen_diffusion.scores.intervals import Proportion, wilson
 from unseen_diffusion.scores.membership import real_pass_rate
+
+NOVELTY = (QUICK, "mixing.t=250,750", "bandwidth.eta=0,0.5", "prior=replay,sample_covariance")
+SWEEPS = (
+    sweep("novelty_hubble", "novelty", "domain=hubble", tiny=NOVELTY),
+    sweep("novelty_textures", "novelty", "domain=textures", tiny=NOVELTY),
+)
 
 POWER = 0.9  # share of replays that must be caught before "no" means anything
 REAL, REPLAY, DEFAULT = "[real images]", "replay", "sample_covariance"

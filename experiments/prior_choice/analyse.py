@@ -11,6 +11,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments.common import Answer, copying, generated, score, write_study
+from experiments.sweeps import QUICK, sweep
+
+CHOICE = (QUICK, "mixing.t=250,500", "bandwidth.eta=0,0.5")
+SWEEPS = (
+    sweep("prior_choice", "prior_choice", tiny=[*CHOICE, "prior=sample_covariance,slerp"]),
+    sweep("prior_choice_replay", "prior_choice", "prior=replay", "tolerances=none", tiny=CHOICE),
+)
 
 POWER = 0.9  # share of true copies that the criterion must catch before "no" means anything
 

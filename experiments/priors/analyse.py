@@ -28,8 +28,22 @@ from experiments.common import (
     write_study,
 )
 from experiments.priors.measures import MEASURES, residuals
+from experiments.sweeps import QUICK, sweep
 from unseen_diffusion.scores.intervals import combined_p, wilson
 from unseen_diffusion.store.artefacts import load_tensor
+
+PRIORS = (QUICK, "domain.draw=0,1", "prior=sample_covariance,slerp")
+SWEEPS = (
+    sweep("priors_references", "priors", tiny=[*PRIORS, "domain.references=12,16"]),
+    sweep(
+        "priors_steps",
+        "priors",
+        "mixing.t=250,750",
+        "domain.references=100",
+        "mixing.record=[250,750]",
+        tiny=[*PRIORS, "domain.references=12"],
+    ),
+)
 
 DEFAULT, PAPER = "sample_covariance", "isotropic"
 SETTING = ["references", "t"]

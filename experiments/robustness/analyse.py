@@ -15,7 +15,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from experiments.common import Answer, interval, rank_correlation, runs, write_study
+from experiments.sweeps import QUICK, sweep
 from unseen_diffusion.scores.intervals import holm
+
+SWEEPS = (sweep("robustness", "robustness", tiny=["seed=range(0,8)", QUICK, "tolerances.k=4"]),)
 
 SETTINGS = {
     "references": ("domain", "references"),

@@ -15,11 +15,18 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from experiments.common import Answer, artefact, artefacts, pm, runs, write_study
-from unseen_diffusion.runs.stages import digest
+from experiments.sweeps import sweep
+from experiments.table1_geometry.analyse import SWEEPS as TABLE1
 from unseen_diffusion.scores.intervals import holm
 from unseen_diffusion.scores.latents.separability import RULES, distance_separation
 from unseen_diffusion.store.artefacts import RECORD, load_tensor
+from unseen_diffusion.utils.digests import tensor_digest
 from unseen_diffusion.utils.files import read_json
+
+SWEEPS = (
+    sweep("separability", "separability", tiny=["domain=hubble", "solver.steps=2,4,6", "scores.latents=8"]),
+    *TABLE1,
+)
 
 ORDER = {"ddim": 1, "dpmpp_2m": 2}  # nominal order of each solver
 CERTAIN = 0.10  # upper end of an error's interval that counts as separated
@@ -60,7 +67,7 @@ def _leave(latents: Tensor, index: int) -> Tensor:
 
 def sets_of(results: dict[str, Any], t: float) -> Sets:
     """The latents that a run tested at ``t``."""
-    references = digest(artefact(results, "split")["references"])
+    references = tensor_digest(artefact(results, "split")["references"])
     found = {}
     for folder in artefacts(results, "invert"):
         kind = "unseen" if read_json(folder / RECORD)["inputs"]["images"] == references else "own"

@@ -9,6 +9,9 @@ from pathlib import Path
 import pandas as pd
 
 from experiments.common import Answer, write_answers
+from experiments.sweeps import Sweep
+
+SWEEPS: tuple[Sweep, ...] = ()  # its README says how its tables are made; the analysis reads those
 
 HERE = Path(__file__).parent
 STEPS = 16  # evaluations per direction, the default of `unseen run`

@@ -14,7 +14,8 @@ from torch import Tensor
 import unseen_diffusion as ud
 from unseen_diffusion.domains.hubble import Hubble
 from unseen_diffusion.domains.parquet import Parquet
-from unseen_diffusion.solvers.sampling import SolverSettings, invert
+from unseen_diffusion.solvers.sampling import invert
+from unseen_diffusion.solvers.settings import SolverSettings
 
 HERE = Path(__file__).parent
 MIXING = (

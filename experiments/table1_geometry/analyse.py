@@ -12,7 +12,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments.common import Answer, artefact, pm, runs, write_study
+from experiments.sweeps import QUICK, TWO, sweep
 from unseen_diffusion.rejection.geometry import CRITERIA
+
+SWEEPS = (sweep("table1_geometry", "table1_geometry", tiny=[TWO, QUICK, "scores.geometry=8", "scores.latents=8"]),)
 
 COLUMNS = (*CRITERIA, "radius")
 SETS = ("references", "heldout", "own")

@@ -37,11 +37,16 @@ from unseen_diffusion.rejection import (
     NoTolerances,
     Projection,
     RandomControl,
+    Rejection,
     select,
 )
 from unseen_diffusion.rejection.geometry import References
+from unseen_diffusion.runs.stages import Stages
 from unseen_diffusion.solvers.grids import make_grid
-from unseen_diffusion.solvers.sampling import ImplicitSettings, SolverSettings, denoise, invert
+from unseen_diffusion.solvers.methods.ddim_implicit import ImplicitSettings
+from unseen_diffusion.solvers.sampling import denoise, invert
+from unseen_diffusion.solvers.settings import SolverSettings
+from unseen_diffusion.store.artefacts import Store
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import read_json, write_json
 from unseen_diffusion.utils.images import dequantise, fit, quantise
@@ -105,6 +110,21 @@ def test_a_call_is_the_chain_of_the_library(pipe: UnseenDomainPipeline, toleranc
     assert torch.equal((output.images * 255).round().to(torch.uint8), images)
     assert (output.proposals, output.passes) == (chosen.proposals, chosen.passes)
     assert output.acceptance == 3 / chosen.proposals
+
+
+def test_a_run_draws_the_same_bits(pipe: UnseenDomainPipeline, tmp_path: Path) -> None:
+    """The same steps through the artefact store: the control's seed, and eta's noise by candidate, too."""
+    tolerances, references = RandomControl(match=BANDS), pictures()
+    output = draws(pipe.fit(references, **(QUICK | {"tolerances": tolerances})), generator=5, max_proposals=1000)
+    stages, solver = Stages(Store(tmp_path)), SolverSettings(name="dpmpp_2m", grid="karras", steps=4)
+    latents = stages.inversion(pipe.model, references, solver, 400.0)[1]
+    prior = stages.prior(SampleCovariance(), {}, latents, None)
+    domain = pipe.domain
+    assert domain is not None
+    chosen = stages.selection(prior, latents, domain.tolerances, {}, 3, 5, Rejection(max_proposals=1000))[1]
+    images = stages.denoising(pipe.model, chosen, solver, 0.2, 5).tensors["images"]
+    assert torch.equal(output.latents, chosen.latents)
+    assert torch.equal((output.images * 255).round().to(torch.uint8), images)
 
 
 def test_the_batch_size_and_the_number_of_images_change_no_image(fitted: UnseenDomainPipeline) -> None:
@@ -191,7 +211,7 @@ def test_images_that_are_none_are_refused(pipe: UnseenDomainPipeline, images: An
         ({"t": 1000}, "t=1000 lies outside"),
         ({"steps": 1}, "solver.steps=1"),
         ({"solver": "euler"}, "solver.name=euler"),
-        ({"solver": SolverSettings(name="ddim", grid="uniform_t", steps=4)}, "have their own"),
+        ({"solver": SolverSettings(name="ddim", grid="uniform_t", steps=4)}, "already give these"),
         ({"prior": LowRank(rank=20)}, "needs"),
         ({"prior": Slerp(towards="id")}, "model's own domain"),
         ({"tolerances": CalibratedTolerances(k=8)}, "tolerances.k=8: with 8 references give a number between 2 and 7"),
@@ -212,7 +232,7 @@ def test_settings_are_refused_before_anything_runs(
     [
         ({"num_images": 0}, "num_images=0"),
         ({"eta": 1.5}, "eta=1.5"),
-        ({"max_proposals": 0}, "max_proposals=0: give 1 or more"),
+        ({"max_proposals": 0}, "max_proposals=0: give a whole number of 1 or more"),
         ({"output_type": "latent"}, "output_type=latent"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"generator": [torch.Generator()]}, "one torch.Generator for all"),
@@ -390,7 +410,7 @@ def test_damaged_files_are_refused(fitted: UnseenDomainPipeline, tmp_path: Path)
     ("path", "options", "message"),
     [
         ("/no/such/folder", {}, "no such folder"),
-        ("nobody/nothing", {}, "neither a local folder, nor cached"),
+        ("nobody/nothing", {}, "not a local folder, not cached"),
         ("embedded:nothing", {}, "no such embedded model"),
         ("embedded:photos32", {"torch_dtype": torch.float16}, "torch_dtype=torch.float16 does not belong here; choose"),
         ("embedded:photos32", {"base": "x"}, "base=x: embedded:photos32 is no saved unseen domain"),
@@ -442,7 +462,7 @@ def test_a_model_without_a_reference_is_fitted_but_not_saved(tmp_path: Path) -> 
     pipe = UnseenDomainPipeline(model)
     pipe.set_progress_bar_config(disable=True)
     assert draws(pipe.fit(pictures(), **QUICK)).images.shape == (3, 3, 8, 8)
-    with refuses("base: not known"):
+    with refuses("base: this pipeline's model has no hub id or folder"):
         pipe.save_pretrained(tmp_path / "domain")
 
 
@@ -537,7 +557,7 @@ def test_a_domain_travels_over_the_hub(hub: Path, fitted: UnseenDomainPipeline) 
 
 
 def test_publishing_references_is_said_explicitly(hub: Path) -> None:
-    with refuses("include_references: say True or False"):
+    with refuses("include_references: pass True or False"):
         load("owner/base").fit(pictures(), **QUICK).push_to_hub("me/galaxies", token="secret")
     assert not (hub / "me").exists()
 

@@ -13,7 +13,6 @@ from sklearn.neighbors import KernelDensity as SklearnKernelDensity
 from torch import Tensor
 
 from unseen_diffusion.priors import (
-    SPHERICAL,
     Diagonal,
     FittedPrior,
     Isotropic,
@@ -449,7 +448,7 @@ def test_the_spherical_form_has_the_moments_of_the_draws(name: str) -> None:
     """mean + y axes + scale e: orthonormal axes, and the mean and covariance of the prior's own candidates."""
     fitted = fit(ALL[name])
     form = fitted.spherical()
-    assert (form is not None) == isinstance(ALL[name], SPHERICAL)
+    assert (form is not None) == ALL[name].spherical
     if form is None:
         return
     axes = form.combine(torch.eye(len(form.along(form.mean[None])[0]), dtype=torch.float64))
@@ -494,11 +493,12 @@ def test_candidates_belong_to_seed_and_index(name: str) -> None:
 
 @pytest.mark.parametrize("name", ALL)
 def test_stored_priors_draw_the_same_candidates(name: str, tmp_path: Path) -> None:
-    """Class name and tensors are all there is to a prior, through a safetensors file as well."""
+    """Its config and tensors restore a prior; so do its class name and tensors; through a safetensors file as well."""
     fitted = fit(ALL[name])
     kind, tensors = type(fitted).__name__, fitted.tensors()
     expected = fitted.sample(range(5), 2)
     assert torch.equal(restore(kind, tensors).sample(range(5), 2), expected)
+    assert torch.equal(ALL[name].restore(tensors).sample(range(5), 2), expected)
     save_file({key: value.contiguous() for key, value in tensors.items()}, tmp_path / "prior.safetensors")
     assert torch.equal(restore(kind, load_file(tmp_path / "prior.safetensors")).sample(range(5), 2), expected)
 
@@ -517,7 +517,7 @@ def test_the_fewest_references_that_determine_a_prior(name: str) -> None:
 
 @pytest.mark.parametrize("rank", [0, -3])
 def test_a_rank_must_be_positive(rank: int) -> None:
-    with pytest.raises(InputError, match=rf"prior\.rank={rank}: give a whole number of 1 or more, or auto"):
+    with pytest.raises(InputError, match=rf"prior\.rank={rank}: give a whole number of 1 or more or auto"):
         LowRank(rank=rank)
 
 
@@ -589,22 +589,22 @@ def test_slerp_towards_id_ends_in_the_gaussian_of_the_models_own_domain() -> Non
 
 
 def test_unknown_slerp_target_is_refused() -> None:
-    with pytest.raises(InputError, match=r"prior\.id_count=0: a Gaussian needs 2 or more"):
+    with pytest.raises(InputError, match=r"prior\.id_count=0: give a whole number of 2 or more"):
         Slerp(towards="id", id_count=0)
-    with pytest.raises(InputError, match=r"prior\.towards=somewhere: choose references or id"):
+    with pytest.raises(InputError, match=r"prior\.towards=somewhere: choose one of references, id"):
         Slerp(towards="somewhere")
 
 
 def test_settings_of_the_new_priors_are_checked() -> None:
     for prior, message in (
-        (lambda: Shrinkage(amount=1.5), r"prior\.amount=1\.5: give a number between 0 and 1, or null"),
-        (lambda: LowRank(rank="many"), r"prior\.rank=many: give a whole number of 1 or more, or auto"),
-        (lambda: StationaryLowRank(rank="many"), r"prior\.rank=many: give a whole number of 1 or more, or auto"),
-        (lambda: Mixture(components=0), r"prior\.components=0: give 1 or more"),
-        (lambda: KernelDensity(bandwidth=0.0), r"prior\.bandwidth=0\.0: give a number above 0, or null"),
+        (lambda: Shrinkage(amount=1.5), r"prior\.amount=1\.5: give a number between 0 and 1 or null"),
+        (lambda: LowRank(rank="many"), r"prior\.rank=many: give a whole number of 1 or more or auto"),
+        (lambda: StationaryLowRank(rank="many"), r"prior\.rank=many: give a whole number of 1 or more or auto"),
+        (lambda: Mixture(components=0), r"prior\.components=0: give a whole number of 1 or more"),
+        (lambda: KernelDensity(bandwidth=0.0), r"prior\.bandwidth=0: give a number above 0 or null"),
         (
             lambda: SubspaceKernelDensity(bandwidth=2.0),
-            r"prior\.bandwidth=2\.0: give a number above 0, up to 1, or null",
+            r"prior\.bandwidth=2: give a number above 0, up to 1 or null",
         ),
     ):
         with pytest.raises(InputError, match=message):

@@ -135,7 +135,7 @@ def test_every_latent_lies_within_the_bands() -> None:
     inside = within(got.statistics, got.bands)
     assert got.passes == dict(zip(got.bands, inside.sum(0).tolist(), strict=True))
     assert got.indices == inside.all(1).nonzero().flatten().tolist()
-    assert len(got.moved) == 60
+    assert len(got.distances) == 60
 
 
 def test_candidates_within_the_bands_stay() -> None:
@@ -145,18 +145,18 @@ def test_candidates_within_the_bands_stay() -> None:
     stayed = (drawn == got.latents).flatten(1).all(1)
     inside = within(got.drawn_statistics, got.bands).all(1)[got.indices]
     assert torch.equal(stayed, inside)
-    assert torch.equal(got.moved == 0, inside)
+    assert torch.equal(got.distances == 0, inside)
     both = [i for i in rejected.indices if i < got.proposals]
     assert [i for i, same in zip(got.indices, stayed.tolist(), strict=True) if same] == both
     distances = (drawn.double() - got.latents.double()).flatten(1).norm(dim=1)
-    torch.testing.assert_close(got.moved, distances, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(got.distances, distances, rtol=1e-4, atol=1e-5)
 
 
 def test_nearly_all_converge_where_bands_are_as_wide_as_the_references() -> None:
     """Coverage 0.9: every candidate arrives, and goes a small part of its residual's norm s sqrt(d)."""
     got = project(100, CalibratedTolerances(coverage=0.9, k=K))
     assert got.proposals <= 102
-    assert float(got.moved.mean()) < 0.1 * 0.7 * math.sqrt(D)
+    assert float(got.distances.mean()) < 0.1 * 0.7 * math.sqrt(D)
 
 
 def test_projection_accepts_more_often_and_crowds_the_ends() -> None:
@@ -202,7 +202,7 @@ def test_a_projection_needs_bands() -> None:
     for match in (NoTolerances(), RandomControl(match=TIGHT), Projection(match=TIGHT)):
         with pytest.raises(InputError, match=f"tolerances.match={match.name}: a projection needs bands"):
             Projection(match=match)
-    with pytest.raises(InputError, match=r"tolerances\.iterations=0: give 1 or more"):
+    with pytest.raises(InputError, match=r"tolerances\.iterations=0: give a whole number of 1 or more"):
         Projection(match=TIGHT, iterations=0)
     with pytest.raises(InputError, match="choose direct with tolerances=projection"):
         select(PRIOR, REFERENCES, Projection(match=TIGHT), 5, 0, 100, route="exact_statistics")

@@ -205,7 +205,7 @@ def test_routes_are_checked_before_anything_is_fitted() -> None:
         check_route("fast", Isotropic(), HALF)
     with pytest.raises(InputError, match=r"rejection\.route=fast: choose direct or exact_statistics"):
         choose("fast")
-    with pytest.raises(InputError, match="a projection rejects nothing"):
+    with pytest.raises(InputError, match="choose direct with tolerances=projection"):
         check_route("exact_statistics", Isotropic(), Projection(match=HALF))
     with pytest.raises(InputError, match=r"tolerances\.k=25: with 24 references"):
         ExactStatistics(Isotropic().fit(REFERENCES), PREPARED, 25, 0, SHAPE)

@@ -9,9 +9,12 @@ import torch
 from support.commands import TINY, run
 from unseen_diffusion.models.analytic import natural_gaussian
 from unseen_diffusion.priors import Standard
-from unseen_diffusion.runs.methods import Method
+from unseen_diffusion.runs.methods import by_source
+from unseen_diffusion.runs.methods.drawn import DrawnFromPrior
+from unseen_diffusion.runs.methods.noised import NoisedReferences
 from unseen_diffusion.runs.stages import Stages
 from unseen_diffusion.store.artefacts import Store, load_tensor
+from unseen_diffusion.utils.configs import build
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.images import dequantise
 
@@ -29,13 +32,13 @@ METHODS = (
 STEPS = 5
 
 
-@pytest.fixture
-def found(here: Path) -> dict[tuple[str, int], dict]:
+@pytest.fixture(scope="module")
+def found(shared_folder: Path) -> dict[tuple[str, int], dict]:
     """Results of every method on two draws, by (method, draw)."""
     sweep = (f"method={','.join(METHODS)}", "domain.draw=0,1", "scores=comparison", "scores.reconstructions=0")
     small = [word for word in TINY if not word.startswith("scores.")]
     assert run("run", "-m", *small, *sweep, "scores.paths=1", "scores.geometry=4") == 0
-    files = (here / "outputs").rglob("results.json")
+    files = (shared_folder / "outputs").rglob("results.json")
     every = [json.loads(path.read_text()) for path in files]
     return {(r["settings"]["method"], r["settings"]["draw"]): r for r in every}
 
@@ -90,6 +93,49 @@ def test_noised_references_follow_the_forward_process(tmp_path: Path) -> None:
 
 def test_senseless_methods_are_refused() -> None:
     with pytest.raises(InputError, match="source=heldout: choose one of"):
-        Method(name="x", source="heldout")
+        by_source(name="x", source="heldout")
     with pytest.raises(InputError, match="draws from no prior"):
-        Method(name="x", source="base", prior=Standard())
+        by_source(name="x", source="base", prior=Standard())
+
+
+def test_configs_that_name_a_source_still_work() -> None:
+    """``_target_: unseen_diffusion.runs.methods.Method`` with ``source``: the class of that source."""
+    target = "unseen_diffusion.runs.methods.Method"
+    with pytest.warns(FutureWarning, match="by_source"):
+        assert isinstance(build({"_target_": target, "name": "a", "source": "noised"}), NoisedReferences)
+    with pytest.warns(FutureWarning, match="by_source"):
+        assert isinstance(build({"_target_": target, "name": "a"}), DrawnFromPrior)
+
+
+OWN_METHOD = '''
+from unseen_diffusion.runs.methods import Generated
+from unseen_diffusion.runs.methods.base import Method
+from unseen_diffusion.utils.checked import Count, settings
+
+
+@settings("method")
+class Validation(Method):
+    """Validation images, from number ``start`` on."""
+
+    start: Count
+    """number of the first image"""
+
+    def generate(self, run):
+        images = run.split.tensors["validation"][self.start : self.start + run.settings.samples]
+        return Generated(run.stages.real(images))
+'''
+
+
+def test_a_method_of_ones_own_is_a_module_and_a_config(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Named by ``_target_`` in a folder of configs; its images are scored as those of any method."""
+    (here / "own_method.py").write_text(OWN_METHOD)
+    (here / "conf" / "method").mkdir(parents=True)
+    text = "_target_: own_method.Validation\nname: validation\nstart: 2\n"
+    (here / "conf" / "method" / "validation.yaml").write_text(text)
+    monkeypatch.syspath_prepend(here)
+    monkeypatch.setenv("UNSEEN_CONF", str(here / "conf"))
+    words = [*TINY, "domain.validation=20", "scores.reconstructions=0", "hydra.run.dir=out"]
+    assert run("run", *words, "method=validation") == 0
+    result = json.loads(Path("out/results.json").read_text())
+    assert result["settings"]["method"] == "validation"
+    assert torch.equal(images(result), load_tensor(result["details"]["split"], "validation", 20)[2:14])

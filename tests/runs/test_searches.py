@@ -1,4 +1,4 @@
-"""Settings found instead of given: against dense scans, explicit jackknives, known crossings and constructed steps."""
+"""Searches for bandwidth and mixing step, against dense scans, explicit jackknives and constructed data."""
 
 import copy
 import math
@@ -15,14 +15,15 @@ from torch import Tensor
 from support.commands import TINY
 from support.options import option
 from unseen_diffusion.models.analytic import natural_gaussian
+from unseen_diffusion.pipeline.steps import LatentSet
 from unseen_diffusion.runs.bandwidth import BandwidthSearch, crossings, find_bandwidth
 from unseen_diffusion.runs.mixing import CRITERIA, STATISTICS, Candidate, MixingSearch, departure, find_step, separation
 from unseen_diffusion.runs.results import execute
 from unseen_diffusion.runs.settings import check
-from unseen_diffusion.runs.stages import LatentSet, Stages
+from unseen_diffusion.runs.stages import Stages
 from unseen_diffusion.scores.intervals import t_interval
 from unseen_diffusion.scores.latents.gaussianity import gaussianity
-from unseen_diffusion.solvers.sampling import SolverSettings
+from unseen_diffusion.solvers.settings import SolverSettings
 from unseen_diffusion.store.artefacts import Store
 from unseen_diffusion.sweeps.composition import expand
 from unseen_diffusion.utils.errors import InputError
@@ -69,7 +70,7 @@ class RoundTrip:
     ],
 )
 def test_bisection_finds_what_a_dense_scan_finds(tmp_path: Path, search: BandwidthSearch) -> None:
-    """The same eta on the same multiples of the resolution, at the cost of its logarithm; the curve falls."""
+    """Bisection finds the eta of a dense scan with logarithmically many evaluations; the curve falls."""
     trip = RoundTrip(tmp_path / "scan")
     etas = [index / search.intervals for index in range(search.intervals + 1)]
     means = np.array([float(trip(eta).mean()) for eta in etas])
@@ -91,7 +92,7 @@ def test_bisection_finds_what_a_dense_scan_finds(tmp_path: Path, search: Bandwid
 
 
 def test_common_random_numbers_make_the_curve_fall(tmp_path: Path) -> None:
-    """Every step of 0.01 is a loss; with noise of its own at each eta the same curve goes up and down."""
+    """With common noise PSNR falls at every step of 0.01; with independent noise it does not."""
     trip, etas = RoundTrip(tmp_path), [0.3 + index / 100 for index in range(10)]
     common = np.array([float(trip(eta).mean()) for eta in etas])
     fresh = np.array([float(trip(eta, seed=index).mean()) for index, eta in enumerate(etas)])
@@ -100,7 +101,7 @@ def test_common_random_numbers_make_the_curve_fall(tmp_path: Path) -> None:
 
 
 def test_one_inversion_serves_every_mixing_step(tmp_path: Path) -> None:
-    """More noise on the way costs more: the bandwidth falls with t here; and the second step inverts nothing."""
+    """The bandwidth falls with t; the second mixing step inverts nothing."""
     search = bandwidth(minimum_psnr=None, drop=1.0)
     late, early = RoundTrip(tmp_path), RoundTrip(tmp_path, 300.0)
     assert early.model.evaluations == 0
@@ -109,7 +110,7 @@ def test_one_inversion_serves_every_mixing_step(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("drop", [None, 4.0])
 def test_the_interval_is_the_jackknife_of_the_crossing(drop: float | None) -> None:
-    """Leave each reference out, interpolate its mean curve anew, Student's interval of the pseudo-values."""
+    """The interval is Student's, of pseudo-values from mean curves without one reference each."""
     search = bandwidth(minimum_psnr=None if drop else 22.0, drop=drop, resolution=0.125)
     offset, slope = 30 + 2 * normal(12), 14 + normal(12, stream="slope").abs()
     found = find_bandwidth(search, lambda eta: offset - slope * eta**1.5)
@@ -145,13 +146,13 @@ def test_the_interval_covers_the_crossing_of_the_population(power: float) -> Non
 
 
 def line(at_zero: float, at_one: float, noise: float = 0.0) -> PsnrAt:
-    """References whose mean PSNR is a straight line, each with an offset of its own."""
+    """References whose mean PSNR is a straight line; each has its own offset."""
     offset = noise * torch.linspace(-1, 1, 9, dtype=torch.float64)
     return lambda eta: at_zero + (at_one - at_zero) * eta + offset
 
 
 def test_censored_searches_say_so() -> None:
-    """Never below: 1. Below from the start: 0. The interval reaches inwards as far as the references leave it open."""
+    """eta is 1 if PSNR never falls below, 0 if it starts below; the interval has the references' spread."""
     search = bandwidth(minimum_psnr=20.0)
     above = find_bandwidth(search, line(40, 30))
     assert (above.eta, above.low, above.high, above.censored) == (1, 1, 1, "above")
@@ -194,7 +195,7 @@ def latent_set(t: float, latents: Tensor) -> LatentSet:
 
 
 def test_the_most_gaussian_step_wins(tmp_path: Path) -> None:
-    """Gaussian at t = 400 alone: heavy tails below, two clusters above. One analysis serves all statistics."""
+    """Latents are Gaussian only at t = 400, which every statistic finds from one stored analysis."""
     white = normal(60, 64)
     scale = (normal(60, 1, stream="scale")).exp()
     sets = {
@@ -215,7 +216,7 @@ def test_the_most_gaussian_step_wins(tmp_path: Path) -> None:
 
 
 def test_separation_is_in_units_of_the_theory() -> None:
-    """Centres a distance D apart: D / (s d^(1/4)) for spherical sets; equal sets are at 0 or near it."""
+    """Spherical sets at distance D have separation D / (s d^(1/4)), equal sets about 0."""
     one, two = normal(400, 64), normal(400, 64, stream="y")
     for apart in (3.0, 12.0):
         shift = torch.zeros(64, dtype=torch.float64)
@@ -229,7 +230,7 @@ def test_separation_is_in_units_of_the_theory() -> None:
 
 
 def test_ties_and_failures_take_one_line(caplog: pytest.LogCaptureFixture) -> None:
-    """The lowest of equals; a candidate that fails or is not finite is passed over; all of them failing stops."""
+    """Takes the lowest of tied steps, skips candidates that fail or are not finite, raises if all fail."""
     search = mixing(candidates=[300, 100, 200, 400], criterion="validation")
     values = {100.0: 2.0, 200.0: 1.0, 300.0: 1.0}
 
@@ -271,7 +272,7 @@ COARSE = {
 
 @pytest.fixture(scope="module")
 def composed() -> DictConfig:
-    """One config with both searches; composing is the slow part."""
+    """One config with both searches, composed once because that is slow."""
     return expand("run", [*SMALL, *BOTH, "tolerances=none"]).points[0]
 
 
@@ -284,7 +285,7 @@ def changed(config: DictConfig, changes: dict) -> DictConfig:
 
 
 def executed(folder: Path, config: DictConfig) -> dict:
-    """Results of one run, as they were written."""
+    """Executes one run; its results.json."""
     execute(check(config), folder, "group")
     return read_json(folder / "results.json")
 
@@ -293,7 +294,7 @@ def test_a_run_goes_on_with_what_it_found_and_again_costs_nothing(
     here: Path,
     composed: DictConfig,
 ) -> None:
-    """Settings are the found ones, the config keeps the searches; repeated, no network is evaluated."""
+    """A run uses the values that it found and keeps the searches in its config; a repetition evaluates no network."""
     config = changed(composed, COARSE)
     first = executed(here / "first", config)
     t, eta = first["mixing"]["t"], first["bandwidth"]["eta"]
@@ -326,7 +327,7 @@ def test_a_run_goes_on_with_what_it_found_and_again_costs_nothing(
 
 
 def test_every_criterion_takes_its_best_candidate(here: Path, composed: DictConfig) -> None:
-    """Every candidate has its value, the best is taken, and the references are inverted once for all criteria."""
+    """Each criterion takes the candidate with the best value; all share one inversion of the references."""
     found = {}
     for criterion in CRITERIA:
         changes = {"mixing.criterion": criterion, "mixing.samples": 6, "bandwidth.resolution": 0.5}
@@ -369,6 +370,7 @@ def test_bad_searches_name_value_and_remedy(make: Callable[[], object], expected
 
 
 VALIDATION = {"mixing.criterion": "validation"}
+REAL = "unseen_diffusion.runs.methods.real.RealImages"
 
 
 @pytest.mark.parametrize(
@@ -383,9 +385,9 @@ VALIDATION = {"mixing.criterion": "validation"}
             "mixing.candidates=[500, high]: give a list whose",
         ),
         ({"mixing.candidates": [0, 500]}, "t=0 is the image itself"),
-        ({"mixing.candidates": [1.5, 9], "solver.grid": "paper"}, "mixing.t=1.5: solver.grid=paper knows whole"),
+        ({"mixing.candidates": [1.5, 9], "solver.grid": "paper"}, "mixing.t=1.5: solver.grid=paper has whole"),
         ({"domain.references": 7}, "domain.references=7: mixing.criterion=gaussianity needs 8 or more"),
-        ({**VALIDATION, "method.source": "real"}, "method=full generates nothing; choose another criterion"),
+        ({**VALIDATION, "method._target_": REAL}, "method=full generates nothing; choose another criterion"),
         ({**VALIDATION, "domain.validation": 2}, "domain.validation=2: mixing.criterion=validation needs 3 or more"),
         ({**VALIDATION, "rejection.max_proposals": 50}, "max_proposals=50: give mixing.samples=100 or more"),
     ],
@@ -398,7 +400,7 @@ def test_bad_configs_are_one_line_before_anything_starts(composed: DictConfig, c
 
 
 def test_searches_stay_out_of_given_settings(composed: DictConfig) -> None:
-    """Where there is a search, its highest candidate and eta 0 stand in until the run has found its own."""
+    """Until a search has run, settings hold its highest candidate and eta 0."""
     found = check(composed)
     assert (found.t, found.record, found.eta) == (600, (300, 600), 0)
     assert found.mixing_search == mixing(candidates=[300, 600])

@@ -21,9 +21,9 @@ from unseen_diffusion.models.loading import weights_digest
 from unseen_diffusion.models.losses import DiffusionLoss, image_losses, validation_loss
 from unseen_diffusion.models.schedules import Node
 from unseen_diffusion.runs.forgetting import forgetting
-from unseen_diffusion.runs.methods import Method
+from unseen_diffusion.runs.methods import by_source
 from unseen_diffusion.runs.stages import Stages
-from unseen_diffusion.solvers.sampling import SolverSettings
+from unseen_diffusion.solvers.settings import SolverSettings
 from unseen_diffusion.store.artefacts import Store
 from unseen_diffusion.training import finetuning
 from unseen_diffusion.training.finetuning import LoraTuning, Tuning, describe, tune
@@ -114,7 +114,7 @@ def test_the_loss_is_that_of_the_parameterisation(tiny_model_folder: TinyModelFo
                 node: Node = model.schedule.node(step)
                 x0 = (x[row] - node.sigma * eps[row]) / node.alpha
                 target = {"epsilon": eps[row], "sample": x0, "v_prediction": node.alpha * eps[row] - node.sigma * x0}
-                read = model.family.read(target[kind], x[row], node)
+                read = model.family.prediction(target[kind], x[row], node)
                 torch.testing.assert_close(read.eps, eps[row], rtol=1e-3, atol=1e-3)
                 rows.append(target[kind])
             return (torch.stack(rows),)
@@ -358,10 +358,10 @@ def test_senseless_settings_are_refused(change: dict[str, Any], message: str) ->
 
 
 def test_tuning_belongs_to_its_source() -> None:
-    with pytest.raises(InputError, match="give tuning with source=tuned"):
-        Method(name="x", source="tuned")
-    with pytest.raises(InputError, match="give tuning with source=tuned"):
-        Method(name="x", source="base", tuning=KINDS[0])
+    with pytest.raises(InputError, match="give tuning to a method that fine-tunes"):
+        by_source(name="x", source="tuned")
+    with pytest.raises(InputError, match="give tuning to a method that fine-tunes"):
+        by_source(name="x", source="base", tuning=KINDS[0])
 
 
 def test_the_kind_of_tuning_is_part_of_what_decides_it() -> None:

@@ -133,6 +133,26 @@ def test_arguments_of_functions_are_checked_alike(values: dict[str, Any], line: 
         build(0)
 
 
+@checked_arguments("model", Longer)
+def build_longer(path: str, **options: Any) -> tuple[str, Longer]:
+    """What a config may call, with the fields of a settings class beside its arguments."""
+    return path, Longer(**options)
+
+
+def test_options_of_a_settings_class_are_checked_with_the_arguments() -> None:
+    """By the function, and before it is called; help shows them behind the arguments."""
+    path, longer = build_longer("a", eta=0.5, length=0.5)
+    assert (path, longer.eta) == ("a", 0.5)
+    assert [one.name for one in declared(build_longer)] == ["path", *(one.name for one in declared(Longer))]
+    for values, line in (
+        ({"eta": 2.0}, "model.eta=2: give a number between 0 and 1"),
+        ({"lenght": 0.5}, "model.lenght: nothing reads this key; did you mean length?"),
+    ):
+        with pytest.raises(InputError) as refused:
+            build_longer.check_arguments(path="a", **values)
+        assert str(refused.value) == line
+
+
 @pytest.mark.parametrize(
     ("annotation", "text"),
     [
@@ -142,6 +162,7 @@ def test_arguments_of_functions_are_checked_alike(values: dict[str, Any], line: 
         (Annotated[int, Field(ge=2, lt=9)], "a whole number of at least 2, below 9"),
         (Literal["id"], "id"),
         (bool | None, "true or false or null"),
+        (Annotated[int | float, Field(ge=1)] | None, "a number of 1 or more or null"),
     ],
 )
 def test_annotations_in_words(annotation: Any, text: str) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
-from unseen_diffusion.domains.pools import Pool, array_digest, array_pool, fingerprint, stack
+from unseen_diffusion.domains.pools import Pool, array_pool, fingerprint, stack
 from unseen_diffusion.domains.split import LABELS, SHARES, Split, check_counts, split_pool
 from unseen_diffusion.utils.checked import settings
 from unseen_diffusion.utils.errors import InputError
@@ -20,7 +20,6 @@ __all__ = [
     "Domain",
     "Pool",
     "Split",
-    "array_digest",
     "array_pool",
     "check_sizes",
     "fingerprint",

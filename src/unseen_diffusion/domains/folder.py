@@ -13,8 +13,8 @@ from PIL import Image
 from unseen_diffusion.domains.base import Pool, fingerprint
 from unseen_diffusion.domains.encoded import EncodedDomain, require_path
 from unseen_diffusion.utils.checked import settings
+from unseen_diffusion.utils.digests import file_digest
 from unseen_diffusion.utils.errors import InputError
-from unseen_diffusion.utils.files import sha256
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Folder(EncodedDomain):
 
     def _digest(self, file: Path) -> str:
         try:
-            return sha256(file)
+            return file_digest(file)
         except OSError as error:
             if self.on_unreadable == "skip":
                 return UNREADABLE

@@ -1,6 +1,5 @@
 """Any image data set of the Hugging Face hub, read with the ``datasets`` library (imported only when used)."""
 
-import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -12,6 +11,7 @@ import fsspec
 from unseen_diffusion.domains.base import Pool, fingerprint
 from unseen_diffusion.domains.encoded import EncodedDomain, encoded_bytes
 from unseen_diffusion.utils.checked import Count, settings
+from unseen_diffusion.utils.digests import digest
 from unseen_diffusion.utils.errors import InputError, first_line
 
 log = logging.getLogger(__name__)
@@ -59,13 +59,13 @@ class Hub(EncodedDomain):
                 "change domain.split or domain.labels"
             )
         names = [f"{self.id}:{self.split}:{number}" for number, _ in rows]
-        hashes = [hashlib.sha256(data).hexdigest() for _, data in rows]
-        digest = fingerprint(names=names, images=hashes, size=size, channels=channels)
+        hashes = [digest(data) for _, data in rows]
+        pool_digest = fingerprint(names=names, images=hashes, size=size, channels=channels)
 
         def read(indices: Sequence[int]) -> list[bytes]:
             return [rows[index][1] for index in indices]
 
-        return replace(self.encoded_pool(names, read, digest, size, channels), contents=tuple(hashes))
+        return replace(self.encoded_pool(names, read, pool_digest, size, channels), contents=tuple(hashes))
 
     def _rows(self) -> list[tuple[int, bytes]]:
         """(row number, encoded image) of the selected rows."""

@@ -15,9 +15,10 @@ from skimage.measure import regionprops
 from skimage.segmentation import watershed
 from torch import Tensor
 
-from unseen_diffusion.domains.base import Domain, Pool, array_digest, fingerprint
+from unseen_diffusion.domains.base import Domain, Pool, fingerprint
 from unseen_diffusion.utils import images
 from unseen_diffusion.utils.checked import Count, Positive, settings
+from unseen_diffusion.utils.digests import array_digest
 from unseen_diffusion.utils.errors import InputError
 
 LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R 601

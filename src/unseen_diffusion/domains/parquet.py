@@ -1,7 +1,6 @@
 """Images in Parquet files, as the Hugging Face hub stores them: a column of encoded images, and one of labels."""
 
 import glob
-import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -17,8 +16,8 @@ from torch import Tensor
 from unseen_diffusion.domains.base import Pool, fingerprint
 from unseen_diffusion.domains.encoded import EncodedDomain, encoded_bytes, require_path
 from unseen_diffusion.utils.checked import settings
+from unseen_diffusion.utils.digests import digest, file_digest
 from unseen_diffusion.utils.errors import InputError, first_line
-from unseen_diffusion.utils.files import sha256
 from unseen_diffusion.utils.images import decode, stack
 
 
@@ -65,8 +64,8 @@ class Parquet(EncodedDomain):
             raise InputError(
                 f"{self.path}: no row with domain.labels={self.labels}; choose classes of its column {self.label!r}"
             )
-        digest = fingerprint(
-            files=[sha256(file) for file in files],
+        pool_digest = fingerprint(
+            files=[file_digest(file) for file in files],
             rows=[row.number for row in rows],
             column=self.column,
             size=size,
@@ -79,7 +78,7 @@ class Parquet(EncodedDomain):
         folder = os.path.commonpath([file.parent for file in files])
         names = [f"{row.file.relative_to(folder).as_posix()}:{row.number}" for row in rows]
         contents = row_contents(rows, self.column)
-        return replace(self.encoded_pool(names, read, digest, size, channels), contents=contents)
+        return replace(self.encoded_pool(names, read, pool_digest, size, channels), contents=contents)
 
 
 def parquet_files(pattern: str) -> list[Path]:
@@ -139,7 +138,7 @@ def row_contents(rows: Sequence[Row], column: str) -> tuple[str, ...]:
             data = encoded_bytes(cell, "")
         except InputError:
             data = f"row {index}"
-        contents[index] = hashlib.sha256(data if isinstance(data, bytes) else data.encode()).hexdigest()
+        contents[index] = digest(data)
     return tuple(contents[index] for index in range(len(rows)))
 
 

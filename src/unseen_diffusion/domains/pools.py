@@ -1,6 +1,5 @@
 """Pools: the ordered images of a domain, decoded on demand, and the fingerprints that identify them."""
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unseen_diffusion.utils import images
+from unseen_diffusion.utils.digests import array_digest, digest
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,7 @@ class Pool:
 def fingerprint(**parts: Any) -> str:
     """SHA-256, hexadecimal, of JSON values in canonical form and of the version of the image conversion."""
     text = json.dumps({"preprocessing": images.PREPROCESSING, **parts}, sort_keys=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def array_digest(array: NDArray[Any]) -> str:
-    """SHA-256, hexadecimal, of an array's type, shape and values."""
-    head = f"{array.dtype.str}{array.shape}".encode()
-    return hashlib.sha256(head + np.ascontiguousarray(array).tobytes()).hexdigest()
+    return digest(text)
 
 
 def array_pool(names: Sequence[str], arrays: Sequence[NDArray[Any]], size: int, channels: int, **parts: Any) -> Pool:

@@ -22,8 +22,8 @@ def build_unet(
 ) -> UNet2DModel:
     """A UNet2DModel on (C f^2, size / f, size / f) tensors, f = ``pixel_unshuffle``.
 
-    Pixel-unshuffling permutes the coordinates: the diffusion, its latents' distances and angles are those of
-    the plain image, and the network is several times cheaper.
+    Pixel-unshuffling permutes the coordinates: the diffusion and the distances and angles of latents
+    are those of the plain image, and the network is several times cheaper.
     """
     coordinates = image_channels * pixel_unshuffle**2
     down = tuple("AttnDownBlock2D" if wanted else "DownBlock2D" for wanted in attention)

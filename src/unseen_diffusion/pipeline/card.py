@@ -1,4 +1,4 @@
-"""The card of a saved unseen domain: what it is, what it reveals, how to use it."""
+"""The card (README.md) of a saved unseen domain: its facts, what it reveals, how to use it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,17 +8,17 @@ REVEALING = (
     "base model turns them back into the images, nearly unchanged. Whoever may have these files may have the images."
 )
 QUIETER = (
-    "The reference images' latents are not among the stored tensors; what the prior kept of them is. Without them "
-    "nothing can be rejected: call with `tolerances=NoTolerances()`, unless the tolerances are none."
+    "The stored tensors are the prior's parameters, without the reference images' latents. Candidates cannot be judged "
+    "without those latents: call with `tolerances=NoTolerances()`, unless the tolerances are none."
 )
 
 
 def card(title: str, facts: Mapping[str, Any]) -> str:
-    """README.md, with the hub's front matter.
+    """The text of README.md, with the hub's front matter.
 
     Args:
         title: its heading.
-        facts: what unseen_domain.json says.
+        facts: the content of unseen_domain.json.
     """
     base, images, solver = facts["base"], facts["images"], facts["solver"]
     rows = {
@@ -58,7 +58,7 @@ def card(title: str, facts: Mapping[str, Any]) -> str:
 
 
 def _front_matter(base: str) -> list[str]:
-    """The hub's metadata; it knows base models by hub ids only."""
+    """The hub's metadata; a base model is named only if it has a hub id."""
     known = [f"base_model: {base}"] if base.count("/") == 1 and not base.startswith(("/", "~", ".")) else []
     return ["---", *known, "tags: [unseen-diffusion, unconditional-image-generation]", "---", ""]
 

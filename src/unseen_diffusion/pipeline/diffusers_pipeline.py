@@ -3,21 +3,22 @@
 import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput
 from torch import Tensor
 
 from unseen_diffusion.models import DiffusersModel, DiffusionModel
-from unseen_diffusion.models.pipeline import Options
+from unseen_diffusion.models.options import Options
 from unseen_diffusion.pipeline.hub import find_domain, is_local, pinned, upload
 from unseen_diffusion.pipeline.pixels import OUTPUT_TYPES, from_pixels, to_pixels
 from unseen_diffusion.pipeline.storage import Base, read_domain, write_domain
-from unseen_diffusion.pipeline.unseen_domain import UnseenDomain, as_tolerances, draw, fit_domain
+from unseen_diffusion.pipeline.unseen_domain import Evaluation, UnseenDomain, draw, fit_domain
 from unseen_diffusion.priors import Prior, SampleCovariance
-from unseen_diffusion.rejection import CalibratedTolerances, Tolerances
-from unseen_diffusion.solvers.sampling import SolverSettings
+from unseen_diffusion.rejection import CalibratedTolerances, Rejection, Tolerances
+from unseen_diffusion.solvers.grids import GridKind
+from unseen_diffusion.solvers.settings import SolverSettings
 from unseen_diffusion.utils.errors import InputError
 
 STEPS, GRID = 16, "karras"
@@ -57,11 +58,11 @@ class UnseenDomainPipeline(DiffusionPipeline):
 
     Args:
         model: a frozen model.
-        base: where it came from: hub id, folder, or ``embedded:NAME``; without it nothing can be saved or moved.
+        base: its hub id, folder, or ``embedded:NAME``; without it the domain cannot be saved, nor the model moved.
         revision: of a hub id.
 
     Attributes:
-        domain: what was fitted, or None.
+        domain: the fitted domain, or None.
     """
 
     model: DiffusionModel
@@ -87,7 +88,7 @@ class UnseenDomainPipeline(DiffusionPipeline):
             pretrained_model_name_or_path: a hub id or folder of either kind, or ``embedded:NAME``.
             revision: commit or branch of that hub id.
             device: where the network computes.
-            base: of a saved domain: where the base model lies now, if not where it was.
+            base: of a saved domain: the base model's hub id or folder now, if it has changed.
             options: of a base model: condition, guidance, dtype, latent_scale, initial_seed (``DiffusersModel``).
 
         Raises:
@@ -146,19 +147,15 @@ class UnseenDomainPipeline(DiffusionPipeline):
         """
         spec = self.model.spec
         settings = _settings(solver, grid, steps)
-        default: Any = SampleCovariance()
-        _check_batch(batch_size)
+        _check_count("batch_size", batch_size)
         self.domain = fit_domain(
-            self.model,
+            Evaluation(self.model, settings, batch_size, self._shows_progress),
             to_pixels(images, spec.size, spec.channels),
             t,
-            default if prior is None else prior,
-            as_tolerances(CalibratedTolerances()) if tolerances is None else tolerances,
-            settings,
+            SampleCovariance() if prior is None else prior,
+            CalibratedTolerances() if tolerances is None else tolerances,
             seed,
             licence,
-            batch_size,
-            self._shows_progress,
         )
         return self
 
@@ -183,33 +180,29 @@ class UnseenDomainPipeline(DiffusionPipeline):
                 gives other images, as everywhere in diffusers; None draws it from torch's own.
             output_type: ``pil``, ``pt`` or ``np``.
             batch_size: images per network call (in some pipelines of diffusers: the number of images).
-            tolerances: instead of those fitted.
+            tolerances: instead of those of the fit.
             max_proposals: candidates drawn at most.
-            allow_fewer: return what was found then, instead of an error.
+            allow_fewer: return the images accepted by then, instead of an error.
             return_dict: False returns the tuple of the output's fields.
 
         Raises:
             InputError: nothing fitted, values that cannot work, or too few candidates accepted.
         """
         domain = self._fitted()
-        if isinstance(num_images, bool) or not isinstance(num_images, int) or num_images < 1:
-            raise InputError(f"num_images={num_images}: give a whole number of 1 or more")
+        _check_count("num_images", num_images)
         if not 0 <= eta <= 1:
             raise InputError(f"eta={eta}: give a number between 0 and 1")
         if output_type not in OUTPUT_TYPES:
             raise InputError(f"output_type={output_type}: choose one of {', '.join(OUTPUT_TYPES)}")
-        _check_batch(batch_size)
+        _check_count("batch_size", batch_size)
         images, chosen = draw(
-            self.model,
+            Evaluation(self.model, domain.solver, batch_size, self._shows_progress),
             domain,
             domain.tolerances if tolerances is None else tolerances,
             num_images,
             eta,
             _seed(generator),
-            max_proposals,
-            allow_fewer,
-            batch_size,
-            self._shows_progress,
+            Rejection(max_proposals=max_proposals, allow_fewer=allow_fewer),
         )
         share = len(chosen.indices) / chosen.proposals
         shaped = from_pixels(images, output_type)
@@ -248,7 +241,7 @@ class UnseenDomainPipeline(DiffusionPipeline):
 
         Args:
             repo_id: owner/name; made if there is none.
-            include_references: see ``save_pretrained``; to be said explicitly, for whoever can read the repository can
+            include_references: see ``save_pretrained``; there is no default, for whoever can read the repository can
                 rebuild the images from them.
             private, token, commit_message, create_pr: as in diffusers.
 
@@ -258,7 +251,7 @@ class UnseenDomainPipeline(DiffusionPipeline):
         self._fitted()
         if include_references is None:
             raise InputError(
-                "include_references: say True or False; with True, whoever reads the repository can rebuild the "
+                "include_references: pass True or False; with True, whoever reads the repository can rebuild the "
                 "reference images"
             )
         path = self._base().path
@@ -276,13 +269,13 @@ class UnseenDomainPipeline(DiffusionPipeline):
         """Moves the pipeline to a device; the frozen model is read again there, and other pipelines keep theirs.
 
         Raises:
-            InputError: another dtype than float32 (say dtype='bfloat16' to ``from_pretrained``), or a model that has no
-                reference to be read from.
+            InputError: another dtype than float32 (``from_pretrained`` takes dtype='bfloat16'), or a model without a
+                hub id or folder to be read from.
         """
         for value in (*args, kwargs.get("device"), kwargs.get("dtype"), kwargs.get("torch_dtype")):
             if isinstance(value, torch.dtype):
                 if value != torch.float32:
-                    raise InputError(f"dtype={value}: weights stay float32; say dtype='bfloat16' to from_pretrained")
+                    raise InputError(f"dtype={value}: weights stay float32; pass dtype='bfloat16' to from_pretrained")
             elif value is not None and (device := torch.device(value)) != self.device:
                 base = self._base()
                 self.model = _base_model(base.path, base, device)
@@ -311,21 +304,21 @@ class UnseenDomainPipeline(DiffusionPipeline):
     def _base(self) -> Base:
         """Where the model came from."""
         if self.config.base is None or not isinstance(self.model, DiffusersModel):
-            raise InputError("base: not known of this pipeline's model; make the pipeline with from_pretrained")
+            raise InputError("base: this pipeline's model has no hub id or folder; make it with from_pretrained")
         return Base(self.config.base, self.config.revision, self.model.fingerprint, asdict(self.model.options))
 
 
 def _base_model(origin: str, base: Base, device: str | torch.device) -> DiffusersModel:
-    """The model that a domain was fitted with.
+    """Loads the model that a domain was fitted with.
 
     Raises:
-        InputError: it does not load, or is another one by now.
+        InputError: it does not load, or its weights have changed.
     """
     try:
         model = DiffusersModel(base.path, base.revision, device, **base.options)
     except InputError as error:
         raise InputError(
-            f"{origin}: its base model does not load: {error}; or give base=, where it lies now"
+            f"{origin}: its base model does not load: {error}; or give base=, the folder that it is in now"
         ) from error
     if model.fingerprint != base.fingerprint:
         raise InputError(
@@ -337,19 +330,19 @@ def _base_model(origin: str, base: Base, device: str | torch.device) -> Diffuser
 
 def _settings(solver: str | SolverSettings, grid: str, steps: int) -> SolverSettings:
     if isinstance(solver, str):
-        return SolverSettings(name=solver, grid=grid, steps=steps)
+        return SolverSettings(name=solver, grid=cast(GridKind, grid), steps=steps)
     if (grid, steps) != (GRID, STEPS):
-        raise InputError(f"grid={grid}, steps={steps}: the solver's settings have their own; leave these out")
+        raise InputError(f"grid={grid}, steps={steps}: the solver's settings already give these; leave them out")
     return solver
 
 
-def _check_batch(batch_size: int) -> None:
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise InputError(f"batch_size={batch_size}: give a whole number of 1 or more")
+def _check_count(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f"{name}={value}: give a whole number of 1 or more")
 
 
 def _seed(generator: Any) -> int:
-    """The call's seed: given, or drawn from a generator, which it moves on."""
+    """The call's seed: given, or drawn from a generator, whose state advances."""
     if isinstance(generator, bool) or not isinstance(generator, int | torch.Generator | None):
         raise InputError(f"generator: a {type(generator).__name__}; give a seed, or one torch.Generator for all images")
     if isinstance(generator, int):

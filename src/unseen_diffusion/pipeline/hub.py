@@ -1,4 +1,4 @@
-"""Unseen domains on the Hugging Face hub: finding one there, and putting one there."""
+"""Unseen domains on the Hugging Face hub: download and upload."""
 
 import re
 from pathlib import Path
@@ -9,12 +9,12 @@ from unseen_diffusion.utils.errors import InputError, first_line
 
 
 def is_local(path: str) -> bool:
-    """True for local folders; hub ids and embedded models are to be had everywhere."""
+    """Whether a path is a local folder, which other machines do not have."""
     return Path(path).expanduser().is_dir()
 
 
 def find_domain(path: str, revision: str | None) -> Path | None:
-    """The folder of a saved unseen domain, local or from the hub; None where ``path`` is something else."""
+    """The folder of a saved unseen domain, local or from the hub; None where ``path`` is no saved domain."""
     local = Path(path).expanduser()
     if path.startswith("embedded:") or (not local.is_dir() and path.count("/") != 1):
         return None
@@ -23,17 +23,17 @@ def find_domain(path: str, revision: str | None) -> Path | None:
 
 
 def _download(path: str, revision: str | None) -> Path | None:
-    """A hub repository's unseen domain; None where it has none, or cannot be had."""
+    """Downloads a hub repository's unseen domain; None where it has none, or the download fails."""
     import huggingface_hub
 
     try:
         return Path(huggingface_hub.snapshot_download(path, revision=revision, allow_patterns=[DOMAIN, TENSORS]))
-    except Exception:  # loading it as a base model comes next, and says what is wrong
+    except Exception:  # the caller then loads it as a base model, whose error names the cause
         return None
 
 
 def pinned(path: str, revision: str | None) -> str | None:
-    """The commit that a hub id stands for now, so that later loading finds the same weights; else ``revision``."""
+    """The commit that a hub id stands for now, so that it always loads the same weights; else ``revision``."""
     if path.startswith("embedded:") or is_local(path):
         return revision
     commit = resolve(path, revision, weights=False).name
@@ -43,10 +43,10 @@ def pinned(path: str, revision: str | None) -> str | None:
 def upload(
     folder: Path, repo_id: str, private: bool | None, token: str | None, commit_message: str, create_pr: bool
 ) -> str:
-    """Puts a saved domain's three files, and nothing else, into a hub repository; the commit's address.
+    """Uploads the three files of a saved domain, and nothing else, to the hub; returns the commit's address.
 
     Raises:
-        InputError: offline, no permission, or whatever else the hub says.
+        InputError: offline, no permission, or another error of the hub.
     """
     import huggingface_hub
 

@@ -1,4 +1,4 @@
-"""Images as diffusers' users hold them <-> the library's uint8 (N, C, H, W)."""
+"""Converts images between the forms that diffusers uses and the library's uint8 (N, C, H, W)."""
 
 import io
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ def to_pixels(images: Any, size: int, channels: int) -> UInt8[Tensor, "n c h w"]
         channels: 1 or 3.
 
     Raises:
-        InputError: none of these, no image at all, or floats outside [0, 1].
+        InputError: another type, no images, or floats outside [0, 1].
     """
     if isinstance(images, str | Path):
         images = list_images(Path(images).expanduser().absolute())
@@ -65,7 +65,7 @@ def _to_uint8(images: Tensor) -> UInt8[Tensor, "n c h w"]:
 
 
 def _one(image: Any, name: str, size: int, channels: int) -> Tensor:
-    """One Pillow image or path; through the one decoder, so that both come out alike."""
+    """One Pillow image or path -> uint8; both go through the same decoder, so that their pixels are the same."""
     if isinstance(image, str | Path):
         return decode(Path(image).expanduser(), size, channels)
     if not isinstance(image, Image.Image):

@@ -1,4 +1,4 @@
-"""An unseen domain as files: JSON and safetensors beside a card, without a weight of the base model."""
+"""Saves and reads an unseen domain: JSON, safetensors and a card, without weights of the base model."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -10,20 +10,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from unseen_diffusion.models.pipeline import Options
+from unseen_diffusion.models.options import Options
 from unseen_diffusion.pipeline.card import card
-from unseen_diffusion.pipeline.unseen_domain import FixedBands, ImageFacts, UnseenDomain, as_tolerances, projection
-from unseen_diffusion.priors import FITTED, FittedPrior, MixtureNormal, restore
-from unseen_diffusion.rejection import Band, NoTolerances, Projection, Tolerances
-from unseen_diffusion.solvers.sampling import ImplicitSettings, SolverSettings
+from unseen_diffusion.pipeline.unseen_domain import ImageFacts, UnseenDomain
+from unseen_diffusion.priors import is_restorable, restore
+from unseen_diffusion.rejection import Band, FixedBands, NoTolerances, Projection, RandomControl, Tolerances
+from unseen_diffusion.solvers.settings import restore_settings
+from unseen_diffusion.utils.digests import file_digest
 from unseen_diffusion.utils.errors import InputError
-from unseen_diffusion.utils.files import atomic_path, read_json, sha256, write_json
+from unseen_diffusion.utils.files import atomic_path, read_json, write_json
 from unseen_diffusion.utils.tensors import write_tensors
 
 FORMAT = 1
 DOMAIN, TENSORS, CARD = "unseen_domain.json", "prior.safetensors", "README.md"
 
-# Tensors of a fitted prior that are the references themselves, and so need no second copy.
+# How a fitted prior's tensor can be computed from the stored references, so that it needs no copy of its own.
 DERIVED: dict[str, Callable[[Tensor, Mapping[str, Tensor]], Tensor]] = {
     "references": lambda references, _: references,
     "references - mean": lambda references, tensors: references.double() - tensors["mean"],
@@ -32,13 +33,13 @@ DERIVED: dict[str, Callable[[Tensor, Mapping[str, Tensor]], Tensor]] = {
 
 @dataclass(frozen=True)
 class Base:
-    """The base model, by reference.
+    """Which base model a domain belongs to.
 
     Attributes:
         path: hub id, local folder, or ``embedded:NAME``.
         revision: commit or branch of a hub id.
         fingerprint: of the loaded model.
-        options: what the model was loaded with beside these (``models.pipeline.Options``).
+        options: other arguments that the model was loaded with (``models.options.Options``).
     """
 
     path: str
@@ -48,7 +49,7 @@ class Base:
 
 
 def write_domain(folder: Path, domain: UnseenDomain, base: Base, include_references: bool) -> None:
-    """Writes prior.safetensors, README.md and, last, unseen_domain.json; over an earlier domain's if there is one.
+    """Writes prior.safetensors, README.md and, last, unseen_domain.json; overwrites an earlier domain.
 
     Raises:
         InputError: the folder holds something else, or the prior cannot be stored (without the references).
@@ -64,9 +65,9 @@ def write_domain(folder: Path, domain: UnseenDomain, base: Base, include_referen
         "t": domain.t,
         "solver": asdict(domain.solver),
         "prior": {"name": domain.prior_name, "kind": type(domain.prior).__name__, "derived": derived},
-        "tolerances": _tolerances_to_json(domain.tolerances),
+        "tolerances": domain.tolerances.stored(),
         "images": asdict(domain.images),
-        "tensors": {"file": TENSORS, "sha256": sha256(folder / TENSORS), "references": "references" in tensors},
+        "tensors": {"file": TENSORS, "sha256": file_digest(folder / TENSORS), "references": "references" in tensors},
     }
     with atomic_path(folder / CARD) as temporary:
         temporary.write_text(card(folder.name, facts), encoding="utf-8")
@@ -74,17 +75,24 @@ def write_domain(folder: Path, domain: UnseenDomain, base: Base, include_referen
 
 
 def _tensors(domain: UnseenDomain, include_references: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """What is stored, and the prior's tensors that follow from the stored references."""
-    kind, prior = type(domain.prior).__name__, domain.prior.tensors()
-    if FITTED.get(kind) is not type(domain.prior):
-        raise InputError(f"prior={domain.prior_name}: {kind} is no prior of this package; it cannot be saved")
+    """The tensors to store, and the prior's tensors that can be computed from the stored references."""
+    prior = domain.prior.tensors()
+    if not is_restorable(domain.prior):
+        kind = type(domain.prior).__name__
+        raise InputError(
+            f"prior={domain.prior_name}: {kind} is no prior of this package, so a saved domain cannot hold it; "
+            "fit one of this package"
+        )
     if domain.references is None:
         if include_references:
-            raise InputError("include_references=True: this domain was saved without them; say False, or fit it again")
+            raise InputError(
+                "include_references=True: this domain was saved without them; pass include_references=False, or call "
+                "fit again"
+            )
         derived = {}
     else:
         derived = {name: rule for name, tensor in prior.items() if (rule := _rule(tensor, domain.references, prior))}
-    if (derived or _locates(domain.prior, domain.images.count)) and not include_references:
+    if (derived or domain.prior.contains_references(domain.images.count)) and not include_references:
         raise InputError(
             f"include_references=False: prior={domain.prior_name} holds the references' latents; fit another, "
             "such as Stationary() or LowRank(rank=10)"
@@ -96,37 +104,34 @@ def _tensors(domain: UnseenDomain, include_references: bool) -> tuple[dict[str, 
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in stored.items()}, derived
 
 
-def _locates(prior: FittedPrior, references: int) -> bool:
-    """True where a mixture has a centre a reference, from which its latent could be made again."""
-    return isinstance(prior, MixtureNormal) and len(prior.centres) >= references and bool(prior.centres.any())
-
-
 def _rule(tensor: Tensor, references: Tensor, prior: Mapping[str, Tensor]) -> str | None:
-    """The entry of ``DERIVED`` that gives a tensor bit by bit, if one does."""
+    """The entry of ``DERIVED`` that computes a tensor bit by bit, or None."""
     if tensor.shape != references.shape:
         return None
     for rule, make in DERIVED.items():
-        made = make(references, prior) if rule == "references" or "mean" in prior else None
-        if made is not None and made.dtype == tensor.dtype and torch.equal(made, tensor):
+        computed = make(references, prior) if rule == "references" or "mean" in prior else None
+        if computed is not None and computed.dtype == tensor.dtype and torch.equal(computed, tensor):
             return rule
     return None
 
 
 def read_domain(folder: Path) -> tuple[Base, UnseenDomain]:
-    """What ``write_domain`` wrote; only JSON and safetensors are read.
+    """Reads what ``write_domain`` wrote; only JSON and safetensors, and only classes of this package.
 
     Raises:
         InputError: files that are missing, damaged, or of another format.
     """
     facts = read_json(folder / DOMAIN)
-    found = facts.get("format") if isinstance(facts, dict) else None
-    if found != FORMAT:
-        raise InputError(f"{folder / DOMAIN}: format {found}, this version reads {FORMAT}; install a matching version")
+    version = facts.get("format") if isinstance(facts, dict) else None
+    if version != FORMAT:
+        raise InputError(
+            f"{folder / DOMAIN}: format {version}, this version reads {FORMAT}; install a matching version"
+        )
     path = folder / TENSORS
     if not path.is_file():
         raise InputError(f"{folder}: no {TENSORS} beside {DOMAIN}; download it again")
     try:
-        if sha256(path) != facts["tensors"]["sha256"]:
+        if file_digest(path) != facts["tensors"]["sha256"]:
             raise InputError(f"{path}: not the file that {DOMAIN} names; download both again")
         base = Base(**facts["base"])
         Options(**base.options)
@@ -144,10 +149,9 @@ def _domain(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> UnseenDo
     if derived and references is None:
         raise KeyError("references")
     prior |= {name: DERIVED[rule](references, prior) for name, rule in derived.items() if references is not None}
-    solver = ImplicitSettings if "iterations" in facts["solver"] else SolverSettings
     return UnseenDomain(
         facts["t"],
-        solver(**facts["solver"]),
+        restore_settings(facts["solver"]),
         restore(facts["prior"]["kind"], prior),
         facts["prior"]["name"],
         _tolerances_from_json(facts["tolerances"]),
@@ -156,21 +160,12 @@ def _domain(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> UnseenDo
     )
 
 
-def _tolerances_to_json(tolerances: Tolerances) -> dict[str, Any] | None:
-    """Fixed bands, of a projection too; None where nothing is rejected."""
-    if isinstance(tolerances, Projection):
-        match = _tolerances_to_json(tolerances.match) or {}
-        return match | {"name": tolerances.name, "match": match["name"], "iterations": tolerances.iterations}
-    if not isinstance(tolerances, FixedBands):
-        return None
-    bands = {name: list(band) for name, band in tolerances.intervals.items()}
-    return {"name": tolerances.name, "k": tolerances.k, "control": tolerances.control, "bands": bands}
-
-
 def _tolerances_from_json(stored: Mapping[str, Any] | None) -> Tolerances:
+    """The tolerances whose ``stored`` returned this."""
     if stored is None:
-        return as_tolerances(NoTolerances())
-    bands = {name: Band(low, high) for name, (low, high) in stored["bands"].items()}
+        return NoTolerances()
+    name, bands = stored["name"], {one: Band(low, high) for one, (low, high) in stored["bands"].items()}
+    fixed = FixedBands(intervals=bands, name=stored.get("match", name), k=stored["k"])
     if "iterations" in stored:
-        return projection(FixedBands(bands, stored["match"], stored["k"]), stored["iterations"], stored["name"])
-    return as_tolerances(FixedBands(bands, stored["name"], stored["k"], stored["control"]))
+        return Projection(match=fixed, iterations=stored["iterations"], name=name)
+    return RandomControl(match=fixed, name=name) if stored["control"] else fixed

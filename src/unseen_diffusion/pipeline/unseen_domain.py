@@ -1,73 +1,32 @@
-"""A fitted unseen domain: all that a frozen model needs to draw from it, and how that comes about."""
+"""A fitted unseen domain: everything that a frozen model needs to draw from it, and the method's steps in memory."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 
-from unseen_diffusion.domains.base import array_digest
 from unseen_diffusion.models import DiffusionModel
-from unseen_diffusion.priors import FittedPrior, Prior, prior_at, require
-from unseen_diffusion.rejection import Band, NoTolerances, Projection, Selection, Tolerances, select
+from unseen_diffusion.pipeline.steps import DrawSteps, FitSteps, LatentSet
+from unseen_diffusion.priors import FittedPrior, Prior, require
+from unseen_diffusion.rejection import Rejection, Selection, Tolerances, select_latents
 from unseen_diffusion.rejection.geometry import References, check_left_out
-from unseen_diffusion.solvers.sampling import SolverSettings, denoise, invert
+from unseen_diffusion.solvers.sampling import denoise, invert
+from unseen_diffusion.solvers.settings import SolverSettings
+from unseen_diffusion.utils.digests import array_digest
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.images import dequantise, quantise
 
 
 @dataclass(frozen=True)
-class FixedBands:
-    """Tolerances measured once, at the fit: draws of every seed meet the same bands.
-
-    Attributes:
-        intervals: accepted interval per criterion.
-        name: of the tolerances that measured them.
-        k: references drawn per candidate.
-        control: True if the decisions are made without looking at the candidate.
-    """
-
-    intervals: Mapping[str, Band]
-    name: str
-    k: int
-    control: bool = False
-
-    def bands(self, references: References, seed: int) -> dict[str, Band]:
-        return dict(self.intervals)
-
-
-def as_tolerances(value: Any) -> Tolerances:
-    """For the type checker, which takes the protocol's attributes for settable ones."""
-    return value
-
-
-def projection(match: FixedBands, iterations: int, name: str) -> Tolerances:
-    """``Projection`` onto fixed bands."""
-    return as_tolerances(Projection(match=as_tolerances(match), iterations=iterations, name=name))
-
-
-def fix(tolerances: Tolerances, references: Float[Tensor, "n c h w"], seed: int) -> Tolerances:
-    """The same tolerances with their bands measured now."""
-    if isinstance(tolerances, NoTolerances):
-        return tolerances
-    bands = tolerances.bands(References.of(references), seed)
-    if isinstance(tolerances, Projection):
-        return projection(
-            FixedBands(bands, tolerances.match.name, tolerances.k), tolerances.iterations, tolerances.name
-        )
-    return as_tolerances(FixedBands(bands, tolerances.name, tolerances.k, tolerances.control))
-
-
-@dataclass(frozen=True)
 class ImageFacts:
-    """What is known of the images that a domain was fitted to.
+    """Facts about the images that a domain was fitted to.
 
     Attributes:
         count, channels, size: of the images as the model saw them.
         digest: SHA-256 of their values.
-        licence: one line, from whoever fitted.
+        licence: one line about their terms, from whoever fitted.
     """
 
     count: int
@@ -86,7 +45,7 @@ class UnseenDomain:
         solver: for both directions.
         prior: fitted to the references' latents.
         prior_name: of the config that fitted it.
-        tolerances: their bands fixed, or none.
+        tolerances: with fixed bands, or none.
         references: (N, C, H, W) float32 latents that the criteria compare with; None where they were not saved.
         images: facts about the images.
     """
@@ -100,6 +59,69 @@ class UnseenDomain:
     images: ImageFacts
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """A frozen model, and how its network is evaluated.
+
+    Attributes:
+        model: the frozen model.
+        solver: for both directions.
+        batch_size: images per network call.
+        progress: show progress bars.
+    """
+
+    model: DiffusionModel
+    solver: SolverSettings
+    batch_size: int
+    progress: bool
+
+
+@dataclass(frozen=True)
+class FitInMemory(FitSteps[FittedPrior]):
+    """Fits to images (N, C, H, W) uint8, and stores nothing."""
+
+    evaluation: Evaluation
+    images: Tensor
+    t: float
+
+    def invert(self) -> LatentSet:
+        e = self.evaluation
+        grid = e.solver.make_grid(e.model.schedule, self.t)
+        states = e.model.encode(dequantise(self.images), e.batch_size)
+        latents = invert(e.model, states, grid, [self.t], e.solver, e.batch_size, e.progress)[self.t]
+        return LatentSet(self.t, latents, list(range(len(latents))))
+
+    def id_latents(self, count: int) -> LatentSet:
+        raise InputError("prior: a pipeline does not make latents of the base model's own domain; use `unseen run`")
+
+    def fit(self, prior: Prior, references: LatentSet, id_latents: LatentSet | None) -> FittedPrior:
+        return prior.fit(references.latents, id_latents.latents if id_latents else None)
+
+
+@dataclass(frozen=True)
+class DrawInMemory(DrawSteps[FittedPrior, Selection, Tensor]):
+    """Draws ``count`` images, and stores nothing."""
+
+    evaluation: Evaluation
+    tolerances: Tolerances
+    count: int
+    rejection: Rejection
+
+    def select(self, fitted: FittedPrior, references: LatentSet, seed: int) -> tuple[Selection, LatentSet]:
+        progress = self.evaluation.progress
+        chosen = select_latents(
+            fitted, references.latents, self.tolerances, self.count, seed, self.rejection, progress=progress
+        )
+        return chosen, LatentSet(references.t, chosen.latents, chosen.indices)
+
+    def denoise(self, latents: LatentSet, eta: float, seed: int) -> Tensor:
+        e = self.evaluation
+        model, grid = e.model.for_denoising(), e.solver.make_grid(e.model.schedule, latents.t)
+        indices, x = latents.indices, latents.latents
+        states = denoise(model, x, grid, eta, seed, indices, e.solver, e.batch_size, progress=e.progress)
+        return quantise(e.model.decode(states, e.batch_size))
+
+
 class Drawn(NamedTuple):
     """Images (n, C, H, W) uint8, and the account of their latents."""
 
@@ -108,18 +130,15 @@ class Drawn(NamedTuple):
 
 
 def fit_domain(
-    model: DiffusionModel,
+    evaluation: Evaluation,
     images: UInt8[Tensor, "n c h w"],
     t: float,
     prior: Prior,
     tolerances: Tolerances,
-    solver: SolverSettings,
     seed: int,
     licence: str,
-    batch_size: int,
-    progress: bool,
 ) -> UnseenDomain:
-    """images -> latents -> prior and bands (arXiv 2310.09213, section 4.1).
+    """images -> latents -> prior and bands.
 
     Raises:
         InputError: too few images, a mixing step outside the schedule, or a prior that needs other latents.
@@ -130,28 +149,23 @@ def fit_domain(
             f"prior={prior.name}: needs latents of the model's own domain, which a pipeline does not make; choose "
             "another prior, or `unseen run`"
         )
-    if not isinstance(tolerances, NoTolerances):
+    if tolerances.judges:
         check_left_out(len(images), tolerances.k)
-    grid = solver.make_grid(model.schedule, t)
-    states = model.encode(dequantise(images), batch_size)
-    latents = invert(model, states, grid, [t], solver, batch_size, progress)[t]
+    references, fitted = FitInMemory(evaluation, images, t).run(prior, evaluation.model.schedule)
+    fixed = tolerances.fixed(References.of(references.latents), seed)
     channels, size = images.shape[1:3]
     facts = ImageFacts(len(images), channels, size, array_digest(images.numpy()), licence)
-    fitted, fixed = prior_at(prior, model.schedule, t).fit(latents), fix(tolerances, latents, seed)
-    return UnseenDomain(t, solver, fitted, prior.name, fixed, latents, facts)
+    return UnseenDomain(t, evaluation.solver, fitted, prior.name, fixed, references.latents, facts)
 
 
 def draw(
-    model: DiffusionModel,
+    evaluation: Evaluation,
     domain: UnseenDomain,
     tolerances: Tolerances,
     count: int,
     eta: float,
     seed: int,
-    max_proposals: int,
-    allow_fewer: bool,
-    batch_size: int,
-    progress: bool,
+    rejection: Rejection,
 ) -> Drawn:
     """prior -> candidates within ``tolerances`` -> images, denoised with bandwidth ``eta``.
 
@@ -160,23 +174,13 @@ def draw(
     """
     references = domain.references
     if references is None:
-        if not isinstance(tolerances, NoTolerances):
+        if tolerances.judges:
             raise InputError(
                 f"tolerances={tolerances.name}: this domain was saved without its references, so nothing can be "
                 "judged; call with tolerances=NoTolerances()"
             )
-        references = torch.empty(0, *model.shape)
-    chosen = select(domain.prior, references, tolerances, count, seed, max_proposals, allow_fewer, progress=progress)
-    grid = domain.solver.make_grid(model.schedule, domain.t)
-    states = denoise(
-        model.for_denoising(),
-        chosen.latents,
-        grid,
-        eta,
-        seed,
-        chosen.indices,
-        domain.solver,
-        batch_size,
-        progress=progress,
-    )
-    return Drawn(quantise(model.decode(states, batch_size)), chosen)
+        references = torch.empty(0, *evaluation.model.shape)
+    latents = LatentSet(domain.t, references, list(range(len(references))))
+    steps = DrawInMemory(evaluation, tolerances, count, rejection)
+    selection, _, images = steps.run(domain.prior, latents, eta, seed)
+    return Drawn(images, selection)

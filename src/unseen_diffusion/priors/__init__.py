@@ -1,13 +1,15 @@
-"""Priors over latents at the mixing step: fit to the references' latents, then draw candidates."""
+"""Priors over latents at the mixing step: fit one to the references' latents, then draw candidates from it."""
 
-from dataclasses import replace
+from collections.abc import Mapping
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any
 
 from torch import Tensor
 
-from unseen_diffusion.models.schedules import Schedule
 from unseen_diffusion.priors.base import (
+    Batches,
     FittedPrior,
-    GaussianBase,
     IdLatents,
     Latents,
     Prior,
@@ -43,15 +45,14 @@ from unseen_diffusion.priors.stationary import (
     StationaryNormal,
 )
 from unseen_diffusion.priors.streaming import fit_streamed
+from unseen_diffusion.utils.renamed import new_names
 
 __all__ = [
-    "FITTED",
-    "SPHERICAL",
+    "Batches",
     "Diagonal",
     "DiagonalNormal",
     "EmpiricalNormal",
     "FittedPrior",
-    "GaussianBase",
     "IdLatents",
     "Isotropic",
     "KernelDensity",
@@ -79,39 +80,39 @@ __all__ = [
     "SubspaceKernelDensity",
     "fit_streamed",
     "held_out_likelihood",
+    "is_restorable",
     "ledoit_wolf",
-    "prior_at",
     "require",
     "restore",
     "slerp",
 ]
 
-FITTED: dict[str, type[FittedPrior]] = {
-    kind.__name__: kind
-    for kind in (
-        DiagonalNormal,
-        LowRankNormal,
-        EmpiricalNormal,
-        StationaryNormal,
-        StationaryLowRankNormal,
-        StandardNormal,
-        MixtureNormal,
-        KernelNormal,
-        SlerpReferences,
-        SlerpToId,
-        ReplayedLatents,
-    )
-}
 
-# Whose fitted form has a spherical rest, known before anything is fitted.
-SPHERICAL = (Isotropic, Standard, LowRank, SampleCovariance, Shrinkage, Mixture, KernelDensity, SubspaceKernelDensity)
+def restore(kind: str, tensors: Mapping[str, Tensor]) -> FittedPrior:
+    """A fitted prior of this package by its class name: for saved domains, whose files may come from anyone.
+
+    A run restores its own prior with ``Prior.restore``, which serves classes from elsewhere too.
+
+    Raises:
+        KeyError: no fitted prior of this package has that name.
+    """
+    for module in iter_modules(__path__):
+        import_module(f"{__name__}.{module.name}")
+    return {one.__name__: one for one in _below(FittedPrior) if _is_ours(one)}[kind](**tensors)
 
 
-def restore(kind: str, tensors: dict[str, Tensor]) -> FittedPrior:
-    """A fitted prior from its class name and what ``tensors`` returned."""
-    return FITTED[kind](**tensors)
+def is_restorable(prior: FittedPrior) -> bool:
+    """Whether ``restore`` knows the class of a fitted prior: whether it belongs to this package."""
+    return _is_ours(type(prior))
 
 
-def prior_at(prior: Prior, schedule: Schedule, t: float) -> Prior:
-    """The prior as the mixing step needs it: N(0, I) is as wide as the schedule's states there."""
-    return replace(prior, std=schedule.state_std(t)) if isinstance(prior, Standard) else prior
+def _is_ours(kind: type) -> bool:
+    return kind.__module__.startswith(f"{__name__}.")
+
+
+def _below(parent: Any) -> list[Any]:
+    """All classes that inherit from ``parent``."""
+    return [one for child in parent.__subclasses__() for one in (child, *_below(child))]
+
+
+__getattr__ = new_names(__name__)

@@ -1,20 +1,30 @@
-"""What every prior is: a small frozen config with ``fit``, and a fitted object that draws candidates.
+"""What every prior is: a checked config with ``fit``, and a fitted object that draws candidates.
 
-Candidate i belongs to the streams (seed, purpose, i) alone.
+Candidate i belongs to the streams (seed, purpose, i) alone. A new prior is one file with two classes::
+
+    @settings("prior")
+    class Wide(Prior):
+        fitted: ClassVar = WideNormal  # whose fields are tensors
+
+        def fit(self, latents, id_latents=None): ...
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
+from unseen_diffusion.models.schedules import Schedule
+from unseen_diffusion.utils.checked import settings
 from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.renamed import new_names
 
 Latents = Float[Tensor, "n c h w"]
-IdLatents = Float[Tensor, "m c h w"]  # of the model's own domain; as many as there are
+IdLatents = Float[Tensor, "m c h w"]  # of the base model's own domain; as many as there are
+Batches = Callable[[], Iterable[Latents]]  # gives the same batches whenever it is called
 
 
 @runtime_checkable
@@ -30,8 +40,8 @@ class Coordinates(Protocol):
 class SphericalRest:
     """c = mean + y axes + scale e: y along q orthonormal axes, e ~ N(0, 1) on their orthogonal complement.
 
-    The form behind the exact shortcut for rejection. The axes are ``weights @ rows`` (or ``rows`` themselves), so
-    that axes spanned by many rows need not be formed.
+    The exact shortcut for rejection needs a prior in this form. The axes are ``weights @ rows`` (or ``rows``
+    themselves), so that axes spanned by many rows need not be formed.
 
     Attributes:
         mean: (d,) float64.
@@ -59,58 +69,78 @@ class SphericalRest:
 
 @dataclass(frozen=True)
 class FittedPrior(ABC):
-    """A prior with its parameters: every field is a tensor, so that ``restore(kind, tensors)`` gives it back."""
+    """A prior with its parameters. Every field is a tensor, so that ``tensors`` and ``Prior.restore`` store it."""
 
     @abstractmethod
     def sample(self, indices: Sequence[int], seed: int) -> Latents:
         """Candidates of these indices, float32; each depends on (seed, index) alone."""
 
-    def spherical(self) -> "SphericalRest | None":
+    def spherical(self) -> SphericalRest | None:
         """The prior as a few coordinates and a spherical rest; None where its rest is not spherical."""
         return None
+
+    def contains_references(self, count: int) -> bool:
+        """Whether the latents of the ``count`` references that it was fitted to follow from its parameters."""
+        return False
 
     def tensors(self) -> dict[str, Tensor]:
         """The fitted parameters, for storage."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
-@runtime_checkable
-class Prior(Protocol):
+@settings("prior")
+class Prior(ABC):
     """What a config of the ``prior`` group builds."""
 
     name: str
+    """label in tables and messages"""
+
+    fitted: ClassVar[type[FittedPrior]]
+    """what ``fit`` returns; ``restore`` makes it from stored tensors"""
+    spherical: ClassVar[bool] = False
+    """whether the fitted prior has a spherical rest, which rejection.route=exact_statistics needs"""
+    random: ClassVar[bool] = True
+    """whether candidates are random draws; False where they are the references"""
 
     @property
     def minimum_references(self) -> int:
         """Fewest references that determine the prior."""
-        ...
-
-    @property
-    def id_latents(self) -> int:
-        """Latents of the model's own domain that ``fit`` needs; mostly 0."""
-        ...
-
-    def fit(self, latents: Latents, id_latents: IdLatents | None = None) -> FittedPrior:
-        """Fits to reference latents (N, C, H, W)."""
-        ...
-
-
-@dataclass(frozen=True)
-class GaussianBase:
-    """What the Gaussian priors share."""
-
-    name: str
-
-    @property
-    def minimum_references(self) -> int:
         return 2
 
     @property
     def id_latents(self) -> int:
+        """Latents of the base model's own domain that ``fit`` needs; mostly 0."""
         return 0
 
-    def _residuals(self, latents: Latents) -> tuple[Tensor, Tensor]:
-        """Mean (C, H, W) and residuals (N, C, H, W) in float64."""
+    @abstractmethod
+    def fit(self, latents: Latents, id_latents: IdLatents | None = None) -> FittedPrior:
+        """Fits to reference latents (N, C, H, W)."""
+
+    def fit_batches(self, batches: Batches) -> FittedPrior:
+        """Fits to all latents in ``batches``, never holding more than one batch; most priors cannot.
+
+        Raises:
+            InputError: this prior cannot.
+        """
+        raise InputError(
+            f"prior={self.name}: cannot be fitted from a stream; "
+            "choose isotropic, diagonal, sample_covariance, or low_rank or shrinkage with a number"
+        )
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> FittedPrior:
+        """The fitted prior from what its ``tensors`` returned."""
+        return self.fitted(**tensors)
+
+    def at_step(self, schedule: Schedule, t: float) -> "Prior":
+        """The prior as mixing step ``t`` needs it; most are fitted to latents of that step, and so stay as they are."""
+        return self
+
+    def residuals(self, latents: Latents) -> tuple[Tensor, Tensor]:
+        """Mean (C, H, W) and residuals (N, C, H, W) of the references in float64.
+
+        Raises:
+            InputError: fewer references than the prior needs.
+        """
         require(self.name, len(latents), self.minimum_references)
         mean = latents.double().mean(0)
         return mean, latents.double() - mean
@@ -120,3 +150,6 @@ def require(name: str, count: int, minimum: int) -> None:
     """Raises InputError where a prior gets fewer references than it needs."""
     if count < minimum:
         raise InputError(f"prior={name}: {count} references, but it needs {minimum} or more; raise domain.references")
+
+
+__getattr__ = new_names(__name__)

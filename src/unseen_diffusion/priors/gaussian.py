@@ -2,23 +2,26 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unseen_diffusion.priors.base import FittedPrior, GaussianBase, IdLatents, Latents, SphericalRest
-from unseen_diffusion.priors.rank import NEGLIGIBLE, check_rank, chosen_rank, least_references
-from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.models.schedules import Schedule
+from unseen_diffusion.priors.base import Batches, FittedPrior, IdLatents, Latents, Prior, SphericalRest
+from unseen_diffusion.priors.rank import NEGLIGIBLE, chosen_rank, least_references
+from unseen_diffusion.priors.streaming import all_directions, leading_directions, moments
+from unseen_diffusion.utils.checked import Count, Positive, Share, settings
 from unseen_diffusion.utils.seeds import normal_rows
 
-# Numbers that stay in a processor's cache between two passes over them.
+# Numbers per part of a batch: few enough to stay in a processor's cache between two passes.
 CACHED = 1 << 16
 
 
 def no_coordinates(noise: Float[Tensor, "b q"], u: Float[Tensor, " b"]) -> Float[Tensor, "b q"]:
-    """Of a prior that is all rest: none."""
+    """For a prior without axes: draws no coordinates."""
     return noise
 
 
@@ -52,27 +55,40 @@ class DiagonalNormal(FittedPrior):
         return SphericalRest(mean, mean.new_empty(0, len(mean)), None, float(self.scale), no_coordinates)
 
 
-@dataclass(frozen=True)
-class Isotropic(GaussianBase):
+@settings("prior")
+class Isotropic(Prior):
     """The paper's prior: mean vector and one variance, that of the residuals around the mean."""
 
     name: str = "isotropic"
 
+    fitted: ClassVar = DiagonalNormal
+    spherical: ClassVar = True
+
     def fit(self, latents: Latents, id_latents: IdLatents | None = None) -> DiagonalNormal:
-        mean, residuals = self._residuals(latents)
+        mean, residuals = self.residuals(latents)
         variance = residuals.square().sum() / ((len(latents) - 1) * mean.numel())
         return DiagonalNormal(mean, variance.sqrt())
 
+    def fit_batches(self, batches: Batches) -> FittedPrior:
+        _, mean, variances = moments(self, batches)
+        return DiagonalNormal(mean, variances.mean().sqrt())
 
-@dataclass(frozen=True)
-class Diagonal(GaussianBase):
+
+@settings("prior")
+class Diagonal(Prior):
     """Mean vector and one variance per coordinate."""
 
     name: str = "diagonal"
 
+    fitted: ClassVar = DiagonalNormal
+
     def fit(self, latents: Latents, id_latents: IdLatents | None = None) -> FittedPrior:
-        mean, residuals = self._residuals(latents)
+        mean, residuals = self.residuals(latents)
         return DiagonalNormal(mean, (residuals.square().sum(0) / (len(latents) - 1)).sqrt())
+
+    def fit_batches(self, batches: Batches) -> FittedPrior:
+        _, mean, variances = moments(self, batches)
+        return DiagonalNormal(mean, variances.sqrt())
 
 
 @dataclass(frozen=True)
@@ -108,27 +124,37 @@ def leading(mean: Tensor, residuals: Tensor, rank: int) -> LowRankNormal:
     return LowRankNormal(mean, directions[:rank].contiguous(), variances[:rank].sqrt(), rest.sqrt())
 
 
-@dataclass(frozen=True)
-class LowRank(GaussianBase):
+@settings("prior")
+class LowRank(Prior):
     """The ``rank`` leading eigenvectors of the sample covariance, and the mean variance of all others.
 
-    The maximum-likelihood probabilistic PCA of Tipping and Bishop 1999, with N - 1 for N. ``auto`` takes the rank
-    of the greatest likelihood of held-out references.
+    The maximum-likelihood probabilistic PCA of Tipping and Bishop 1999, with N - 1 for N.
     """
 
-    rank: int | str = 30
+    rank: Count | Literal["auto"] = 30
+    """eigenvectors; auto takes the number of the greatest likelihood of held-out references"""
     name: str = "low_rank"
 
-    def __post_init__(self) -> None:
-        check_rank(self.rank)
+    fitted: ClassVar = LowRankNormal
+    spherical: ClassVar = True
 
     @property
     def minimum_references(self) -> int:
         return least_references(self.rank)
 
     def fit(self, latents: Latents, id_latents: IdLatents | None = None) -> FittedPrior:
-        mean, residuals = self._residuals(latents)
+        mean, residuals = self.residuals(latents)
         return leading(mean, residuals, chosen_rank(self.rank, residuals.flatten(1)))
+
+    def fit_batches(self, batches: Batches) -> FittedPrior:
+        if isinstance(self.rank, str):
+            return super().fit_batches(batches)
+        rank = self.rank
+        count, mean, variances = moments(self, batches)
+        values, directions = leading_directions(rank, batches, mean, count)
+        left = max(0.0, float(variances.sum()) - float(values[:rank].sum()))
+        rest = torch.tensor(left / (mean.numel() - rank), dtype=torch.float64)
+        return LowRankNormal(mean, directions[:rank].contiguous(), values[:rank].sqrt(), rest.sqrt())
 
 
 @dataclass(frozen=True)
@@ -148,6 +174,9 @@ class EmpiricalNormal(FittedPrior):
         weights, variances = span(rows)
         return SphericalRest(self.mean.flatten(), rows, weights, 0.0, ScaledCoordinates(variances.sqrt()))
 
+    def contains_references(self, count: int) -> bool:
+        return True
+
 
 def span(residuals: Float[Tensor, "n d"]) -> tuple[Tensor, Tensor]:
     """Weights (q, n) of the rows that give orthonormal principal axes, and the variances (q,) along them.
@@ -160,14 +189,23 @@ def span(residuals: Float[Tensor, "n d"]) -> tuple[Tensor, Tensor]:
     return (vectors / squares.sqrt()).T.contiguous(), squares / (len(residuals) - 1)
 
 
-@dataclass(frozen=True)
-class SampleCovariance(GaussianBase):
+@settings("prior")
+class SampleCovariance(Prior):
     """Mean vector and the full sample covariance, of rank N - 1 at most."""
 
     name: str = "sample_covariance"
 
+    fitted: ClassVar = EmpiricalNormal
+    spherical: ClassVar = True
+
     def fit(self, latents: Latents, id_latents: IdLatents | None = None) -> FittedPrior:
-        return EmpiricalNormal(*self._residuals(latents))
+        return EmpiricalNormal(*self.residuals(latents))
+
+    def fit_batches(self, batches: Batches) -> FittedPrior:
+        count, mean, _ = moments(self, batches)
+        values, directions = all_directions(self, batches, mean, count)
+        kept = values > NEGLIGIBLE * values[0]
+        return LowRankNormal(mean, directions[kept].contiguous(), values[kept].sqrt(), torch.zeros_like(values[0]))
 
 
 def ledoit_wolf(residuals: Float[Tensor, "n d"]) -> float:
@@ -184,27 +222,32 @@ def ledoit_wolf(residuals: Float[Tensor, "n d"]) -> float:
     return float(noise.clamp(min=0) / spread) if float(spread) > float(noise) else 1.0
 
 
-@dataclass(frozen=True)
-class Shrinkage(GaussianBase):
-    """(1 - a) S + a tr(S) / d I: the sample covariance S (N - 1) shrunk towards a scaled identity.
+@settings("prior")
+class Shrinkage(Prior):
+    """(1 - a) S + a tr(S) / d I: the sample covariance S (N - 1) shrunk towards a scaled identity."""
 
-    ``amount``: a in [0, 1]; None takes Ledoit and Wolf's estimate of the best one in mean squared error.
-    """
-
-    amount: float | None = None
+    amount: Share | None = None
+    """share a of the identity; null takes Ledoit and Wolf's estimate of the best one in mean squared error"""
     name: str = "shrinkage"
 
-    def __post_init__(self) -> None:
-        if self.amount is not None and not 0 <= self.amount <= 1:
-            raise InputError(f"prior.amount={self.amount}: give a number between 0 and 1, or null")
+    fitted: ClassVar = LowRankNormal
+    spherical: ClassVar = True
 
     def fit(self, latents: Latents, id_latents: IdLatents | None = None) -> FittedPrior:
-        mean, residuals = self._residuals(latents)
+        mean, residuals = self.residuals(latents)
         flat = residuals.flatten(1)
         amount = ledoit_wolf(flat) if self.amount is None else self.amount
         variances, directions = principal(flat)
         rest = amount * variances.sum() / mean.numel()
         return LowRankNormal(mean, directions, ((1 - amount) * variances + rest).sqrt(), rest.sqrt())
+
+    def fit_batches(self, batches: Batches) -> FittedPrior:
+        if self.amount is None:
+            return super().fit_batches(batches)
+        count, mean, _ = moments(self, batches)
+        values, directions = all_directions(self, batches, mean, count)
+        rest = self.amount * values.sum() / mean.numel()
+        return LowRankNormal(mean, directions, ((1 - self.amount) * values + rest).sqrt(), rest.sqrt())
 
 
 @dataclass(frozen=True)
@@ -223,16 +266,16 @@ class StandardNormal(FittedPrior):
         return SphericalRest(mean, mean.new_empty(0, len(mean)), None, float(self.std), no_coordinates)
 
 
-@dataclass(frozen=True)
-class Standard(GaussianBase):
-    """N(0, std^2 I): what ordinary sampling would use, blind to the references.
-
-    Attributes:
-        std: of a latent's coordinates; sqrt(alpha^2 + sigma^2), 1 in variance-preserving models.
-    """
+@settings("prior")
+class Standard(Prior):
+    """N(0, std^2 I): what ordinary sampling would use, blind to the references."""
 
     name: str = "standard"
-    std: float = 1.0
+    std: Positive = 1.0
+    """standard deviation of a latent's coordinates; a run sets that of the schedule's states at the mixing step"""
+
+    fitted: ClassVar = StandardNormal
+    spherical: ClassVar = True
 
     @property
     def minimum_references(self) -> int:
@@ -240,3 +283,7 @@ class Standard(GaussianBase):
 
     def fit(self, latents: Latents, id_latents: IdLatents | None = None) -> FittedPrior:
         return StandardNormal(torch.tensor(latents.shape[1:]), torch.tensor(self.std, dtype=torch.float64))
+
+    def at_step(self, schedule: Schedule, t: float) -> Prior:
+        """N(0, I) as wide as the schedule's states at ``t``: sqrt(alpha^2 + sigma^2), 1 if variance-preserving."""
+        return replace(self, std=schedule.state_std(t))

@@ -4,15 +4,18 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from unseen_diffusion.priors.base import FittedPrior, GaussianBase, IdLatents, Latents, SphericalRest
+from unseen_diffusion.priors.base import FittedPrior, IdLatents, Latents, Prior, SphericalRest
 from unseen_diffusion.priors.gaussian import LowRankNormal, leading, span
-from unseen_diffusion.priors.rank import check_rank, chosen_rank, least_references
+from unseen_diffusion.priors.rank import chosen_rank, least_references
+from unseen_diffusion.utils.checked import Count, Positive, settings
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.seeds import generator, normal_rows
 
@@ -77,15 +80,20 @@ class MixtureNormal(FittedPrior):
         mean = self.mean.flatten()
         return SphericalRest(mean, self.directions, None, float(self.residual_scale), self.coordinates)
 
+    def contains_references(self, count: int) -> bool:
+        """Where every reference has a centre of its own, from which its latent can be computed."""
+        return len(self.centres) >= count and bool(self.centres.any())
 
-@dataclass(frozen=True)
-class InSubspace(GaussianBase):
-    """What densities in the leading ``rank`` directions share; the rest is isotropic, as of ``LowRank``."""
 
-    rank: int | str = 30
+@settings("prior")
+class InSubspace(Prior):
+    """What densities in the leading ``rank`` directions share; the rest is isotropic, as in ``LowRank``."""
 
-    def __post_init__(self) -> None:
-        check_rank(self.rank)
+    rank: Count | Literal["auto"] = 30
+    """leading directions; auto takes the number of the greatest likelihood of held-out references"""
+
+    fitted: ClassVar = MixtureNormal
+    spherical: ClassVar = True
 
     @property
     def minimum_references(self) -> int:
@@ -97,7 +105,7 @@ class InSubspace(GaussianBase):
         Raises:
             InputError: a direction without variance.
         """
-        mean, residuals = self._residuals(latents)
+        mean, residuals = self.residuals(latents)
         flat = residuals.flatten(1)
         fitted = leading(mean, residuals, chosen_rank(self.rank, flat))
         if float(fitted.scales[-1]) <= 1e-6 * float(fitted.scales[0]):
@@ -105,7 +113,7 @@ class InSubspace(GaussianBase):
         return fitted, flat @ fitted.directions.T / fitted.scales
 
 
-@dataclass(frozen=True)
+@settings("prior")
 class Mixture(InSubspace):
     """A Gaussian mixture in the leading ``rank`` directions, isotropic beyond (EM, diagonal covariances).
 
@@ -114,13 +122,9 @@ class Mixture(InSubspace):
     Components cannot be narrower than a tenth of the references' own spread, or they would replay references.
     """
 
-    components: int = 8
+    components: Count = 8
+    """components at most; the lowest BIC chooses their number"""
     name: str = "gmm"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.components < 1:
-            raise InputError(f"prior.components={self.components}: give 1 or more")
 
     def fit(self, latents: Latents, id_latents: IdLatents | None = None) -> FittedPrior:
         normal, white = self._whitened(latents)
@@ -172,23 +176,27 @@ class KernelNormal(FittedPrior):
         along = CentredCoordinates(equal, centres, torch.full_like(centres, h))
         return SphericalRest(mean, rows, weights, h, along)
 
+    def contains_references(self, count: int) -> bool:
+        return True
 
-@dataclass(frozen=True)
-class KernelDensity(GaussianBase):
+
+@settings("prior")
+class KernelDensity(Prior):
     """A reference plus h times white noise: the kernel density estimate of Rosenblatt and Parzen.
 
-    ``bandwidth``: h; None takes the greatest leave-one-out likelihood. As h goes to 0 it replays the references,
-    and at every h its variance exceeds theirs by h^2 in each coordinate.
+    As the bandwidth h goes to 0 it replays the references, and at every h its variance exceeds theirs by h^2 in each
+    coordinate.
     """
 
-    bandwidth: float | None = None
+    bandwidth: Positive | None = None
+    """standard deviation h of the noise; null takes the greatest leave-one-out likelihood"""
     name: str = "kde"
 
-    def __post_init__(self) -> None:
-        check_bandwidth(self.bandwidth, math.inf)
+    fitted: ClassVar = KernelNormal
+    spherical: ClassVar = True
 
     def fit(self, latents: Latents, id_latents: IdLatents | None = None) -> FittedPrior:
-        _, residuals = self._residuals(latents)
+        _, residuals = self.residuals(latents)
         flat = residuals.flatten(1)
         if self.bandwidth is None:
             scale = float((flat.square().sum() / ((len(flat) - 1) * flat.shape[1])).sqrt())
@@ -198,21 +206,18 @@ class KernelDensity(GaussianBase):
         return KernelNormal(latents.float(), torch.tensor(h, dtype=torch.float64))
 
 
-@dataclass(frozen=True)
+@settings("prior")
 class SubspaceKernelDensity(InSubspace):
     """A kernel density of the whitened leading ``rank`` coordinates, isotropic beyond.
 
     Coordinates sqrt(1 - h^2) y_i + h e about a reference y_i: drawn towards the mean so that the covariance stays
     that of the references (Silverman and Young 1987). h = 1 is ``LowRank``; h -> 0 replays the references' leading
-    coordinates. ``bandwidth``: h in (0, 1]; None takes the greatest leave-one-out likelihood.
+    coordinates.
     """
 
-    bandwidth: float | None = None
+    bandwidth: Annotated[float, Field(gt=0, le=1)] | None = None
+    """h; null takes the greatest leave-one-out likelihood"""
     name: str = "kde_subspace"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_bandwidth(self.bandwidth, 1)
 
     def fit(self, latents: Latents, id_latents: IdLatents | None = None) -> FittedPrior:
         normal, white = self._whitened(latents)
@@ -223,14 +228,6 @@ class SubspaceKernelDensity(InSubspace):
         scales = (h * normal.scales).expand_as(centres).contiguous()
         weights = torch.full((count,), 1 / count, dtype=torch.float64)
         return MixtureNormal(normal.mean, normal.directions, weights, centres, scales, normal.residual_scale)
-
-
-def check_bandwidth(bandwidth: float | None, most: float) -> None:
-    """Raises InputError outside (0, most]."""
-    if bandwidth is not None and not 0 < bandwidth <= most:
-        raise InputError(
-            f"prior.bandwidth={bandwidth}: give a number above 0{'' if most > 1 else ', up to 1'}, or null"
-        )
 
 
 def squared_distances(points: Float[Tensor, "n d"], centres: Float[Tensor, "m d"]) -> Float[Tensor, "n m"]:

@@ -1,4 +1,4 @@
-"""How many leading directions: given, or chosen by the likelihood of held-out references."""
+"""The number of leading directions: given, or chosen by the likelihood of held-out references."""
 
 import math
 
@@ -8,17 +8,10 @@ from torch import Tensor
 
 from unseen_diffusion.utils.errors import InputError
 
-AUTO = "auto"
 FOLDS = 5
 LEAST = 10  # references from which a rank may be chosen: every training fold keeps 8
 # Variances below this share of the whole are rounding.
 NEGLIGIBLE = 1e-10
-
-
-def check_rank(rank: int | str) -> None:
-    """Raises InputError for a word other than auto, and for what is no whole number of 1 or more."""
-    if rank != AUTO and (isinstance(rank, bool) or not isinstance(rank, int) or rank < 1):
-        raise InputError(f"prior.rank={rank}: give a whole number of 1 or more, or auto")
 
 
 def least_references(rank: int | str) -> int:
@@ -27,7 +20,7 @@ def least_references(rank: int | str) -> int:
 
 
 def chosen_rank(rank: int | str, residuals: Float[Tensor, "n d"], dimension: int | None = None) -> int:
-    """The rank itself, or for ``auto`` the one with the greatest held-out likelihood.
+    """The number of leading directions; for ``auto`` the one with the greatest held-out likelihood.
 
     ``dimension``: that of the space the residuals fill, if smaller than d.
 

@@ -1,14 +1,17 @@
-"""Priors made of the references themselves: arcs between them, and the cheat of replaying them."""
+"""Priors made of the references themselves: slerp between them, and their replay as a control."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor
 
-from unseen_diffusion.priors.base import FittedPrior, IdLatents, Latents, require
+from unseen_diffusion.priors.base import FittedPrior, IdLatents, Latents, Prior, require
 from unseen_diffusion.priors.gaussian import DiagonalNormal, Isotropic
+from unseen_diffusion.utils.checked import settings
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.seeds import generator
 
@@ -32,7 +35,7 @@ def slerp(a: Latents, b: Latents, u: Float[Tensor, " n"]) -> Latents:
 
 @dataclass(frozen=True)
 class SlerpReferences(FittedPrior):
-    """Points on arcs between two different references, u uniform in [0, 1]."""
+    """Slerp between two different references, at a position u uniform in [0, 1]."""
 
     latents: Tensor
 
@@ -46,10 +49,13 @@ class SlerpReferences(FittedPrior):
         pair = torch.stack(pairs)
         return slerp(self.latents[pair[:, 0]], self.latents[pair[:, 1]], torch.stack(positions))
 
+    def contains_references(self, count: int) -> bool:
+        return True
+
 
 @dataclass(frozen=True)
 class SlerpToId(FittedPrior):
-    """Points on arcs from a reference to a draw from the isotropic Gaussian of the model's own domain."""
+    """Slerp from a reference to a draw from the isotropic Gaussian of the base model's own domain."""
 
     latents: Tensor
     id_mean: Tensor
@@ -62,20 +68,21 @@ class SlerpToId(FittedPrior):
         drawn = DiagonalNormal(self.id_mean, self.id_scale).sample(indices, seed)
         return slerp(self.latents[rows], drawn, u)
 
+    def contains_references(self, count: int) -> bool:
+        return True
 
-@dataclass(frozen=True)
-class Slerp:
-    """Slerp between two references, or (``towards: id``) the released code's reference-to-ID-Gaussian variant."""
 
-    towards: str = "references"
-    id_count: int = 200
+@settings("prior")
+class Slerp(Prior):
+    """Slerp between two references, or from a reference to the base model's own domain (as in the released code)."""
+
+    towards: Literal["references", "id"] = "references"
+    """the other end: another reference, or a draw from the Gaussian of the base model's own domain"""
+    id_count: Annotated[int, Field(ge=2)] = 200
+    """latents of the base model's own domain that its Gaussian is fitted to; for towards=id"""
     name: str = "slerp"
 
-    def __post_init__(self) -> None:
-        if self.towards not in ("references", "id"):
-            raise InputError(f"prior.towards={self.towards}: choose references or id")
-        if self.towards == "id" and self.id_count < 2:
-            raise InputError(f"prior.id_count={self.id_count}: a Gaussian needs 2 or more latents of the model's own")
+    fitted: ClassVar = SlerpReferences
 
     @property
     def minimum_references(self) -> int:
@@ -94,6 +101,9 @@ class Slerp:
         own = Isotropic().fit(id_latents)
         return SlerpToId(latents, own.mean, own.scale)
 
+    def restore(self, tensors: Mapping[str, Tensor]) -> FittedPrior:
+        return SlerpToId(**tensors) if self.towards == "id" else SlerpReferences(**tensors)
+
 
 @dataclass(frozen=True)
 class ReplayedLatents(FittedPrior):
@@ -104,20 +114,22 @@ class ReplayedLatents(FittedPrior):
     def sample(self, indices: Sequence[int], seed: int) -> Latents:
         return self.latents[torch.tensor(list(indices), dtype=torch.long) % len(self.latents)]
 
+    def contains_references(self, count: int) -> bool:
+        return True
 
-@dataclass(frozen=True)
-class Replay:
-    """The cheat: the inverted references themselves. Scores almost perfectly and generates nothing new."""
+
+@settings("prior")
+class Replay(Prior):
+    """The inverted references themselves: scores almost perfectly and generates nothing new."""
 
     name: str = "replay"
+
+    fitted: ClassVar = ReplayedLatents
+    random: ClassVar = False
 
     @property
     def minimum_references(self) -> int:
         return 1
-
-    @property
-    def id_latents(self) -> int:
-        return 0
 
     def fit(self, latents: Latents, id_latents: IdLatents | None = None) -> FittedPrior:
         require(self.name, len(latents), self.minimum_references)

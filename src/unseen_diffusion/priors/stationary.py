@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from unseen_diffusion.priors.base import FittedPrior, GaussianBase, IdLatents, Latents
+from unseen_diffusion.priors.base import FittedPrior, IdLatents, Latents, Prior
 from unseen_diffusion.priors.gaussian import principal
-from unseen_diffusion.priors.rank import NEGLIGIBLE, check_rank, chosen_rank, least_references
+from unseen_diffusion.priors.rank import NEGLIGIBLE, chosen_rank, least_references
+from unseen_diffusion.utils.checked import Count, settings
 from unseen_diffusion.utils.seeds import normal_rows
 
 
@@ -32,14 +34,16 @@ def cross_spectrum(residuals: Tensor) -> Tensor:
     return torch.einsum("nchw,ndhw->hwcd", spectrum, spectrum.conj()) / (len(residuals) - 1)
 
 
-@dataclass(frozen=True)
-class Stationary(GaussianBase):
+@settings("prior")
+class Stationary(Prior):
     """Mean image, and residuals taken as a (circularly) stationary field with covariance across channels."""
 
     name: str = "stationary"
 
+    fitted: ClassVar = StationaryNormal
+
     def fit(self, latents: Latents, id_latents: IdLatents | None = None) -> FittedPrior:
-        mean, residuals = self._residuals(latents)
+        mean, residuals = self.residuals(latents)
         values, vectors = torch.linalg.eigh(cross_spectrum(residuals))
         scaled = vectors * values.clamp(min=0).sqrt()[..., None, :]
         return StationaryNormal(mean, torch.view_as_real(scaled @ vectors.mH).contiguous())
@@ -77,28 +81,28 @@ def filtered(fields: Tensor, response: Tensor) -> Tensor:
     return torch.fft.ifft2(torch.einsum("hwcd,bdhw->bchw", response, spectrum), norm="ortho").real
 
 
-@dataclass(frozen=True)
-class StationaryLowRank(GaussianBase):
+@settings("prior")
+class StationaryLowRank(Prior):
     """Sigma = T^(1/2) (V diag(l_k) V^T + s^2 (I - V V^T)) T^(1/2): a stationary field, and what it misses.
 
     T is the stationary covariance of ``Stationary``. The residuals are whitened with T^(-1/2) (its pseudo-inverse:
     frequencies and colours without any power stay without), and probabilistic PCA with ``rank`` directions is
     fitted to what comes out. A stationary field leaves only noise there, a stack of fixed patterns its patterns.
-    ``auto`` chooses the rank by held-out likelihood in whitened coordinates; T is estimated once, from all.
+    With rank ``auto``, the held-out likelihood is that in whitened coordinates; T is estimated once, from all.
     """
 
-    rank: int | str = 30
+    rank: Count | Literal["auto"] = 30
+    """leading directions; auto takes the number of the greatest likelihood of held-out references"""
     name: str = "stationary_low_rank"
 
-    def __post_init__(self) -> None:
-        check_rank(self.rank)
+    fitted: ClassVar = StationaryLowRankNormal
 
     @property
     def minimum_references(self) -> int:
         return least_references(self.rank)
 
     def fit(self, latents: Latents, id_latents: IdLatents | None = None) -> FittedPrior:
-        mean, residuals = self._residuals(latents)
+        mean, residuals = self.residuals(latents)
         values, vectors = torch.linalg.eigh(cross_spectrum(residuals))
         powered = values > NEGLIGIBLE * values.max()
         roots = torch.where(powered, values, 0).sqrt()

@@ -1,42 +1,29 @@
-"""Gaussian priors of any number of latents in constant memory, from batches that are read again and again.
+"""Moments and directions of any number of latents in constant memory, from batches that are read again and again.
 
 Up to ``EXACT`` coordinates the covariance itself is summed (two passes, float64): exact. Beyond, block power iterations
 on it (Halko, Martinsson and Tropp 2011, arXiv 0909.4061, algorithm 4.4) find the leading directions in d x (rank +
 OVERSAMPLE) numbers: exact where the latents span no more directions than that, otherwise to the gap of the variances.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unseen_diffusion.priors.base import FittedPrior, Latents, Prior, require
-from unseen_diffusion.priors.gaussian import (
-    Diagonal,
-    DiagonalNormal,
-    Isotropic,
-    LowRank,
-    LowRankNormal,
-    SampleCovariance,
-    Shrinkage,
-)
-from unseen_diffusion.priors.rank import NEGLIGIBLE
+from unseen_diffusion.priors.base import Batches, FittedPrior, Prior, require
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.seeds import generator
-
-Batches = Callable[[], Iterable[Latents]]
 
 EXACT = 4096
 OVERSAMPLE = 16
 ITERATIONS = 4
-STREAMED = (Isotropic, Diagonal, LowRank, SampleCovariance, Shrinkage)
 
 
 def fit_streamed(prior: Prior, batches: Batches) -> FittedPrior:
     """``prior.fit`` of all latents in ``batches``, never holding more than one batch.
 
-    The sample covariance becomes a ``LowRankNormal`` of the same distribution, whose draws are others.
+    The sample covariance becomes a ``LowRankNormal`` of the same distribution; its draws for a seed are different ones.
 
     Args:
         prior: isotropic, diagonal, low_rank or shrinkage with a number, sample_covariance.
@@ -45,36 +32,15 @@ def fit_streamed(prior: Prior, batches: Batches) -> FittedPrior:
     Raises:
         InputError: another prior, too few latents, or a full covariance of more than ``EXACT`` coordinates.
     """
-    if not isinstance(prior, STREAMED) or getattr(prior, "rank", 1) == "auto" or getattr(prior, "amount", 0) is None:
-        raise InputError(
-            f"prior={prior.name}: cannot be fitted from a stream; "
-            "choose isotropic, diagonal, sample_covariance, or low_rank or shrinkage with a number"
-        )
-    count, mean, squares = _moments(batches)
-    require(prior.name, count, prior.minimum_references)
-    variances = squares / (count - 1)
-    if isinstance(prior, Isotropic):
-        return DiagonalNormal(mean, variances.mean().sqrt())
-    if isinstance(prior, Diagonal):
-        return DiagonalNormal(mean, variances.sqrt())
-    d = mean.numel()
-    if isinstance(prior, LowRank):
-        return _low_rank(int(prior.rank), count, mean, float(variances.sum()), batches)
-    if d > EXACT:
-        raise InputError(
-            f"prior={prior.name}: a full covariance of {d} coordinates is not fitted from a stream; choose low_rank"
-        )
-    values, directions = _exact(batches, mean, count)
-    if isinstance(prior, Shrinkage):
-        amount = float(prior.amount or 0.0)
-        rest = amount * values.sum() / d
-        return LowRankNormal(mean, directions, ((1 - amount) * values + rest).sqrt(), rest.sqrt())
-    kept = values > NEGLIGIBLE * values[0]
-    return LowRankNormal(mean, directions[kept].contiguous(), values[kept].sqrt(), torch.zeros_like(values[0]))
+    return prior.fit_batches(batches)
 
 
-def _moments(batches: Batches) -> tuple[int, Tensor, Tensor]:
-    """Count, mean and summed squares around it of each coordinate, float64 (Chan, Golub and LeVeque 1979)."""
+def moments(prior: Prior, batches: Batches) -> tuple[int, Tensor, Tensor]:
+    """Count, mean and variance (with N - 1) of each coordinate, float64 (Chan, Golub and LeVeque 1979).
+
+    Raises:
+        InputError: fewer latents than the prior needs.
+    """
     count, mean, squares = 0, torch.zeros(()), torch.zeros(())
     for batch in batches():
         if not len(batch):
@@ -85,7 +51,34 @@ def _moments(batches: Batches) -> tuple[int, Tensor, Tensor]:
         shift = own - mean
         mean, squares = mean + shift * (len(batch) / total), squares + around + shift**2 * (count * len(batch) / total)
         count = total
-    return count, mean, squares
+    require(prior.name, count, prior.minimum_references)
+    return count, mean, squares / (count - 1)
+
+
+def all_directions(prior: Prior, batches: Batches, mean: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """All variances (d,), the largest first, and directions (d, d) of the sample covariance.
+
+    Raises:
+        InputError: more than ``EXACT`` coordinates.
+    """
+    d = mean.numel()
+    if d > EXACT:
+        raise InputError(
+            f"prior={prior.name}: a full covariance of {d} coordinates is not fitted from a stream; choose low_rank"
+        )
+    return _exact(batches, mean, count)
+
+
+def leading_directions(rank: int, batches: Batches, mean: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """At least the ``rank`` largest variances, the largest first, and their directions (r, d).
+
+    Raises:
+        InputError: not between 1 and d - 1.
+    """
+    d = mean.numel()
+    if rank < 1 or rank >= d:
+        raise InputError(f"prior.rank={rank}: give a number between 1 and {d - 1}")
+    return _exact(batches, mean, count) if d <= EXACT else _iterated(rank, batches, mean, count)
 
 
 def _centred(batches: Batches, mean: Tensor) -> Iterable[Float[Tensor, "b d"]]:
@@ -93,7 +86,7 @@ def _centred(batches: Batches, mean: Tensor) -> Iterable[Float[Tensor, "b d"]]:
 
 
 def _exact(batches: Batches, mean: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """All variances (d,), the largest first, and directions (d, d) of the sample covariance."""
+    """All variances and directions, from the summed covariance."""
     d = mean.numel()
     scatter = torch.zeros(d, d, dtype=torch.float64)
     for rows in _centred(batches, mean):
@@ -102,8 +95,8 @@ def _exact(batches: Batches, mean: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return values.flip(0).clamp(min=0), vectors.flip(1).T
 
 
-def _leading(rank: int, batches: Batches, mean: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The ``rank`` largest variances and their directions (rank, d), by block power iterations."""
+def _iterated(rank: int, batches: Batches, mean: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The ``rank`` largest variances and their directions, by block power iterations."""
     d = mean.numel()
     width = min(rank + OVERSAMPLE, d)
     basis = torch.randn(d, width, generator=generator(0, "streamed"), dtype=torch.float64)
@@ -118,13 +111,3 @@ def _leading(rank: int, batches: Batches, mean: Tensor, count: int) -> tuple[Ten
         small.addmm_(along.T, along)
     values, vectors = torch.linalg.eigh(small / (count - 1))
     return values.flip(0)[:rank].clamp(min=0), (basis @ vectors.flip(1)[:, :rank]).T.contiguous()
-
-
-def _low_rank(rank: int, count: int, mean: Tensor, total: float, batches: Batches) -> LowRankNormal:
-    """Probabilistic PCA: the leading directions, and the mean variance of all others."""
-    d = mean.numel()
-    if rank < 1 or rank >= d:
-        raise InputError(f"prior.rank={rank}: give a number between 1 and {d - 1}")
-    values, directions = _exact(batches, mean, count) if d <= EXACT else _leading(rank, batches, mean, count)
-    rest = torch.tensor(max(0.0, total - float(values[:rank].sum())) / (d - rank), dtype=torch.float64)
-    return LowRankNormal(mean, directions[:rank].contiguous(), values[:rank].sqrt(), rest.sqrt())

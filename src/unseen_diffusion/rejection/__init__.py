@@ -1,12 +1,14 @@
-"""Geometric tolerances and the bounded loop that keeps the candidates within them."""
+"""Rejection: geometric tolerances, and the bounded loop that keeps the candidates within them."""
 
-from unseen_diffusion.rejection.selection import ROUTES, Selection, advice, check_route, select
+from unseen_diffusion.rejection.projection import Projection
+from unseen_diffusion.rejection.selection import Rejection, Selection, advice, check_route, select, select_latents
 from unseen_diffusion.rejection.tolerances import (
+    ROUTES,
     AbsoluteTolerances,
     Band,
     CalibratedTolerances,
+    FixedBands,
     NoTolerances,
-    Projection,
     RandomControl,
     Tolerances,
     within,
@@ -17,13 +19,16 @@ __all__ = [
     "AbsoluteTolerances",
     "Band",
     "CalibratedTolerances",
+    "FixedBands",
     "NoTolerances",
     "Projection",
     "RandomControl",
+    "Rejection",
     "Selection",
     "Tolerances",
     "advice",
     "check_route",
     "select",
+    "select_latents",
     "within",
 ]

@@ -1,4 +1,4 @@
-"""The three geometric statistics of a candidate against references, and what references give themselves.
+"""The three geometric statistics of a candidate against references, and of references against each other.
 
 Each statistic is averaged over k references drawn for the candidate: the pair distance over the k distances,
 the pair angle over all k (k - 1) / 2 pairs, the origin angle over the k angles. Angles are in degrees.
@@ -7,6 +7,7 @@ the pair angle over all k (k - 1) / 2 pairs, the origin angle over the k angles.
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -15,7 +16,8 @@ from torch import Tensor
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.seeds import generator, generators
 
-CRITERIA = ("pair_distance", "pair_angle", "origin_angle")
+Criterion = Literal["pair_distance", "pair_angle", "origin_angle"]
+CRITERIA: tuple[str, ...] = get_args(Criterion)
 # With a cosine this close to 1 or -1, differences of float32 products have lost 3 of their 7 digits.
 CANCELLATION = 1e-3
 
@@ -44,7 +46,7 @@ def check_drawn(count: int, k: int) -> None:
 
 
 def check_left_out(count: int, k: int) -> None:
-    """Raises InputError unless a band can be taken from them: each meets k of the others."""
+    """Raises InputError unless bands can be measured, for which each reference is compared with k others."""
     if not 2 <= k <= count - 1:
         raise InputError(f"tolerances.k={k}: with {count} references give a number between 2 and {count - 1}")
 
@@ -140,7 +142,7 @@ def averages(
     squared: Float[Tensor, "b k"],
     legs: Float[Tensor, "b p"],
 ) -> Float[Tensor, "b 3"]:
-    """The three statistics from inner products and what ``sides`` made of them."""
+    """The three statistics from inner products and from what ``sides`` returns."""
     first, second = _pairs(dots.shape[1])
     distances = squared.clamp(min=0).sqrt()
     pair = _degrees(legs, distances[:, first] * distances[:, second])
@@ -157,7 +159,7 @@ def _degrees(dots: Tensor, lengths: Tensor) -> Tensor:
 def leave_one_out(references: References, k: int, seed: int, repeats: int) -> Float[Tensor, "m 3"]:
     """Statistics of each reference against k others, ``repeats`` draws each: rows in order of reference.
 
-    What a new latent of the same distribution would show; (N * repeats, 3) float64.
+    A new latent of the same distribution has these statistics; (N * repeats, 3) float64.
     """
     count = len(references)
     if not 2 <= k <= count - 1:
@@ -186,7 +188,7 @@ class Summary:
 
 
 def summarise(latents: Float[Tensor, "n c h w"], seed: int, k: int = 10) -> dict[str, Summary]:
-    """The latents' own geometry: the criteria by leave-one-out, radius, residual sd and the mean vector's norm."""
+    """Summarises a set of latents: the criteria by leave-one-out, radius, residual sd and the mean vector's norm."""
     wide = latents.double().flatten(1)
     mean = wide.mean(0)
     own = leave_one_out(References.of(latents), min(k, len(latents) - 1), seed, repeats=1)

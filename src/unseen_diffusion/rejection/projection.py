@@ -1,4 +1,4 @@
-"""Moving candidates to the nearest point whose statistics lie within the bands.
+"""Tolerances that move each candidate to the nearest point whose statistics lie within the bands.
 
 The statistics are functions of the inner products of c with its k drawn references z_i and of |c|^2, so their
 gradients lie in span(z_1, ..., z_k, c), and so does the nearest point: c' = y_0 c + sum y_i z_i. Everything happens in
@@ -8,22 +8,55 @@ these k + 1 numbers y with the Gram matrix H of (c, z_1, ..., z_k); d plays no p
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from unseen_diffusion.priors import FittedPrior
-from unseen_diffusion.rejection.geometry import CRITERIA, References, averages, draw_references, sides, statistics
-from unseen_diffusion.rejection.routes import NUMBERS
-from unseen_diffusion.rejection.tolerances import Band, within
+from unseen_diffusion.rejection.geometry import CRITERIA, averages, draw_references, sides, statistics
+from unseen_diffusion.rejection.routes import NUMBERS, Route, Task
+from unseen_diffusion.rejection.tolerances import Band, Matched, within
+from unseen_diffusion.utils.checked import Count, settings
+from unseen_diffusion.utils.errors import InputError
 
 # Share of a band's width left at both ends, so that the rounding of float32 latents stays inside.
 MARGIN = 1e-3
-# A step below this share of the way moved ends the iteration.
+# A step below this share of the distance from the candidate ends the iteration.
 SETTLED = 1e-6
 # Longest step, relative to the candidate's norm: linearisations reach no farther.
 LONGEST = 0.1
+
+
+@settings("tolerances")
+class Projection(Matched):
+    """The bands of ``match``, reached by moving each candidate to the nearest point within them.
+
+    Only what does not converge is rejected: candidates whose drawn references are so unusual that no point near by
+    satisfies the bands. The move lies in the span of the candidate and those references.
+    """
+
+    iterations: Count = 40
+    """most linearisations per candidate"""
+    name: str = "projection"
+
+    moves_candidates: ClassVar = True
+    routes: ClassVar = ("direct",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.match.control or self.match.moves_candidates or not self.match.judges:
+            raise InputError(f"tolerances.match={self.match.name}: a projection needs bands; match calibrated or paper")
+
+    def route(self, name: str, task: Task, bands: Mapping[str, Band]) -> Route:
+        return Projected(task, bands, self.k, self.iterations)
+
+    def stored(self) -> dict[str, Any] | None:
+        return (self.match.stored() or {}) | {
+            "name": self.name,
+            "match": self.match.name,
+            "iterations": self.iterations,
+        }
 
 
 def criteria(
@@ -126,24 +159,15 @@ class Moved:
     distance: float
 
 
-class Projected:
+class Projected(Route):
     """The route of ``Projection``: candidates of the direct route, moved before they are judged."""
 
-    def __init__(
-        self,
-        prior: FittedPrior,
-        references: References,
-        bands: Mapping[str, Band],
-        k: int,
-        iterations: int,
-        seed: int,
-        chunk: int,
-    ) -> None:
-        self.prior, self.references, self.bands, self.k, self.seed = prior, references, bands, k, seed
-        self.iterations, self.chunk = iterations, chunk
+    def __init__(self, task: Task, bands: Mapping[str, Band], k: int, iterations: int) -> None:
+        self.prior, self.references, self.seed, self.chunk = task.prior, task.references, task.seed, task.chunk
+        self.bands, self.k, self.iterations = bands, k, iterations
         ends = [bands.get(name, Band(-torch.inf, torch.inf)) for name in CRITERIA]
         self.low, self.high = (torch.tensor(end, dtype=torch.float64) for end in zip(*ends, strict=True))
-        self.drawn_statistics: list[Tensor] = []
+        self.before: list[Tensor] = []
         self.start = 0
         self.group_moved: list[Moved] = []
         self.accepted: dict[int, Moved] = {}
@@ -162,9 +186,9 @@ class Projected:
         y[~converged | within(before, self.bands).all(1)] = torch.eye(self.k + 1, dtype=y.dtype)[0]
         distances = length(y - torch.eye(self.k + 1, dtype=y.dtype)[0], grams).tolist()
         rows = zip(candidates, drawn, y, distances, strict=True)
-        self.group_moved = [Moved(self._moved(one, chosen, by), way) for one, chosen, by, way in rows]
+        self.group_moved = [Moved(self._moved(one, chosen, by), distance) for one, chosen, by, distance in rows]
         self.start = start
-        self.drawn_statistics.append(before)
+        self.before.append(before)
         return statistics(torch.stack([moved.latent for moved in self.group_moved]), self.references, drawn)
 
     def keep(self, index: int) -> None:
@@ -172,6 +196,12 @@ class Projected:
 
     def latents(self, indices: list[int], seed: int) -> Float[Tensor, "n c h w"]:
         return torch.stack([self.accepted[index].latent for index in indices])
+
+    def distances(self, indices: list[int]) -> Float[Tensor, " n"]:
+        return torch.tensor([self.accepted[index].distance for index in indices], dtype=torch.float64)
+
+    def drawn_statistics(self) -> Float[Tensor, "b 3"]:
+        return torch.cat(self.before)
 
     def _gram(self, candidate: Tensor, chosen: Tensor) -> Float[Tensor, "k1 k1"]:
         """H of a candidate and its drawn references."""

@@ -1,4 +1,4 @@
-"""The exact shortcut for rejection: candidates proposed in a few numbers, and formed only when accepted.
+"""The exact shortcut for rejection: candidates are proposed as a few numbers, and formed only when accepted.
 
 The criteria see a candidate c only through its inner products with its k drawn references, and its norm. Let a
 prior be c = mean + y axes + s e with e white on the complement of the axes (``SphericalRest``), and let F be the
@@ -24,6 +24,7 @@ from unseen_diffusion.rejection.geometry import (
     sampled_products,
     sides,
 )
+from unseen_diffusion.rejection.routes import Route
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.seeds import generator, normal_rows
 
@@ -34,11 +35,11 @@ NEGLIGIBLE = 1e-12
 
 
 @dataclass(frozen=True)
-class Frame:
-    """References and mean as seen from F.
+class PriorSubspace:
+    """The subspace F of a prior's axes and mean, with the references' coordinates in it.
 
     Attributes:
-        form: the prior's own form.
+        form: the prior as axes and a spherical rest.
         unit: (d,) direction of the mean beyond the axes; None if it has no such part.
         centre: (f,) coordinates of the mean in F, f = q or q + 1.
         points: (N, f) of the references.
@@ -58,7 +59,7 @@ class Frame:
     freedom: int
 
     @classmethod
-    def of(cls, form: SphericalRest, references: References) -> "Frame":
+    def of(cls, form: SphericalRest, references: References) -> "PriorSubspace":
         """Three products of the references with the axes, the mean and each other, in float64."""
         flat = references.flat
         parts = [flat[i : i + 64].double() for i in range(0, len(flat), 64)]
@@ -95,14 +96,14 @@ class Frame:
         return roots
 
     def outside(self, vectors: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """What is left of vectors outside F."""
+        """The parts of vectors orthogonal to F."""
         left = vectors - self.form.combine(self.form.along(vectors))
         return left if self.unit is None else left - (left @ self.unit)[:, None] * self.unit
 
 
 @dataclass(frozen=True)
 class Proposals:
-    """A block in its few numbers.
+    """A block of candidates, each as the few numbers that its statistics need.
 
     Attributes:
         drawn: (b, k) references.
@@ -127,10 +128,8 @@ class Accepted:
     rest: Tensor
 
 
-class ExactStatistics:
-    """The route of the exact shortcut; other candidates than the direct route's, of the same distribution."""
-
-    group = BLOCK
+class ExactStatistics(Route):
+    """The route of the exact shortcut: its candidates differ from the direct route's, their distribution does not."""
 
     def __init__(self, prior: FittedPrior, references: References, k: int, seed: int, shape: tuple[int, ...]) -> None:
         check_drawn(len(references), k)
@@ -141,16 +140,20 @@ class ExactStatistics:
                 "set rejection.route=direct"
             )
         self.prior, self.references, self.k, self.seed, self.shape = prior, references, k, seed, shape
-        self.frame = Frame.of(form, references)
-        self.freedom = self.frame.freedom - (k if self.frame.beyond else 0)
+        self.subspace = PriorSubspace.of(form, references)
+        self.freedom = self.subspace.freedom - (k if self.subspace.beyond else 0)
         if form.scale and self.freedom < 0:
             raise InputError(
-                f"rejection.route=exact_statistics: {self.frame.freedom} coordinates beyond the prior's own are fewer "
-                f"than tolerances.k={k}; set rejection.route=direct"
+                f"rejection.route=exact_statistics: {self.subspace.freedom} coordinates beyond the prior's own are "
+                f"fewer than tolerances.k={k}; set rejection.route=direct"
             )
         self.block = self._propose(0)
         self.start = 0
         self.accepted: dict[int, Accepted] = {}
+
+    @property
+    def group(self) -> int:
+        return BLOCK
 
     def judge(self, start: int, stop: int) -> Float[Tensor, "b 3"]:
         if start != self.start:
@@ -170,40 +173,40 @@ class ExactStatistics:
 
     def _propose(self, block: int) -> Proposals:
         """All proposals of a block, from its own stream."""
-        rng, frame = generator(self.seed, "proposals", block), self.frame
+        rng, subspace = generator(self.seed, "proposals", block), self.subspace
         drawn = distinct(BLOCK, self.k, len(self.references), rng)
-        f, q = len(frame.centre), len(frame.centre) - (frame.unit is not None)
+        f, q = len(subspace.centre), len(subspace.centre) - (subspace.unit is not None)
         noise = torch.randn(BLOCK, f, generator=rng).double()
         u = torch.rand(BLOCK, generator=rng, dtype=torch.float64)
-        coordinates = frame.form.scale * noise
-        coordinates[:, :q] = frame.form.coordinates(noise[:, :q], u)
+        coordinates = subspace.form.scale * noise
+        coordinates[:, :q] = subspace.form.coordinates(noise[:, :q], u)
         towards = torch.randn(BLOCK, self.k, generator=rng).double()
-        if not frame.beyond:
+        if not subspace.beyond:
             towards = torch.zeros_like(towards)
-        rest = towards.square().sum(1) + chi_squared(BLOCK, self.freedom if frame.form.scale else 0, rng)
-        return Proposals(drawn, frame.centre + coordinates, towards, rest)
+        rest = towards.square().sum(1) + chi_squared(BLOCK, self.freedom if subspace.form.scale else 0, rng)
+        return Proposals(drawn, subspace.centre + coordinates, towards, rest)
 
     def _statistics(self, block: Proposals) -> Float[Tensor, "b 3"]:
-        frame, scale, drawn = self.frame, self.frame.form.scale, block.drawn
-        dots = sampled_products(block.coordinates, frame.points, drawn)
-        if frame.beyond:
-            dots += scale * (frame.roots(drawn) @ block.towards[:, :, None])[:, :, 0]
+        subspace, scale, drawn = self.subspace, self.subspace.form.scale, block.drawn
+        dots = sampled_products(block.coordinates, subspace.points, drawn)
+        if subspace.beyond:
+            dots += scale * (subspace.roots(drawn) @ block.towards[:, :, None])[:, :, 0]
         norms = (block.coordinates.square().sum(1) + scale**2 * block.rest)[:, None]
-        lengths, pairs = frame.products.diagonal()[drawn], pair_products(frame.products, drawn)
+        lengths, pairs = subspace.products.diagonal()[drawn], pair_products(subspace.products, drawn)
         return averages(dots, norms, lengths, *sides(dots, norms, lengths, pairs))
 
     def _formed(self, index: int) -> Float[Tensor, " d"]:
-        """An accepted proposal in full: its part in F, that towards the references, and a direction for the rest."""
-        one, frame, scale = self.accepted[index], self.frame, self.frame.form.scale
-        inside = frame.vector(one.coordinates)
+        """Forms an accepted proposal: its part in F, its part along the references, and a random direction beyond."""
+        one, subspace, scale = self.accepted[index], self.subspace, self.subspace.form.scale
+        inside = subspace.vector(one.coordinates)
         if not scale:
             return inside
         direction = normal_rows((len(inside),), self.seed, "direction", [index]).double()
-        left = frame.outside(direction)[0]
+        left = subspace.outside(direction)[0]
         towards = torch.zeros_like(left)
-        if frame.beyond:
-            root = frame.roots(one.drawn[None])[0]
-            axes = torch.linalg.pinv(root) @ frame.outside(self.references.flat[one.drawn].double())
+        if subspace.beyond:
+            root = subspace.roots(one.drawn[None])[0]
+            axes = torch.linalg.pinv(root) @ subspace.outside(self.references.flat[one.drawn].double())
             towards = one.towards @ axes
             basis = torch.linalg.svd(axes, full_matrices=False)
             axes = basis.Vh[basis.S > 0.5]  # singular values are 1, and 0 for repeated references
@@ -213,7 +216,7 @@ class ExactStatistics:
 
 
 def distinct(rows: int, k: int, count: int, rng: torch.Generator) -> Int[Tensor, "b k"]:
-    """k different numbers below ``count`` per row, all sets alike: each is drawn among those not yet taken."""
+    """k different numbers below ``count`` per row, all sets equally likely: each is drawn among those not yet taken."""
     taken = torch.empty(rows, 0, dtype=torch.long)
     columns = []
     for j in range(k):

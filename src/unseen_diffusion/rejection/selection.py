@@ -1,6 +1,7 @@
 """The bounded loop that keeps the candidates within the tolerances, with its account."""
 
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -9,21 +10,31 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from unseen_diffusion.priors import SPHERICAL, FittedPrior, Prior
+from unseen_diffusion.priors import FittedPrior, Prior
 from unseen_diffusion.rejection.geometry import CRITERIA, References
-from unseen_diffusion.rejection.projection import Projected
-from unseen_diffusion.rejection.reduced import ExactStatistics
-from unseen_diffusion.rejection.routes import Direct, Route
-from unseen_diffusion.rejection.tolerances import Band, NoTolerances, Projection, Tolerances, within
+from unseen_diffusion.rejection.routes import Route, Task
+from unseen_diffusion.rejection.tolerances import Band, RouteName, Tolerances, within
+from unseen_diffusion.utils.checked import Count, settings
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.seeds import generator
 
-ROUTES = ("direct", "exact_statistics")
+
+@settings("rejection")
+class Rejection:
+    """How long candidates are drawn, and how they are judged."""
+
+    max_proposals: Count
+    """candidates drawn at most"""
+    allow_fewer: bool = False
+    """return the latents accepted when the bound is reached, if there are any, instead of an error"""
+    route: RouteName = "direct"
+    """direct draws every candidate in full; exact_statistics draws only the numbers that decide, and the rest of those
+    accepted (for priors with a spherical rest): other candidates, of the same distribution"""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Accepted latents with the full account of how they were found.
+    """Accepted latents with the full account of how they were selected.
 
     Attributes:
         latents: (n, C, H, W) float32.
@@ -33,7 +44,7 @@ class Selection:
         proposals: candidates drawn up to the last one accepted.
         passes: how many of them satisfied each criterion, after a projection if there is one.
         seconds: wall time.
-        moved: (n,) L2 distance of each latent from its draw; empty without a projection.
+        distances: (n,) L2 distance of each latent from its draw; empty without a projection.
         drawn_statistics: (proposals, 3) before the projection; empty without one.
     """
 
@@ -44,25 +55,33 @@ class Selection:
     proposals: int = 0
     passes: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
-    moved: Tensor = field(default_factory=lambda: torch.empty(0))
+    distances: Tensor = field(default_factory=lambda: torch.empty(0))
     drawn_statistics: Tensor = field(default_factory=lambda: torch.empty(0, 3))
+
+    @property
+    def moved(self) -> Tensor:
+        """The old name of ``distances``; goes with version 0.5."""
+        warnings.warn("Selection.moved is now Selection.distances", FutureWarning, stacklevel=2)
+        return self.distances
 
 
 def check_route(route: str, prior: Prior, tolerances: Tolerances) -> None:
-    """Whether a route can serve a prior and tolerances, before anything is fitted.
+    """Checks that a route can serve a prior and tolerances, before anything is fitted.
 
     Raises:
         InputError: it cannot.
     """
-    if route not in ROUTES:
-        raise InputError(f"rejection.route={route}: choose {' or '.join(ROUTES)}")
-    if route == "direct" or isinstance(tolerances, NoTolerances):
-        return
-    if isinstance(tolerances, Projection):
-        raise InputError(f"rejection.route={route}: a projection rejects nothing; set rejection.route=direct")
-    if not isinstance(prior, SPHERICAL):
+    _check_name(route, tolerances)
+    if route == "exact_statistics" and tolerances.judges and not prior.spherical:
         raise InputError(
             f"rejection.route={route}: prior={prior.name} has no spherical rest; set rejection.route=direct"
+        )
+
+
+def _check_name(route: str, tolerances: Tolerances) -> None:
+    if route not in tolerances.routes:
+        raise InputError(
+            f"rejection.route={route}: choose {' or '.join(tolerances.routes)} with tolerances={tolerances.name}"
         )
 
 
@@ -78,6 +97,22 @@ def select(
     progress: bool = False,
     route: str = "direct",
 ) -> Selection:
+    """``select_latents`` with the settings of the rejection given one by one; see there and ``Rejection``."""
+    _check_name(route, tolerances)
+    rejection = Rejection(max_proposals=max_proposals, allow_fewer=allow_fewer, route=route)  # type: ignore[arg-type]
+    return select_latents(prior, references, tolerances, count, seed, rejection, chunk, progress)
+
+
+def select_latents(
+    prior: FittedPrior,
+    references: Float[Tensor, "n c h w"],
+    tolerances: Tolerances,
+    count: int,
+    seed: int,
+    rejection: Rejection,
+    chunk: int = 256,
+    progress: bool = False,
+) -> Selection:
     """Draws candidates 0, 1, 2, ... and keeps the first ``count`` within the tolerances.
 
     The result does not depend on ``chunk``. The route changes which candidates a seed draws, not their distribution.
@@ -88,79 +123,49 @@ def select(
         tolerances: the criteria.
         count: latents wanted.
         seed: of candidates, drawn references and control.
-        max_proposals: the bound on candidates.
-        allow_fewer: return what was found when the bound is reached, if it is anything at all.
+        rejection: the bound on candidates, and how they are judged.
         chunk: candidates per matrix product.
         progress: show a progress bar.
-        route: ``direct``: every candidate is drawn in full. ``exact_statistics``: only what decides, and the rest of
-            those accepted; for priors with a spherical rest.
 
     Raises:
         InputError: the bound was reached (the message compares the measured statistics with the tolerances), or the
-            route cannot serve the prior.
+            route cannot serve the prior or the tolerances.
     """
     started = time.monotonic()
-    if isinstance(tolerances, NoTolerances):
+    if not tolerances.judges:
         starts = range(0, max(count, 1), chunk)
         parts = [prior.sample(range(start, min(start + chunk, count)), seed) for start in starts]
         return Selection(torch.cat(parts), list(range(count)), torch.empty(0, 3), proposals=count)
-    if max_proposals < 1:
-        raise InputError(f"max_proposals={max_proposals}: give 1 or more")
+    _check_name(rejection.route, tolerances)
     prepared = References.of(references)
     bands = tolerances.bands(prepared, seed)
-    way = _route(route, prior, prepared, tolerances, bands, seed, chunk, tuple(references.shape[1:]))
-    kept, judged = _loop(way, bands, count, max_proposals, progress)
-    if len(kept) < count and not (allow_fewer and kept):
-        raise InputError(_shortfall(judged, bands, len(kept), count, tolerances.name, allow_fewer))
+    route = tolerances.route(rejection.route, Task(prior, prepared, tuple(references.shape[1:]), seed, chunk), bands)
+    kept, judged = _loop(route, bands, count, rejection.max_proposals, progress)
+    if len(kept) < count and not (rejection.allow_fewer and kept):
+        raise InputError(_shortfall(judged, bands, len(kept), count, tolerances.name, rejection.allow_fewer))
     kept = kept[:count]
     proposals = kept[-1] + 1 if len(kept) == count else len(judged)
     judged = judged[:proposals]
     passes = dict(zip(bands, within(judged, bands).sum(0).tolist(), strict=True))
-    # The judged draws keep the seed, so that a control meets exactly the decisions of what it controls.
+    # The judged draws keep the seed, so that a control meets exactly the decisions of the tolerances it matches.
     kept_seed = generator(seed, "control").initial_seed() if tolerances.control else seed
-    latents = way.latents(kept, kept_seed)
-    moved, before = _moves(way, kept, proposals)
-    return Selection(latents, kept, judged, bands, proposals, passes, time.monotonic() - started, moved, before)
-
-
-def _route(
-    route: str,
-    prior: FittedPrior,
-    references: References,
-    tolerances: Tolerances,
-    bands: Mapping[str, Band],
-    seed: int,
-    chunk: int,
-    shape: tuple[int, ...],
-) -> Route:
-    """The way that candidates take.
-
-    Raises:
-        InputError: an unknown route, or none for this prior or these tolerances.
-    """
-    k = tolerances.k
-    if isinstance(tolerances, Projection) and route == "direct":
-        return Projected(prior, references, bands, k, tolerances.iterations, seed, chunk)
-    if route == "direct":
-        return Direct(prior, references, k, seed, chunk)
-    if route == "exact_statistics" and not isinstance(tolerances, Projection):
-        return ExactStatistics(prior, references, k, seed, shape)
-    wanted = "direct" if isinstance(tolerances, Projection) else " or ".join(ROUTES)
-    raise InputError(f"rejection.route={route}: choose {wanted} with tolerances={tolerances.name}")
+    latents = route.latents(kept, kept_seed)
+    distances, before = route.distances(kept), route.drawn_statistics()[:proposals]
+    return Selection(latents, kept, judged, bands, proposals, passes, time.monotonic() - started, distances, before)
 
 
 def _loop(
-    way: Route, bands: Mapping[str, Band], count: int, max_proposals: int, progress: bool
+    route: Route, bands: Mapping[str, Band], count: int, max_proposals: int, progress: bool
 ) -> tuple[list[int], Float[Tensor, "b 3"]]:
     """Indices within the bands, in order, and the statistics of all that were judged."""
     kept: list[int] = []
     parts: list[Tensor] = []
     with tqdm(total=count, desc="select", disable=not progress, dynamic_ncols=True, leave=False) as bar:
-        for start in range(0, max_proposals, way.group):
-            parts.append(way.judge(start, min(start + way.group, max_proposals)))
+        for start in range(0, max_proposals, route.group):
+            parts.append(route.judge(start, min(start + route.group, max_proposals)))
             accepted = torch.nonzero(within(parts[-1], bands).all(1)).flatten().tolist()
             for row in accepted[: count - len(kept)]:
-                way.keep(start + row)
+                route.keep(start + row)
                 kept.append(start + row)
             bar.update(len(accepted))
             if len(kept) >= count:
@@ -168,16 +173,8 @@ def _loop(
     return kept, torch.cat(parts)
 
 
-def _moves(way: Route, kept: list[int], proposals: int) -> tuple[Tensor, Tensor]:
-    """Distances moved and statistics before the move; empty unless candidates are moved."""
-    if not isinstance(way, Projected):
-        return torch.empty(0), torch.empty(0, 3)
-    moved = torch.tensor([way.accepted[index].distance for index in kept], dtype=torch.float64)
-    return moved, torch.cat(way.drawn_statistics)[:proposals]
-
-
-def _shortfall(judged: Tensor, bands: Mapping[str, Band], found: int, wanted: int, name: str, allow_fewer: bool) -> str:
-    """One line: what the candidates measured, beside what was asked."""
+def _shortfall(judged: Tensor, bands: Mapping[str, Band], kept: int, count: int, name: str, allow_fewer: bool) -> str:
+    """One line: what the candidates measured, beside the bands, and the remedy."""
     shares = within(judged, bands).double().mean(0).tolist()
     parts = []
     for (criterion, band), share in zip(bands.items(), shares, strict=True):
@@ -187,13 +184,13 @@ def _shortfall(judged: Tensor, bands: Mapping[str, Band], found: int, wanted: in
             f"[{band.low:.2f}, {band.high:.2f}] ({share:.1%} pass)"
         )
     return (
-        f"tolerances={name}: {found} of {wanted} latents accepted after {len(judged)} proposals: {'; '.join(parts)}; "
-        + advice(name, fewer=bool(found) and not allow_fewer)
+        f"tolerances={name}: {kept} of {count} latents accepted after {len(judged)} proposals: {'; '.join(parts)}; "
+        + advice(name, fewer=bool(kept) and not allow_fewer)
     )
 
 
 def advice(name: str, fewer: bool) -> str:
-    """What to do where tolerances of this name accept too few; ``fewer``: what there is could do."""
+    """The remedy where tolerances of this name accept too few; ``fewer``: whether allow_fewer would be one."""
     wider = "tolerances.coverage" if name == "calibrated" else "tolerances=calibrated"
     more = ", raise rejection.max_proposals, or set rejection.allow_fewer=true"
     return f"widen the tolerances ({wider})" + (more if fewer else " or raise rejection.max_proposals")

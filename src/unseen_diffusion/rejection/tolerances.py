@@ -1,15 +1,31 @@
-"""Geometric tolerances: which interval of each statistic is accepted."""
+"""Geometric tolerances: the accepted interval of each statistic, and how candidates are held to it.
 
+A new kind of tolerances is one class with ``bands``::
+
+    @settings("tolerances")
+    class Narrow(Tolerances):
+        def bands(self, references, seed): return {"pair_angle": Band(59.0, 61.0)}
+"""
+
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Bool, Float
+from pydantic import Field
 from torch import Tensor
 
-from unseen_diffusion.rejection.geometry import CRITERIA, References, leave_one_out
+from unseen_diffusion.rejection.geometry import CRITERIA, Criterion, References, leave_one_out
+from unseen_diffusion.rejection.reduced import ExactStatistics
+from unseen_diffusion.rejection.routes import Direct, Route, Task
+from unseen_diffusion.utils.checked import Count, settings
 from unseen_diffusion.utils.errors import InputError
+
+RouteName = Literal["direct", "exact_statistics"]
+ROUTES: tuple[str, ...] = get_args(RouteName)
+NonNegative = Annotated[float, Field(ge=0)]
 
 
 class Band(NamedTuple):
@@ -19,59 +35,99 @@ class Band(NamedTuple):
     high: float
 
 
-@runtime_checkable
-class Tolerances(Protocol):
+@settings("tolerances")
+class Tolerances(ABC):
     """What a config of the ``tolerances`` group builds."""
 
     name: str
-    k: int
+    """label in tables and messages"""
+    k: Count = 10
+    """references drawn per candidate"""
 
-    @property
-    def control(self) -> bool:
-        """True if the decisions are to be made without looking at the candidate."""
-        ...
+    judges: ClassVar[bool] = True
+    """whether candidates are compared with references at all"""
+    control: ClassVar[bool] = False
+    """whether other draws of the prior are kept in place of those judged"""
+    moves_candidates: ClassVar[bool] = False
+    """whether a candidate is changed to fit the bands, instead of being rejected"""
+    routes: ClassVar[tuple[str, ...]] = ROUTES
+    """the values of rejection.route that these tolerances work with"""
 
+    @abstractmethod
     def bands(self, references: References, seed: int) -> dict[str, Band]:
         """Accepted interval per criterion; a criterion left out is not applied."""
-        ...
+
+    def route(self, name: str, task: Task, bands: Mapping[str, Band]) -> Route:
+        """How candidates are drawn and judged, by the value of rejection.route."""
+        if name == "exact_statistics":
+            return ExactStatistics(task.prior, task.references, self.k, task.seed, task.shape)
+        return Direct(task.prior, task.references, self.k, task.seed, task.chunk)
+
+    def fixed(self, references: References, seed: int) -> "Tolerances":
+        """The same tolerances with their bands measured now: later draws meet them whatever their seed."""
+        return FixedBands(intervals=self.bands(references, seed), name=self.name, k=self.k)
+
+    def stored(self) -> dict[str, Any] | None:
+        """Fixed bands as JSON values; None where nothing is rejected.
+
+        Raises:
+            InputError: bands that are not fixed.
+        """
+        raise InputError(f"tolerances={self.name}: their bands are not fixed, so they cannot be saved; call fit again")
 
 
-@dataclass(frozen=True)
-class NoTolerances:
+@dataclass(frozen=True, kw_only=True)
+class FixedBands(Tolerances):
+    """Bands measured before: draws of every seed meet the same intervals.
+
+    Attributes:
+        intervals: accepted interval per criterion.
+    """
+
+    intervals: Mapping[str, Band]
+
+    def bands(self, references: References, seed: int) -> dict[str, Band]:
+        return dict(self.intervals)
+
+    def stored(self) -> dict[str, Any] | None:
+        bands = {name: list(band) for name, band in self.intervals.items()}
+        return {"name": self.name, "k": self.k, "control": False, "bands": bands}
+
+
+@settings("tolerances")
+class NoTolerances(Tolerances):
     """Every candidate is accepted."""
 
     name: str = "none"
-    k: int = 10
-    control: bool = False
+
+    judges: ClassVar = False
 
     def bands(self, references: References, seed: int) -> dict[str, Band]:
         return {}
 
+    def fixed(self, references: References, seed: int) -> Tolerances:
+        return self
 
-@dataclass(frozen=True)
-class AbsoluteTolerances:
-    """target +- tolerance per criterion, as released: 0.3 (L2), 0.1 and 0.1 degrees at d = 196608.
+    def stored(self) -> dict[str, Any] | None:
+        return None
 
-    Attributes:
-        tolerance: half-width per criterion; None leaves the criterion out.
-        target: centre per criterion; None takes the references' own mean (leave one out).
-        k: references drawn per candidate.
-        repeats: leave-one-out draws per reference behind a measured target.
-    """
 
-    tolerance: Mapping[str, float | None]
-    target: Mapping[str, float | None]
+@settings("tolerances")
+class AbsoluteTolerances(Tolerances):
+    """target +- tolerance per criterion, as released: 0.3 (L2), 0.1 and 0.1 degrees at d = 196608."""
+
+    tolerance: Mapping[str, NonNegative | None]
+    """half-width per criterion; null leaves the criterion out"""
+    target: Mapping[str, NonNegative | None]
+    """centre per criterion; null takes the references' own mean (leave one out)"""
     name: str = "paper"
-    k: int = 10
-    repeats: int = 8
-    control: bool = False
+    repeats: Count = 8
+    """leave-one-out draws per reference behind a measured target"""
 
     def __post_init__(self) -> None:
-        for name, value in (*self.tolerance.items(), *self.target.items()):
+        for name in (*self.tolerance, *self.target):
             if name not in CRITERIA:
                 raise InputError(f"tolerances: unknown criterion {name}; choose among {', '.join(CRITERIA)}")
-            if value is not None and value < 0:
-                raise InputError(f"tolerances: {name}={value}; give 0 or more, or null")
 
     def bands(self, references: References, seed: int) -> dict[str, Band]:
         used = [name for name in CRITERIA if self.tolerance.get(name) is not None]
@@ -87,29 +143,17 @@ class AbsoluteTolerances:
         return bands
 
 
-@dataclass(frozen=True)
-class CalibratedTolerances:
-    """Central quantiles of the references' own leave-one-out statistics.
+@settings("tolerances")
+class CalibratedTolerances(Tolerances):
+    """Central quantiles of the references' own leave-one-out statistics."""
 
-    Attributes:
-        coverage: share of the references within each band, in (0, 1].
-        criteria: those applied.
-        k: references drawn per candidate.
-        repeats: leave-one-out draws per reference.
-    """
-
-    coverage: float = 0.9
-    criteria: Sequence[str] = CRITERIA
+    coverage: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """share of the references within each band"""
+    criteria: Sequence[Criterion] = get_args(Criterion)
+    """statistics that are applied"""
     name: str = "calibrated"
-    k: int = 10
-    repeats: int = 8
-    control: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 < self.coverage <= 1:
-            raise InputError(f"tolerances.coverage={self.coverage}: give a number above 0, up to 1")
-        if unknown := [name for name in self.criteria if name not in CRITERIA]:
-            raise InputError(f"tolerances.criteria={unknown}: choose among {', '.join(CRITERIA)}")
+    repeats: Count = 8
+    """leave-one-out draws per reference"""
 
     def bands(self, references: References, seed: int) -> dict[str, Band]:
         own = leave_one_out(references, self.k, seed, self.repeats)
@@ -119,63 +163,51 @@ class CalibratedTolerances:
         return {name: Band(float(ends[0, i]), float(ends[1, i])) for name, i in index.items()}
 
 
-@dataclass(frozen=True)
-class RandomControl:
+@settings("tolerances")
+class Matched(Tolerances):
+    """Tolerances that use the bands of others."""
+
+    match: Tolerances
+    """the tolerances whose bands are used"""
+    k: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "k", self.match.k)
+
+    def bands(self, references: References, seed: int) -> dict[str, Band]:
+        return self.match.bands(references, seed)
+
+    def fixed(self, references: References, seed: int) -> Tolerances:
+        bands = FixedBands(intervals=self.bands(references, seed), name=self.match.name, k=self.k)
+        return replace(self, match=bands)
+
+
+@settings("tolerances")
+class RandomControl(Matched):
     """The control: as many rejections as ``match``, decided by the geometry of *other* draws of the prior.
 
     Candidate i is kept where an independent candidate satisfies the criteria: the same acceptance, and samples
     that owe nothing to the geometry.
     """
 
-    match: Tolerances
     name: str = "random"
-    control: bool = True
+
+    control: ClassVar = True
 
     def __post_init__(self) -> None:
-        if isinstance(self.match, Projection):
-            raise InputError("tolerances=projection rejects hardly anything: there is no random control for it")
+        super().__post_init__()
+        if self.match.moves_candidates:
+            raise InputError(
+                f"tolerances={self.match.name} rejects hardly anything: there is no random control for it; "
+                "match calibrated or paper"
+            )
 
-    @property
-    def k(self) -> int:
-        return self.match.k
-
-    def bands(self, references: References, seed: int) -> dict[str, Band]:
-        return self.match.bands(references, seed)
-
-
-@dataclass(frozen=True)
-class Projection:
-    """The bands of ``match``, reached by moving each candidate to the nearest point within them.
-
-    Only what does not converge is rejected: candidates whose drawn references are so unusual that no point near by
-    satisfies the bands. The move lies in the span of the candidate and those references.
-
-    Attributes:
-        match: the tolerances whose bands they are.
-        iterations: most linearisations per candidate.
-    """
-
-    match: Tolerances
-    iterations: int = 40
-    name: str = "projection"
-    control: bool = False
-
-    def __post_init__(self) -> None:
-        if self.iterations < 1:
-            raise InputError(f"tolerances.iterations={self.iterations}: give 1 or more")
-        if self.match.control or isinstance(self.match, NoTolerances | Projection):
-            raise InputError(f"tolerances.match={self.match.name}: a projection needs bands; match calibrated or paper")
-
-    @property
-    def k(self) -> int:
-        return self.match.k
-
-    def bands(self, references: References, seed: int) -> dict[str, Band]:
-        return self.match.bands(references, seed)
+    def stored(self) -> dict[str, Any] | None:
+        return (self.match.stored() or {}) | {"name": self.name, "control": True}
 
 
 def within(judged: Float[Tensor, "b 3"], bands: Mapping[str, Band]) -> Bool[Tensor, "b criteria"]:
-    """By candidate and criterion in use: inside its band."""
+    """Whether each candidate lies inside the band of each criterion in use."""
     passes = torch.ones(len(judged), len(bands), dtype=torch.bool)
     for column, (name, band) in enumerate(bands.items()):
         value = judged[:, CRITERIA.index(name)]

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from unseen_diffusion.scores.extra import show_columns
 from unseen_diffusion.scores.metrics import METRICS, agreed
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import atomic_path, read_json
@@ -98,6 +99,7 @@ def read_results(file: Path, *parts: str) -> dict[str, Any]:
         raise InputError(f"{file}: not the results of a run (schema {SCHEMA}); give folders of runs made since")
     if missing := [key for key in ("settings", "rows", *parts, "config") if not results.get(key)]:
         raise InputError(f"{file}: lacks {', '.join(missing)}; run this point again")
+    show_columns(results)
     return results
 
 

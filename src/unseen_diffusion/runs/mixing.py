@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field
 from torch import Tensor
 
-from unseen_diffusion.runs.stages import LatentSet, Stages
+from unseen_diffusion.pipeline.steps import LatentSet
+from unseen_diffusion.runs.stages import Stages
 from unseen_diffusion.scores.latents.gaussianity import gaussianity
 from unseen_diffusion.scores.latents.separability import distance_separation, separability
 from unseen_diffusion.utils.checked import as_written, hints, settings

@@ -8,15 +8,17 @@ import pandas as pd
 from torch import Tensor
 
 from unseen_diffusion.models.pipeline import DiffusersModel
-from unseen_diffusion.priors import restore
+from unseen_diffusion.pipeline.steps import LatentSet
 from unseen_diffusion.reports.figures import SampleSheet, reconstructions_sheet, samples_sheet
 from unseen_diffusion.reports.tables import RESULTS, SCHEMA
 from unseen_diffusion.reports.tracking import RunRecord, secrets, without_secrets
 from unseen_diffusion.runs.forgetting import forgetting
+from unseen_diffusion.runs.methods.base import Generated
 from unseen_diffusion.runs.mixing import latent_findings
-from unseen_diffusion.runs.run import Generated, Run, generate, searched
+from unseen_diffusion.runs.run import Run, generate, searched
 from unseen_diffusion.runs.settings import RunSettings
-from unseen_diffusion.runs.stages import LatentSet, Stages
+from unseen_diffusion.runs.stages import Stages
+from unseen_diffusion.scores.extra import description as extra_description
 from unseen_diffusion.scores.suite import DomainViews, held_out_row, score_row
 from unseen_diffusion.store.artefacts import Artefact, environment
 from unseen_diffusion.utils.files import atomic_path, write_json
@@ -59,6 +61,7 @@ def execute(settings: RunSettings, folder: Path, group: str) -> dict[str, Any]:
         "settings": flat_settings(settings, run.extractor.name),
         **found,
         "rows": rows,
+        **extra_description(settings.scores.extra),
         "selection": chosen,
         **tuning_of(run),
         "geometry": geometry_of(stages, settings.t),
@@ -116,8 +119,8 @@ def score_rows(run: Run, generated: Generated) -> list[dict[str, Any]]:
             scores = held_out_row(domain, s.samples, s.scores)
             return {**scores, "images": f"{run.split.key}/{scores['n']}"}
         # The classifier has been trained on the model's own samples: it cannot judge them.
-        known = row == "base_samples" or (s.method.source == "base" and row == "generated")
-        against = domain._replace(own=None) if known else domain
+        known = row == "base_samples" or (s.method.own_domain and row == "generated")
+        against = domain._replace(base_samples=None) if known else domain
         scores = score_row(row, run.views(artefact.key, artefact.tensors["images"]), against, s.scores)
         return {**scores, "images": artefact.key}
 
@@ -223,8 +226,7 @@ def latent_geometry(run: Run, generated: Generated) -> Artefact | None:
         proposals = range(generated.selection.facts["proposals"])
         refused = [index for index in proposals if index not in accepted][:most]
         if refused:
-            fitted = restore(generated.prior.facts["kind"], generated.prior.tensors)
-            sets["rejected"] = fitted.sample(refused, s.seed)
+            sets["rejected"] = generated.prior.restored.sample(refused, s.seed)
     return run.stages.geometry(run.references, sets, k, s.seed)
 
 
@@ -254,7 +256,7 @@ def description(settings: RunSettings) -> str:
 def flat_settings(settings: RunSettings, features: str) -> dict[str, Any]:
     """What tells one point of a sweep from another, flat: columns of the tables, filters of dashboards."""
     plain, solver = settings.plain, settings.solver
-    drawn = settings.method.source == "prior"
+    drawn = settings.method.draws_from_prior
     return {
         "domain": settings.domain.name,
         "draw": settings.domain.draw,

@@ -3,7 +3,7 @@
 import json
 import logging
 from copy import copy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,14 @@ from torch import Tensor
 from unseen_diffusion.domains.base import LABELS, pool_of
 from unseen_diffusion.models.base import DiffusionModel
 from unseen_diffusion.models.pipeline import DiffusersModel
-from unseen_diffusion.priors import prior_at
-from unseen_diffusion.rejection import advice
+from unseen_diffusion.pipeline.steps import LatentSet
 from unseen_diffusion.reports.figures import rows_sheet
 from unseen_diffusion.runs.bandwidth import Bandwidth, find_bandwidth
 from unseen_diffusion.runs.keys import section
+from unseen_diffusion.runs.methods.base import Generated
 from unseen_diffusion.runs.mixing import Candidate, MixingStep, departure, find_step, separation
 from unseen_diffusion.runs.settings import RunSettings, check_counts
-from unseen_diffusion.runs.stages import LatentSet, Stages
+from unseen_diffusion.runs.stages import Stages
 from unseen_diffusion.scores.features.base import FeatureExtractor
 from unseen_diffusion.scores.features.pixels import Pixels
 from unseen_diffusion.scores.kernel import kid
@@ -84,10 +84,8 @@ class Run:
 
     def at(self, **changes: Any) -> "Run":
         """The same run at other settings (t, eta, samples), over the same stages."""
-        if "t" in changes:
-            changes |= {"prior": prior_at(self.settings.prior, self.settings.spec.schedule, changes["t"])}
-            if self.settings.record:  # one trajectory serves them all
-                changes |= {"record": tuple(sorted({self.settings.t, *self.settings.record}))}
+        if "t" in changes and self.settings.record:  # one trajectory serves them all
+            changes |= {"record": tuple(sorted({self.settings.t, *self.settings.record}))}
         other = copy(self)
         for name in ("references", "tuned"):
             other.__dict__.pop(name, None)
@@ -133,78 +131,13 @@ class Run:
         return self.denoised(self.own_latents(self.settings.samples), self.settings.eta)
 
 
-@dataclass(frozen=True)
-class Generated:
-    """What a method made.
-
-    Attributes:
-        images: artefact with ``images`` (n, C, H, W) uint8.
-        latents: those that were denoised; None for real images.
-        prior: the fitted prior, where there is one.
-        selection: the account of the rejection, where there was one.
-        evaluations: network evaluations behind the images, whether spent now or found in the store.
-        seconds: wall time behind them, likewise.
-    """
-
-    images: Artefact
-    latents: LatentSet | None
-    prior: Artefact | None
-    selection: Artefact | None
-    evaluations: int
-    seconds: float
-
-
 def generate(run: Run) -> Generated:
-    """The images of the run's method."""
-    s, stages = run.settings, run.stages
-    before = len(stages.used)
-    fitted = selection = None
-    latents: LatentSet | None
-    model = run.model
-    if s.method.source == "real":
-        latents = None
-        images = stages.real(run.split.tensors["references"][: s.samples])
-    else:
-        if s.method.source == "base":
-            latents = run.own_latents(s.samples)
-        elif s.method.source == "noised":
-            latents = stages.noised(run.model, run.split.tensors["references"], s.t, s.samples, s.seed)
-        elif s.method.source == "tuned":
-            model = run.tuned[1]
-            latents = stages.base_latents(model, s.solver, s.t, s.samples, s.seed)
-        else:
-            own = run.own_latents(s.prior.id_latents) if s.prior.id_latents else None
-            fitted = stages.prior(s.prior, s.prior_config, run.references, own)
-            selection, latents = stages.selection(
-                fitted,
-                run.references,
-                s.tolerances,
-                s.tolerances_config,
-                s.samples,
-                s.seed,
-                s.max_proposals,
-                s.allow_fewer,
-                s.route,
-            )
-            check_kept(s, len(latents.indices), selection.facts["proposals"])
-        images = stages.denoising(model, latents, s.solver, s.eta, s.seed)
-    made = [artefact for _, artefact in stages.used[before:]]
-    evaluations = sum(artefact.facts.get("evaluations", 0) for artefact in made)
-    return Generated(images, latents, fitted, selection, evaluations, sum(artefact.seconds for artefact in made))
-
-
-def check_kept(settings: RunSettings, kept: int, proposals: int) -> None:
-    """Enough latents for the scores, before they are denoised: ``rejection.allow_fewer`` may have kept too few.
-
-    Raises:
-        InputError: too few.
-    """
-    s = settings
-    if kept < min(s.samples, s.scores.minimum):
-        raise InputError(
-            f"tolerances={s.tolerances.name}: {kept} of {s.samples} latents accepted after {proposals} proposals, but "
-            f"the scores need {s.scores.minimum}; {advice(s.tolerances.name, fewer=False)}"
-        )
+    """The images of the run's method, with what they cost."""
+    before = len(run.stages.used)
+    generated = run.settings.method.generate(run)
+    used = [artefact for _, artefact in run.stages.used[before:]]
+    evaluations = sum(artefact.facts.get("evaluations", 0) for artefact in used)
+    return replace(generated, evaluations=evaluations, seconds=sum(artefact.seconds for artefact in used))
 
 
 def searched(run: Run, folder: Path | None) -> tuple[Run, dict[str, Any]]:

@@ -12,19 +12,19 @@ from omegaconf.errors import OmegaConfBaseException
 from unseen_diffusion.domains.base import Domain, check_sizes, pool_of, split_pool
 from unseen_diffusion.models.analytic import linear_schedule
 from unseen_diffusion.models.base import ModelSpec
-from unseen_diffusion.models.pipeline import inspect_model
+from unseen_diffusion.models.options import inspect_model
 from unseen_diffusion.models.schedules import CLEAN
-from unseen_diffusion.priors import Prior, Replay, prior_at
-from unseen_diffusion.rejection import NoTolerances, Tolerances, check_route
+from unseen_diffusion.priors import Prior
+from unseen_diffusion.rejection import Tolerances, check_route
 from unseen_diffusion.rejection.geometry import check_left_out
 from unseen_diffusion.reports.tracking import Tracker
 from unseen_diffusion.runs.bandwidth import BandwidthSearch
 from unseen_diffusion.runs.keys import FixedMixing, Paths, run_keys, section
-from unseen_diffusion.runs.methods import Method
+from unseen_diffusion.runs.methods.base import Method
 from unseen_diffusion.runs.mixing import MINIMUM, MixingSearch
 from unseen_diffusion.scores.suite import ScoreSettings
-from unseen_diffusion.solvers.grids import WHOLE as WHOLE_STEPS
-from unseen_diffusion.solvers.sampling import SolverSettings
+from unseen_diffusion.solvers.grids import WHOLE_TIMESTEPS as WHOLE_STEPS
+from unseen_diffusion.solvers.settings import SolverSettings
 from unseen_diffusion.store.bucket import check_address
 from unseen_diffusion.utils.batching import start_size
 from unseen_diffusion.utils.configs import build, check_arguments, resolve_plain
@@ -135,7 +135,7 @@ def _check(config: DictConfig) -> RunSettings:
         spec=spec,
         domain=domain,
         method=method,
-        prior=prior_at(prior, spec.schedule, t),
+        prior=prior,
         prior_config=plain["method"].get("prior") or plain["prior"],
         tolerances=tolerances,
         tolerances_config=plain["method"].get("tolerances") or plain["tolerances"],
@@ -199,7 +199,7 @@ def _mixing(
     fractions = [step for step in steps if step != int(step)]
     if solver.grid in WHOLE_STEPS and fractions:
         raise InputError(
-            f"mixing.t={fractions[0]}: solver.grid={solver.grid} knows whole timesteps only; choose another grid or t"
+            f"mixing.t={fractions[0]}: solver.grid={solver.grid} has whole timesteps only; choose another grid or t"
         )
     return search, t, record
 
@@ -224,7 +224,7 @@ def check_mixing(search: MixingSearch, method: Method, max_proposals: int) -> No
     """
     if search.criterion != "validation":
         return
-    if method.source == "real":
+    if not method.generates:
         raise InputError(
             f"mixing.criterion=validation: method={method.name} generates nothing; choose another criterion"
         )
@@ -281,9 +281,10 @@ def check_counts(
         found, least = counts[part], MINIMUM[mixing.criterion]
         if found < least:
             raise InputError(f"domain.{part}={found}: mixing.criterion={mixing.criterion} needs {least} or more")
-    if tolerances.control and isinstance(prior, Replay):
+    if tolerances.control and not prior.random:
         raise InputError(
-            "tolerances=random: no control for prior=replay, which draws nothing; choose another of the two"
+            f"tolerances={tolerances.name} needs a prior that samples, and prior={prior.name} does not; choose another "
+            "prior or other tolerances"
         )
-    if not isinstance(tolerances, NoTolerances):
+    if tolerances.judges:
         check_left_out(references, tolerances.k)

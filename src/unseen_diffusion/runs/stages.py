@@ -5,14 +5,11 @@ nothing else: neither batch size nor device. Stages whose rows are independent (
 features) are made in shards of one batch, which several workers share; the others whole, by one of them.
 """
 
-import hashlib
-import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -23,8 +20,9 @@ from unseen_diffusion.domains.base import Domain, load_split, pool_of
 from unseen_diffusion.models.base import DiffusionModel, ModelSpec
 from unseen_diffusion.models.losses import image_losses
 from unseen_diffusion.models.pipeline import DiffusersModel
-from unseen_diffusion.priors import Prior, restore, slerp
-from unseen_diffusion.rejection import Tolerances, select, within
+from unseen_diffusion.pipeline.steps import LatentSet
+from unseen_diffusion.priors import FittedPrior, Prior, slerp
+from unseen_diffusion.rejection import Rejection, Tolerances, select_latents, within
 from unseen_diffusion.rejection.geometry import (
     CRITERIA,
     References,
@@ -37,13 +35,17 @@ from unseen_diffusion.scores.features.base import FeatureExtractor, extract
 from unseen_diffusion.scores.intervals import wilson
 from unseen_diffusion.scores.memorisation import nearest
 from unseen_diffusion.scores.reconstruction import psnr, ssim
-from unseen_diffusion.solvers.sampling import SolverSettings, denoise, invert
+from unseen_diffusion.solvers.sampling import denoise, invert
+from unseen_diffusion.solvers.settings import SolverSettings
 from unseen_diffusion.store.artefacts import Artefact, Store
-from unseen_diffusion.store.shards import Made, RowWise
+from unseen_diffusion.store.shards import RowWise
+from unseen_diffusion.store.shards import StageOutput as Made
 from unseen_diffusion.training.finetuning import Tuning, describe, tune
 from unseen_diffusion.utils.batching import BatchSize
+from unseen_diffusion.utils.digests import tensor_digest
 from unseen_diffusion.utils.images import dequantise, quantise
 from unseen_diffusion.utils.progress import skip, steps_bar
+from unseen_diffusion.utils.renamed import new_names
 from unseen_diffusion.utils.seeds import normal_rows
 
 log = logging.getLogger(__name__)
@@ -52,29 +54,21 @@ LOSS_DRAWS = 8  # noise levels at which an image's loss is measured
 
 
 @dataclass(frozen=True)
-class LatentSet:
-    """Latents at one mixing step.
+class StoredPrior:
+    """A fitted prior in the store, with the config of the run that restores it.
 
     Attributes:
-        t: mixing step.
-        latents: (n, C, H, W) float32.
-        indices: stream of each one's denoising noise.
+        config: what fitted it.
+        artefact: its tensors; facts: the class of the fitted prior.
     """
 
-    t: float
-    latents: Tensor
-    indices: list[int]
+    config: Prior
+    artefact: Artefact
 
-    @cached_property
-    def key(self) -> str:
-        """SHA-256 of the latents and all that their denoising depends on, however they were found."""
-        digest = hashlib.sha256(json.dumps([self.t, list(self.latents.shape), self.indices]).encode())
-        digest.update(self.latents.contiguous().numpy().tobytes())
-        return digest.hexdigest()
-
-    def first(self, count: int) -> "LatentSet":
-        """The first ``count`` of them."""
-        return LatentSet(self.t, self.latents[:count], self.indices[:count])
+    @property
+    def restored(self) -> FittedPrior:
+        """The fitted prior, built by its config: no class is looked up by a name in a file."""
+        return self.config.restore(self.artefact.tensors)
 
 
 @dataclass
@@ -138,7 +132,12 @@ class Stages:
     ) -> tuple[Artefact, LatentSet]:
         """Images (n, C, H, W) uint8 -> latents at ``t``; one trajectory serves every step of ``record``."""
         times = sorted({float(t), *(float(r) for r in record)})
-        inputs = {"model": model.fingerprint, "images": digest(images), "solver": asdict(solver), "record": times}
+        inputs = {
+            "model": model.fingerprint,
+            "images": tensor_digest(images),
+            "solver": asdict(solver),
+            "record": times,
+        }
         grid = solver.make_grid(model.schedule, times[-1], times)
         steps, network, codec = len(grid.up) - 1, BatchSize(self.batch_size), BatchSize(self.batch_size)
         with self._bar("invert", len(images), steps) as bar:
@@ -174,7 +173,7 @@ class Stages:
 
     def real(self, images: Tensor) -> Artefact:
         """Real images as if they had been generated."""
-        return self._get("real", 1, {"images": digest(images)}, lambda: ({"images": images}, {}))
+        return self._get("real", 1, {"images": tensor_digest(images)}, lambda: ({"images": images}, {}))
 
     def base_latents(self, model: DiffusionModel, solver: SolverSettings, t: float, count: int, seed: int) -> LatentSet:
         """The model's own domain at ``t``: pure noise at the schedule's end, denoised deterministically to ``t``."""
@@ -207,8 +206,8 @@ class Stages:
         """Images (n, C, H, W) uint8 -> weights and facts of ``tune``, and the model that they make."""
         inputs = {
             "model": model.fingerprint,
-            "references": digest(references),
-            "validation": digest(validation),
+            "references": tensor_digest(references),
+            "validation": tensor_digest(validation),
             "tuning": describe(settings),
             "seed": seed,
         }
@@ -221,7 +220,7 @@ class Stages:
 
     def image_losses(self, model: DiffusersModel, images: Tensor, seed: int) -> Tensor:
         """The training loss of every image (n, C, H, W) uint8, (n,) float64, at the same noise for all models."""
-        inputs = {"model": model.fingerprint, "images": digest(images), "seed": seed}
+        inputs = {"model": model.fingerprint, "images": tensor_digest(images), "seed": seed}
 
         def make() -> Made:
             losses = image_losses(model.network, model.loss(images), seed, LOSS_DRAWS)
@@ -229,7 +228,9 @@ class Stages:
 
         return self._get("image_losses", 1, inputs, make).tensors["losses"]
 
-    def prior(self, prior: Prior, settings: dict[str, Any], references: LatentSet, own: LatentSet | None) -> Artefact:
+    def prior(
+        self, prior: Prior, settings: dict[str, Any], references: LatentSet, own: LatentSet | None
+    ) -> StoredPrior:
         """Reference latents -> the fitted prior's parameters."""
         inputs = {"prior": settings, "latents": references.key, "own": own.key if own else None}
 
@@ -237,45 +238,34 @@ class Stages:
             fitted = prior.fit(references.latents, own.latents if own else None)
             return fitted.tensors(), {"kind": type(fitted).__name__}
 
-        return self._get("prior", 1, inputs, make)
+        return StoredPrior(prior, self._get("prior", 1, inputs, make))
 
     def selection(
         self,
-        prior: Artefact,
+        prior: StoredPrior,
         references: LatentSet,
         tolerances: Tolerances,
         settings: dict[str, Any],
         count: int,
         seed: int,
-        max_proposals: int,
-        allow_fewer: bool,
-        route: str = "direct",
+        rejection: Rejection,
     ) -> tuple[Artefact, LatentSet]:
         """Prior -> accepted latents; facts: bands, proposals, passes, acceptance with its interval, seconds."""
         inputs = {
-            "prior": prior.key,
+            "prior": prior.artefact.key,
             "references": references.key,
             "tolerances": settings,
             "count": count,
             "seed": seed,
-            "max_proposals": max_proposals,
-            "allow_fewer": allow_fewer,
+            "max_proposals": rejection.max_proposals,
+            "allow_fewer": rejection.allow_fewer,
         }
-        if route != "direct":
-            inputs["route"] = route
+        if rejection.route != "direct":
+            inputs["route"] = rejection.route
 
         def make() -> Made:
-            fitted = restore(prior.facts["kind"], prior.tensors)
-            chosen = select(
-                fitted,
-                references.latents,
-                tolerances,
-                count,
-                seed,
-                max_proposals,
-                allow_fewer,
-                progress=self.progress,
-                route=route,
+            chosen = select_latents(
+                prior.restored, references.latents, tolerances, count, seed, rejection, progress=self.progress
             )
             facts = {
                 "bands": {name: list(band) for name, band in chosen.bands.items()},
@@ -284,13 +274,13 @@ class Stages:
                 "acceptance": asdict(wilson(len(chosen.indices), chosen.proposals)),
                 "seconds": chosen.seconds,
             }
-            if len(chosen.moved):
-                facts["moved"] = {"mean": float(chosen.moved.mean()), "max": float(chosen.moved.max())}
+            if len(chosen.distances):
+                facts["moved"] = {"mean": float(chosen.distances.mean()), "max": float(chosen.distances.max())}
                 facts["drawn_inside"] = int(within(chosen.drawn_statistics, chosen.bands).all(1).sum())
             indices = torch.tensor(chosen.indices)
             return {"latents": chosen.latents, "indices": indices, "statistics": chosen.statistics}, facts
 
-        artefact = self._get("select", 1 if route == "direct" else 2, inputs, make)
+        artefact = self._get("select", 1 if rejection.route == "direct" else 2, inputs, make)
         indices = artefact.tensors["indices"].tolist()
         return artefact, LatentSet(references.t, artefact.tensors["latents"], indices)
 
@@ -334,7 +324,7 @@ class Stages:
 
     def fidelity(self, originals: Tensor, made: Artefact) -> Artefact:
         """Originals (n, C, H, W) uint8 against the first n images of ``made``: tensors psnr (dB) and ssim, (n,)."""
-        inputs = {"originals": digest(originals), "made": made.key}
+        inputs = {"originals": tensor_digest(originals), "made": made.key}
 
         def make() -> Made:
             images = made.tensors["images"][: len(originals)]
@@ -377,7 +367,7 @@ class Stages:
         inputs = {
             "model": model.fingerprint,
             "latents": references.key,
-            "images": digest(images),
+            "images": tensor_digest(images),
             "solver": asdict(solver),
             "pairs": pairs,
             "steps": steps,
@@ -411,7 +401,7 @@ class Stages:
         """
         inputs = {
             "references": references.key,
-            "sets": {name: digest(latents) for name, latents in sets.items()},
+            "sets": {name: tensor_digest(latents) for name, latents in sets.items()},
             "k": k,
             "seed": seed,
         }
@@ -428,12 +418,6 @@ class Stages:
         return self._get("geometry", 1, inputs, make)
 
 
-def digest(images: Tensor) -> str:
-    """SHA-256, hexadecimal, of a tensor's type, shape and values."""
-    head = f"{images.dtype}{tuple(images.shape)}".encode()
-    return hashlib.sha256(head + images.contiguous().numpy().tobytes()).hexdigest()
-
-
 def _evaluations(tensors: Mapping[str, Tensor], parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Facts of a row-wise artefact: what all of its shards cost, whoever made them."""
     return {"evaluations": sum(part["evaluations"] for part in parts)}
@@ -448,3 +432,6 @@ def _geometry(latents: Tensor) -> dict[str, dict[str, float]]:
     if len(latents) < 4:
         return {}
     return {name: asdict(value) for name, value in summarise(latents, seed=0).items()}
+
+
+__getattr__ = new_names(__name__)

@@ -101,7 +101,8 @@ def expand(name: str, arguments: Sequence[str]) -> Sweep:
         parsed = parse(args.overrides)
         fixed = [o.input_line or "" for o in parsed if not o.is_sweep_override()]
         swept = [values_of(o) for o in parsed if o.is_sweep_override()]
-        base = _compose(name, fixed + [values[0] for values in swept], args.config_dir)
+        first = [values[0] for values in swept]
+        base = _compose(name, fixed + first, args.config_dir)
         multirun = bool(args.multirun) or base.hydra.mode == RunMode.MULTIRUN
         if swept and not multirun:
             raise InputError(f"{swept[0][0]},...: several values need a sweep; write unseen {name} -m ...")
@@ -117,7 +118,7 @@ def expand(name: str, arguments: Sequence[str]) -> Sweep:
         combinations = [list(point) for point in combine(*swept)] if multirun else [[]]
         if multirun and any(o.key_or_group == "hydra.sweep.subdir" for o in parsed):
             raise InputError("hydra.sweep.subdir: the folders of a sweep's runs are their numbers; leave it out")
-        points = [_compose(name, fixed + point, args.config_dir) for point in combinations]
+        points = [base if point == first else _compose(name, fixed + point, args.config_dir) for point in combinations]
         for point in points:
             check_folders_are_text(point)
     except InputError:

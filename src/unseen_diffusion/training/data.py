@@ -16,10 +16,12 @@ from pydantic import Field
 from torch import Tensor
 from tqdm import tqdm
 
-from unseen_diffusion.domains.base import Domain, Pool, array_digest, fingerprint
+from unseen_diffusion.domains.base import Domain, Pool, fingerprint
 from unseen_diffusion.utils.checked import settings
+from unseen_diffusion.utils.digests import array_digest
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import atomic_path, read_json, write_json
+from unseen_diffusion.utils.renamed import new_names
 from unseen_diffusion.utils.seeds import generator
 
 CHUNK = 64  # images that a thread decodes at a time
@@ -152,7 +154,7 @@ def open_images(folder: Path) -> UInt8[Tensor, "n c s s"]:
     return torch.from_numpy(np.memmap(folder / "images.raw", np.uint8, "c", shape=tuple(shape)))
 
 
-def digest(*tensors: Tensor) -> str:
+def images_digest(*tensors: Tensor) -> str:
     """SHA-256 over the values of images and their labels, independent of their files' paths."""
     return fingerprint(arrays=[array_digest(tensor.numpy()) for tensor in tensors])
 
@@ -162,3 +164,6 @@ def hold_out(count: int, share: float, seed: int) -> tuple[Int64[Tensor, " t"], 
     held = math.ceil(share * count)
     order = torch.randperm(count, generator=generator(seed, "validation"))
     return order[held:].sort().values, order[:held].sort().values
+
+
+__getattr__ = new_names(__name__)

@@ -13,7 +13,7 @@ from unseen_diffusion.domains.base import Domain
 from unseen_diffusion.reports.tracking import NoTracker, Tracker
 from unseen_diffusion.scores.features.embedded import EmbeddedFeatures
 from unseen_diffusion.training.cards import plain_config, save_loss_curve, training_command
-from unseen_diffusion.training.data import digest
+from unseen_diffusion.training.data import images_digest
 from unseen_diffusion.training.distortions import KINDS
 from unseen_diffusion.training.feature_card import (
     Evaluation,
@@ -59,7 +59,7 @@ def train_features(config: DictConfig, device: torch.device, tracker: Tracker | 
     loss = FeatureLoss(data, config.distorted, config.label_smoothing, processes.device)
     folder = Path(config.folder)
     plain = plain_config(config)
-    plain["data"] = {"size": config.data.size, "fingerprint": digest(data.images, data.labels)}
+    plain["data"] = {"size": config.data.size, "fingerprint": images_digest(data.images, data.labels)}
     with exclusive(folder, processes):
         if processes.first:
             check_resumable(folder, plain)

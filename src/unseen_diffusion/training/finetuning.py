@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 from unseen_diffusion.models.adapters import adapter_weights, check_peft, merged, with_adapters
 from unseen_diffusion.models.losses import DiffusionLoss, validation_loss
-from unseen_diffusion.models.pipeline import DiffusersModel, check_tunable
+from unseen_diffusion.models.options import check_tunable
+from unseen_diffusion.models.pipeline import DiffusersModel
 from unseen_diffusion.training.optimisation import epoch_rows, update_ema
 from unseen_diffusion.utils.checked import Count, settings
 from unseen_diffusion.utils.errors import InputError

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unseen_diffusion.domains.parquet import read_parquet
 from unseen_diffusion.training.cards import own_images, plain_config
-from unseen_diffusion.training.data import OwnImages, decode_once, digest, hold_out, open_images
+from unseen_diffusion.training.data import OwnImages, decode_once, hold_out, images_digest, open_images
 from unseen_diffusion.training.loop import LoopSettings
 from unseen_diffusion.training.processes import Processes
 from unseen_diffusion.training.resume import check_resumable
@@ -80,7 +80,7 @@ def _given_files(config: DictConfig, settings: LoopSettings, folder: Path, proce
     if processes.first:
         plain = plain_config(config)
         plain["data"] = {"size": config.data.size, "channels": config.data.channels}
-        plain["data"] |= {"fingerprint": digest(images), "test": None if test is None else digest(test)}
+        plain["data"] |= {"fingerprint": images_digest(images), "test": None if test is None else images_digest(test)}
         check_resumable(folder, plain)
     held_images = images[:0] if test is None else test
     order = torch.randperm(len(held_images), generator=generator(settings.seed, "validation"))

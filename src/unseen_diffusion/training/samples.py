@@ -13,7 +13,8 @@ from unseen_diffusion.scores.features.base import extract
 from unseen_diffusion.scores.features.embedded import EmbeddedFeatures
 from unseen_diffusion.scores.kernel import kid
 from unseen_diffusion.solvers.grids import make_grid
-from unseen_diffusion.solvers.sampling import SolverSettings, denoise
+from unseen_diffusion.solvers.sampling import denoise
+from unseen_diffusion.solvers.settings import SolverSettings
 from unseen_diffusion.training.state import TrainState
 from unseen_diffusion.utils.files import write_json
 from unseen_diffusion.utils.images import grid, quantise, save_png

@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from functools import wraps
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import (
     Annotated,
@@ -48,7 +49,7 @@ Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Text = Annotated[str, Field(min_length=1)]
-WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", NoneType: "null"}
+WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path", NoneType: "null"}
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(Field,))
@@ -80,24 +81,25 @@ def settings(group: str) -> Callable[[type[Class]], type[Class]]:
     return decorate
 
 
-def checked_arguments(group: str) -> Callable[[Function], Function]:
+def checked_arguments(group: str, options: type | None = None) -> Callable[[Function], Function]:
     """Checks the arguments of a function (or of a heavy class's ``__init__``) that a config calls, in the same way.
 
     Args:
         group: the config group that its arguments belong to.
+        options: the settings class whose fields the function takes as ``**options``.
     """
 
     def decorate(function: Function) -> Function:
-        parameters = list(inspect.signature(function).parameters.values())
+        parameters = _named_parameters(function)
 
         def check(**values: Any) -> dict[str, Any]:
             """The values as the function gets them; InputError where one of them does not fit."""
-            known = hints(function)
+            known = _known_arguments(call)
             for one in parameters:
                 if one.name in known and one.default is one.empty and one.name not in values:
                     raise InputError(_missing(group, one.name, known))
             for name in values:
-                if name not in {one.name for one in parameters}:
+                if name not in {one.name for one in parameters} | known.keys():
                     raise InputError(_unknown(group, name, known))
             return {name: _fitting(group, name, value, known) for name, value in values.items()}
 
@@ -107,9 +109,22 @@ def checked_arguments(group: str) -> Callable[[Function], Function]:
             return function(**check(**given))
 
         call.check_arguments = check  # type: ignore[attr-defined]
+        call.settings_options = options  # type: ignore[attr-defined]
         return cast(Function, call)
 
     return decorate
+
+
+def _named_parameters(function: Any) -> list[inspect.Parameter]:
+    """The parameters of a function, without ``**options``."""
+    return [one for one in inspect.signature(function).parameters.values() if one.kind is not one.VAR_KEYWORD]
+
+
+def _known_arguments(function: Any) -> dict[str, Any]:
+    """The annotations of a function's arguments, by name, with those of the class of its ``**options``."""
+    own, options = hints(function), getattr(function, "settings_options", None)
+    own = {one.name: own[one.name] for one in _named_parameters(function) if one.name in own}
+    return own | (hints(options) if options else {})
 
 
 def _fitting(group: str, name: str, value: Any, known: Mapping[str, Any]) -> Any:
@@ -184,7 +199,11 @@ def _asked(annotation: Any) -> str:
 def hints(target: Any) -> dict[str, Any]:
     """The annotations of a settings class's fields, or of a function's arguments, by name."""
     found = get_type_hints(target, include_extras=True)
-    names = [field.name for field in fields(target)] if is_dataclass(target) else inspect.signature(target).parameters
+    names = (
+        [one.name for one in fields(target) if one.init]
+        if is_dataclass(target)
+        else inspect.signature(target).parameters
+    )
     return {name: found[name] for name in names if name in found}
 
 
@@ -197,7 +216,7 @@ def described(annotation: Any) -> str:
     if origin is Literal:
         return f"one of {', '.join(map(as_written, inner))}" if len(inner) > 1 else as_written(inner[0])
     if origin in (Union, UnionType):
-        return " or ".join(dict.fromkeys(map(described, inner)))
+        return " or ".join(dict.fromkeys(described(one) for one in inner if one is not int or float not in inner))
     if origin is not None and issubclass(origin, Mapping):
         return f"a mapping whose values are each {described(inner[1])}"
     if origin is not None and issubclass(origin, Sequence):
@@ -264,15 +283,16 @@ def declared(target: Any) -> list[Setting]:
             for name, text in _meanings(base).items()
         }
         known, found = hints(target), []
-        for field in fields(target):
+        for field in (one for one in fields(target) if one.init):
             default = field.default if field.default_factory is MISSING else field.default_factory()
             shown = None if default is MISSING else as_written(default)
             found.append(Setting(field.name, described(known[field.name]), meanings.get(field.name, ""), shown))
         return found
     function = vars(target)["__init__"] if isinstance(target, type) else target
     meanings, known = _arguments(target) | _arguments(function), hints(function)
-    arguments = [one for one in inspect.signature(function).parameters.values() if one.name in known]
-    return [
+    arguments = [one for one in _named_parameters(function) if one.name in known]
+    options = getattr(function, "settings_options", None)
+    own = [
         Setting(
             one.name,
             described(known[one.name]),
@@ -281,6 +301,7 @@ def declared(target: Any) -> list[Setting]:
         )
         for one in arguments
     ]
+    return own + (declared(options) if options else [])
 
 
 def _arguments(target: Any) -> dict[str, str]:

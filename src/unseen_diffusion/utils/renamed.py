@@ -6,7 +6,7 @@ To be deleted with version 0.5, together with the ``__getattr__`` of the package
 
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -31,9 +31,10 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "geometry": ("rejection.geometry",),
     "grids": ("solvers.grids",),
     "images": ("utils.images",),
-    "implicit": ("solvers.implicit",),
+    "implicit": ("solvers.fixed_point", "solvers.methods.ddim_implicit"),
     "jobs": ("sweeps.jobs",),
     "latents": ("scores.latents",),
+    "latents.resampling": ("scores.intervals", "scores.kernel"),
     "launches": ("sweeps.launch",),
     "methods": ("runs.methods",),
     "objects": ("store.objects",),
@@ -48,10 +49,20 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "seeds": ("utils.seeds",),
     "settings": ("runs.settings", "utils.configs", "utils.devices"),
     "shards": ("store.shards",),
-    "solvers": ("solvers.sampling", "utils.progress"),
+    "solvers": (
+        "solvers.grids",
+        "solvers.settings",
+        "solvers.methods.ddim_implicit",
+        "solvers.sampling",
+        "utils.progress",
+    ),
     "stages": ("runs.stages",),
     "statuses": ("sweeps.status",),
-    "steppers": ("solvers.explicit",),
+    "steppers": (
+        "solvers.base",
+        "solvers.clean_end",
+        *(f"solvers.methods.{name}" for name in ("ddim", "dpmpp_2m", "trapezoid", "heun", "rk4")),
+    ),
     "store": ("store.artefacts",),
     "sweeps": ("sweeps.manifest",),
     "tables": ("reports.tables",),
@@ -64,8 +75,41 @@ RENAMED: dict[str, tuple[str, ...]] = {
 # Names that changed within a module: module (relative to the package) -> old name -> new name. The module itself says
 # ``__getattr__ = new_names(__name__)``.
 NAMES: dict[str, dict[str, str]] = {
+    "runs.stages": {"digest": "tensor_digest"},
+    "store.bucket": {"own_folder": "local_folder"},
+    "store.claims": {"BEAT": "HEARTBEAT", "STALE": "SILENCE"},
+    "store.shards": {
+        "Made": "StageOutput",
+        "Spent": "Cost",
+        "agree": "shared_boundaries",
+        "digest": "short_digest",
+    },
+    "solvers.base": {
+        "Known": "Evaluated",
+        "Stepper": "Solver",
+        "advance": "euler_step",
+        "move": "to_node",
+        "read": "predict_at",
+        "touches_end": "is_boundary",
+    },
+    "solvers.grids": {"WHOLE": "WHOLE_TIMESTEPS"},
+    "solvers.methods.dpmpp_2m": {"multistep": "dpmpp_2m_step"},
+    "solvers.sampling": {"walk": "trajectory"},
+    "solvers.settings": {"make_stepper": "make_solver"},
+    "priors": {"GaussianBase": "Prior"},
+    "priors.base": {"GaussianBase": "Prior"},
+    "runs.methods": {"Method": "by_source"},
     "sweeps.composition": {"own_config": "run_config"},
     "sweeps.overrides": {"as_meant": "escape_values", "replaced": "replace_overrides"},
+    "sweeps.status": {
+        "BEAT": "HEARTBEAT",
+        "STALE": "SILENCE_BY_STAMP",
+        "alive": "is_alive",
+        "here": "is_local",
+        "own": "is_this_process",
+    },
+    "training.data": {"digest": "images_digest"},
+    "utils.files": {"sha256": "file_digest"},
 }
 PACKAGES = {new[0].partition(".")[0] for new in RENAMED.values()}
 
@@ -129,7 +173,7 @@ class _OldModules(MetaPathFinder):
     """Finds old modules, and the modules below the packages that moved (``unseen_diffusion.features.base``)."""
 
     def find_spec(
-        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+        self, fullname: str, path: Iterable[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         root, _, old = fullname.partition(".")
         first, _, below = old.partition(".")

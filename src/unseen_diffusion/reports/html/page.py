@@ -1,7 +1,6 @@
 """The page: sections from runs, filled into the template and written as one file."""
 
 import base64
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from unseen_diffusion.reports.html.tables import (
     reconstruction_table,
     results_table,
 )
+from unseen_diffusion.utils.digests import raw_digest
 from unseen_diffusion.utils.files import atomic_path
 
 CAUGHT = 0.9  # share of replays that must be caught for a copy rate to be trusted
@@ -97,7 +97,7 @@ def render(runs: Sequence[Run], title: str, comparison: DataFrame | None = None)
         provenance=provenance(runs, names),
         style=style,
         script=script,
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        script_hash=base64.b64encode(raw_digest([script])).decode(),
     )
 
 

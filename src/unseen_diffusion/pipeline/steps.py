@@ -1,0 +1,85 @@
+"""The method, written once: invert the references, fit the prior, select candidates, denoise them.
+
+``unseen run`` takes each step through the artefact store (``runs.methods.drawn``), the diffusers pipeline in memory
+(``pipeline.unseen_domain``). With the same settings and seeds both give the same samples, bit by bit.
+"""
+
+import json
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Generic, TypeVar
+
+from torch import Tensor
+
+from unseen_diffusion.models.schedules import Schedule
+from unseen_diffusion.priors import Prior
+from unseen_diffusion.utils.digests import digest
+
+Fitted = TypeVar("Fitted")  # a fitted prior, or the artefact that holds one
+Account = TypeVar("Account")  # of the selection
+Images = TypeVar("Images")
+
+
+@dataclass(frozen=True)
+class LatentSet:
+    """Latents at one mixing step.
+
+    Attributes:
+        t: mixing step.
+        latents: (n, C, H, W) float32.
+        indices: number of each one's stream of denoising noise.
+    """
+
+    t: float
+    latents: Tensor
+    indices: list[int]
+
+    @cached_property
+    def key(self) -> str:
+        """SHA-256 of the latents and all that their denoising depends on, wherever they come from."""
+        head = json.dumps([self.t, list(self.latents.shape), self.indices])
+        return digest(head, self.latents.contiguous().numpy().tobytes())
+
+    def first(self, count: int) -> "LatentSet":
+        """The first ``count`` of them."""
+        return LatentSet(self.t, self.latents[:count], self.indices[:count])
+
+
+class FitSteps(ABC, Generic[Fitted]):
+    """The steps before a prior is fitted (arXiv 2310.09213, section 4.1)."""
+
+    @abstractmethod
+    def invert(self) -> LatentSet:
+        """Reference images -> their latents at the mixing step."""
+
+    @abstractmethod
+    def id_latents(self, count: int) -> LatentSet:
+        """Latents of the base model's own domain at the mixing step."""
+
+    @abstractmethod
+    def fit(self, prior: Prior, references: LatentSet, id_latents: LatentSet | None) -> Fitted:
+        """Latents -> the fitted prior."""
+
+    def run(self, prior: Prior, schedule: Schedule) -> tuple[LatentSet, Fitted]:
+        """The references' latents, and the prior fitted to them."""
+        references = self.invert()
+        id_latents = self.id_latents(prior.id_latents) if prior.id_latents else None
+        return references, self.fit(prior.at_step(schedule, references.t), references, id_latents)
+
+
+class DrawSteps(ABC, Generic[Fitted, Account, Images]):
+    """The steps from a fitted prior to images."""
+
+    @abstractmethod
+    def select(self, fitted: Fitted, references: LatentSet, seed: int) -> tuple[Account, LatentSet]:
+        """Candidates of the prior -> those within the tolerances, numbered by candidate."""
+
+    @abstractmethod
+    def denoise(self, latents: LatentSet, eta: float, seed: int) -> Images:
+        """Latents -> images; with eta above 0, the noise of each belongs to (seed, its number)."""
+
+    def run(self, fitted: Fitted, references: LatentSet, eta: float, seed: int) -> tuple[Account, LatentSet, Images]:
+        """The account of the selection, the selected latents and their images, all by one seed."""
+        account, latents = self.select(fitted, references, seed)
+        return account, latents, self.denoise(latents, eta, seed)

@@ -1,0 +1,81 @@
+"""What every method is: a checked config with ``generate``, which returns the images of a run.
+
+A new method is one class; its config names it by ``_target_``::
+
+    @settings("method")
+    class First(Method):
+        def generate(self, run):
+            return Generated(run.stages.real(run.split.tensors["validation"][: run.settings.samples]))
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from unseen_diffusion.pipeline.steps import LatentSet
+from unseen_diffusion.priors import Prior
+from unseen_diffusion.rejection import Tolerances
+from unseen_diffusion.runs.stages import StoredPrior
+from unseen_diffusion.store.artefacts import Artefact
+from unseen_diffusion.training.finetuning import Tuning
+from unseen_diffusion.utils.checked import settings
+from unseen_diffusion.utils.errors import InputError
+
+if TYPE_CHECKING:
+    import unseen_diffusion.runs.run
+
+
+@dataclass(frozen=True)
+class Generated:
+    """The images of a method.
+
+    Attributes:
+        images: artefact with ``images`` (n, C, H, W) uint8.
+        latents: those that were denoised; None for real images.
+        prior: the fitted prior, where there is one.
+        selection: the account of the rejection, where there was one.
+        evaluations: network evaluations behind the images, whether spent now or by an earlier run.
+        seconds: wall time behind them, likewise.
+    """
+
+    images: Artefact
+    latents: LatentSet | None = None
+    prior: StoredPrior | None = None
+    selection: Artefact | None = None
+    evaluations: int = 0
+    seconds: float = 0.0
+
+
+@settings("method")
+class Method(ABC):
+    """What a config of the ``method`` group builds."""
+
+    name: str
+    """label in tables; comparisons pair methods by it"""
+    prior: Prior | None = None
+    """prior that belongs to the method; null takes that of the prior group"""
+    tolerances: Tolerances | None = None
+    """tolerances that belong to the method; null takes those of the tolerances group"""
+    tuning: Tuning | None = None
+    """how the network is fine-tuned, for methods that do so"""
+
+    draws_from_prior: ClassVar[bool] = False
+    """whether it uses a prior and tolerances"""
+    fine_tunes: ClassVar[bool] = False
+    """whether it needs ``tuning``"""
+    generates: ClassVar[bool] = True
+    """whether a model generates its images; False for real images"""
+    own_domain: ClassVar[bool] = False
+    """whether its images are the base model's own samples"""
+    source: ClassVar[str] = ""
+    """its name in configs that give ``source`` instead of ``_target_``; empty for new methods"""
+
+    def __post_init__(self) -> None:
+        if not self.draws_from_prior and (self.prior or self.tolerances):
+            raise InputError(f"method={self.name}: draws from no prior; leave prior and tolerances out")
+        if self.fine_tunes != (self.tuning is not None):
+            raise InputError(f"method={self.name}: give tuning to a method that fine-tunes, and to no other")
+
+    @abstractmethod
+    def generate(self, run: "unseen_diffusion.runs.run.Run") -> Generated:
+        """The images of a run; what they cost is added by ``runs.run.generate``."""

@@ -1,0 +1,79 @@
+"""Latents drawn from a prior within tolerances: the full method, and the baselines that change one of the two."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from unseen_diffusion.pipeline.steps import DrawSteps, FitSteps, LatentSet
+from unseen_diffusion.priors import Prior
+from unseen_diffusion.rejection import Rejection, advice
+from unseen_diffusion.runs.methods.base import Generated, Method
+from unseen_diffusion.runs.stages import StoredPrior
+from unseen_diffusion.store.artefacts import Artefact
+from unseen_diffusion.utils.checked import settings
+from unseen_diffusion.utils.errors import InputError
+
+if TYPE_CHECKING:
+    import unseen_diffusion.runs.run
+    import unseen_diffusion.runs.settings
+
+
+@settings("method")
+class DrawnFromPrior(Method):
+    """The references' latents -> a prior -> candidates within tolerances -> images."""
+
+    draws_from_prior: ClassVar = True
+    source: ClassVar = "prior"
+
+    def generate(self, run: "unseen_diffusion.runs.run.Run") -> Generated:
+        s = run.settings
+        references, fitted = StoredFit(run).run(s.prior, s.spec.schedule)
+        selection, latents, images = StoredDraw(run).run(fitted, references, s.eta, s.seed)
+        return Generated(images, latents, fitted, selection)
+
+
+@dataclass(frozen=True)
+class StoredFit(FitSteps[StoredPrior]):
+    """Fits a run's prior, each step an artefact of its store."""
+
+    of: "unseen_diffusion.runs.run.Run"
+
+    def invert(self) -> LatentSet:
+        return self.of.references
+
+    def id_latents(self, count: int) -> LatentSet:
+        return self.of.own_latents(count)
+
+    def fit(self, prior: Prior, references: LatentSet, id_latents: LatentSet | None) -> StoredPrior:
+        return self.of.stages.prior(prior, self.of.settings.prior_config, references, id_latents)
+
+
+@dataclass(frozen=True)
+class StoredDraw(DrawSteps[StoredPrior, Artefact, Artefact]):
+    """Draws a run's images, each step an artefact of its store."""
+
+    of: "unseen_diffusion.runs.run.Run"
+
+    def select(self, fitted: StoredPrior, references: LatentSet, seed: int) -> tuple[Artefact, LatentSet]:
+        s = self.of.settings
+        rejection = Rejection(max_proposals=s.max_proposals, allow_fewer=s.allow_fewer, route=s.route)  # type: ignore[arg-type]
+        selection, latents = self.of.stages.selection(
+            fitted, references, s.tolerances, s.tolerances_config, s.samples, seed, rejection
+        )
+        check_kept(s, len(latents.indices), selection.facts["proposals"])
+        return selection, latents
+
+    def denoise(self, latents: LatentSet, eta: float, seed: int) -> Artefact:
+        return self.of.stages.denoising(self.of.model, latents, self.of.settings.solver, eta, seed)
+
+
+def check_kept(s: "unseen_diffusion.runs.settings.RunSettings", kept: int, proposals: int) -> None:
+    """Enough latents for the scores, before they are denoised: ``rejection.allow_fewer`` may have kept too few.
+
+    Raises:
+        InputError: too few.
+    """
+    if kept < min(s.samples, s.scores.minimum):
+        raise InputError(
+            f"tolerances={s.tolerances.name}: {kept} of {s.samples} latents accepted after {proposals} proposals, but "
+            f"the scores need {s.scores.minimum}; {advice(s.tolerances.name, fewer=False)}"
+        )
