@@ -137,7 +137,7 @@ def main() -> int:
     chosen = parser.parse_args()
     os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive")  # read by the processes of sweeps
     if unknown := [name for name in chosen.names if name not in known]:
-        parser.error(f"{unknown[0]}: no such study; choose of {', '.join(known)}")
+        parser.error(f"{unknown[0]}: no such study; choose among {', '.join(known)}")
     names = chosen.names or [name for name in known if runs_by_default(name)]
     sweeps = list(dict.fromkeys(one for name in names for one in sweeps_of(name)))
     if not chosen.analyse:
