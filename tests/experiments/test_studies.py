@@ -175,7 +175,7 @@ def test_a_study_that_does_not_exist_and_a_sweep_that_fails_are_reported(
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
         study("absent")
-    assert "absent: no such study; choose of bandwidth_vs_gap" in " ".join(capsys.readouterr().err.split())
+    assert "absent: no such study; choose among bandwidth_vs_gap" in " ".join(capsys.readouterr().err.split())
     assert not studies.run(sweep("bad", "absent"), tiny=False)
     assert "bad: exit code 2; see outputs/sweeps/study_bad/studies.log" in capsys.readouterr().out
     assert not (working / "outputs" / "sweeps" / "study_bad" / studies.ENDED).exists()
