@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from experiments.common import Answer, effect_of, generated, score, signed, write_study
 from unseen_diffusion.reports.comparison import compare
-from unseen_diffusion.reports.tables import RESULTS
+from unseen_diffusion.reports.result import RESULTS
 from unseen_diffusion.utils.files import read_json
 
 BASE, CONTROL, FULL = "none", "random", "calibrated"

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.common import Answer, artefact, copying, interval, runs, signed, write_study
-from unseen_diffusion.reports.figures import SampleSheet, samples_sheet
+from unseen_diffusion.reports.sheets import SampleSheet, samples_sheet
 from unseen_diffusion.scores.intervals import Proportion, wilson
 from unseen_diffusion.scores.membership import real_pass_rate
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from experiments.common import MODEL_COLOURS, Answer, artefact, interval, pm, runs, write_study
-from unseen_diffusion.reports.figures import rows_sheet
+from unseen_diffusion.reports.sheets import rows_sheet
 from unseen_diffusion.scores.features.base import extract
 from unseen_diffusion.scores.intervals import MeanInterval, t_interval
 from unseen_diffusion.utils.configs import build

@@ -23,7 +23,7 @@ from benchmarks.service import JOB as LEAN
 from hydra_plugins.unseen_sweeper import ManifestSweeper
 from support.commands import FAILING, HALTING, halted, run, same_as_whole, shards, states
 from support.failing import CALLS
-from unseen_diffusion.reports.tables import results_files
+from unseen_diffusion.reports.result import results_files
 from unseen_diffusion.sweeps.composition import PLUGINS, quoted, replaced
 from unseen_diffusion.sweeps.manifest import (
     COMPARISONS,

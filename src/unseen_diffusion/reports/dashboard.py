@@ -6,7 +6,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
-from unseen_diffusion.reports.tables import ROW_LABELS
+from unseen_diffusion.reports.rows import COMPARISON_ROWS, GENERATED
 from unseen_diffusion.reports.tracking import TABLE, check_project, has_key
 from unseen_diffusion.scores.metrics import COST, DIVERSE, INSIDE, METRICS, NEAR, NEW
 from unseen_diffusion.utils.errors import InputError
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import wandb_workspaces.workspaces.interface as ws
 
 NAME = "What has it never seen?"
-GENERATED = "generated"
 BY = ("domain", "method", "prior")  # flat config entries that panels group by
 ALONG = "eta"  # the flat config entry that panels plot against
 COLUMNS = (*BY, "tolerances", "t", ALONG, "draw", "seed", "model", "features", "target")  # of the run table
@@ -99,7 +98,7 @@ def workspace(project: str, entity: str = "") -> "ws.Workspace":
 
 def guide() -> str:
     """The text of the first panel: what the rows and the sections are."""
-    rows = "\n".join(f"- `{row}/...` {label}" for row, label in ROW_LABELS.items())
+    rows = "\n".join(f"- `{row}/...` {one.short}" for row, one in COMPARISON_ROWS.items())
     questions = "\n".join(f"- **{question}** {reading}" for question, (reading, _) in QUESTIONS.items())
     return (
         f"Runs are grouped by domain; bars are means over the runs of a group, whiskers their range.\n\n{questions}\n\n"

@@ -16,7 +16,7 @@ from unseen_diffusion.models.base import DiffusionModel
 from unseen_diffusion.models.pipeline import DiffusersModel
 from unseen_diffusion.priors import prior_at
 from unseen_diffusion.rejection import advice
-from unseen_diffusion.reports.figures import rows_sheet
+from unseen_diffusion.reports.sheets import rows_sheet
 from unseen_diffusion.runs.bandwidth import Bandwidth, find_bandwidth
 from unseen_diffusion.runs.mixing import Candidate, MixingStep, departure, find_step, separation
 from unseen_diffusion.runs.settings import RunSettings, check_counts, local_artefacts

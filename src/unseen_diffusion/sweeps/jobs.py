@@ -9,6 +9,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from unseen_diffusion.reports.result import RESULTS
 from unseen_diffusion.runs.settings import RunSettings
 from unseen_diffusion.sweeps.composition import own_config
 from unseen_diffusion.sweeps.manifest import (
@@ -50,8 +51,6 @@ def run_job(config: DictConfig) -> list[float] | None:
 
 def _claimed_job(config: DictConfig, folder: Path, sweep: Path) -> list[float] | None:
     """``run_job`` once its folder is known: claims it, works, and records how that ended."""
-    from unseen_diffusion.reports.tables import RESULTS
-
     with claimed(folder) as journal:
         if journal is None:
             log.info("%s: done, or another process has it", folder)
@@ -84,8 +83,8 @@ def _work(config: DictConfig, folder: Path, sweep: Path) -> list[float] | None:
 
     settings = check(config)
     if not config.worker:
-        results = execute(settings, folder, sweep.name)
-        return [float(results["rows"][0][name]) for name in OBJECTIVES]
+        result = execute(settings, folder, sweep.name)
+        return [float(result.generated[name]) for name in OBJECTIVES]
     of = sweep / read_manifest(sweep).runs()[folder.relative_to(sweep).as_posix()]
     status = read_status(of)
     spent = take_part(settings) if status is None or status.state != "done" else 0
@@ -147,7 +146,7 @@ def compare_solvers(settings: RunSettings, folder: Path) -> None:
 def report(folder: Path) -> int:
     """Prints the table of a run or sweep and where everything is; 1 if any of its runs is not done."""
     from unseen_diffusion.reports.comparison import is_comparison, show_comparison
-    from unseen_diffusion.reports.figures import sweep_sheet
+    from unseen_diffusion.reports.sheets import sweep_sheet
     from unseen_diffusion.reports.tables import load_results, print_table, write_table
 
     sweep = SweepState.of(folder)

@@ -8,6 +8,7 @@ from torch import Tensor
 from unseen_diffusion.reports.html.load import Folder, Run, first_of_settings
 from unseen_diffusion.reports.html.naming import Names
 from unseen_diffusion.reports.html.pictures import Picture, cost, picture, reduced, strip
+from unseen_diffusion.reports.rows import REPLICATES, run_name
 from unseen_diffusion.scores.intervals import Proportion, wilson
 
 BUDGET = 9_000_000  # bytes of pictures in one report
@@ -35,7 +36,7 @@ class SampleSheet:
 
     Attributes:
         name: the setting.
-        drawn: which draw and seed.
+        replicate: its draw and seed.
         tiles: in order, uncurated.
         count: how many samples there are.
         nearer: how many of them are nearer to a reference than to any held-out image.
@@ -43,7 +44,7 @@ class SampleSheet:
     """
 
     name: str
-    drawn: str
+    replicate: str
     tiles: list[Tile]
     count: int
     nearer: Proportion
@@ -144,10 +145,10 @@ def sample_sheet(run: Run, names: Names, most: int) -> SampleSheet:
             )
         )
     ]
-    drawn = ", ".join(f"{key} {run.settings[key]}" for key in ("draw", "seed") if run.settings.get(key) is not None)
+    replicate = run_name(run.settings, REPLICATES)
     nearer = wilson(int((to_r < to_h).sum()), len(to_r))
     expected = len(references) / (len(references) + len(heldout))
-    return SampleSheet(names.of(run), drawn, tiles, len(to_r), nearer, expected)
+    return SampleSheet(names.of(run), replicate, tiles, len(to_r), nearer, expected)
 
 
 def _tile(index: int, sample: Tensor, reference: Tensor, heldout: Tensor, to_r: float, to_h: float) -> Tile:
@@ -169,7 +170,7 @@ def reconstruction_sheets(
     for run in runs:
         name = names.of(run, ("method", "prior", "tolerances", "eta"))
         _, folders = distinct.setdefault((name, str(run.needed("split").path)), (run, {}))
-        for eta, facts in run.part("reconstruction").items():
+        for eta, facts in run.reconstruction.items():
             if facts.get("images"):
                 folders.setdefault(eta, run.locate(facts["images"]))
     known = [(name, run, folders) for (name, _), (run, folders) in distinct.items() if folders]

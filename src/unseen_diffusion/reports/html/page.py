@@ -16,7 +16,7 @@ from pandas import DataFrame
 
 from unseen_diffusion.reports.html.galleries import Gallery, gallery
 from unseen_diffusion.reports.html.load import Run, first_of_settings
-from unseen_diffusion.reports.html.naming import Names, say
+from unseen_diffusion.reports.html.naming import Names
 from unseen_diffusion.reports.html.plots import Plots, geometry_plots, response_plots
 from unseen_diffusion.reports.html.scores import estimate, show
 from unseen_diffusion.reports.html.tables import (
@@ -26,6 +26,7 @@ from unseen_diffusion.reports.html.tables import (
     reconstruction_table,
     results_table,
 )
+from unseen_diffusion.reports.rows import REPLICATES, run_name
 from unseen_diffusion.utils.files import atomic_path
 
 CAUGHT = 0.9  # share of replays that must be caught for a copy rate to be trusted
@@ -77,7 +78,7 @@ def render(runs: Sequence[Run], title: str, comparison: DataFrame | None = None)
         for setting in ("eta", "t")
         if (plots := response_plots(members, names, setting, f"response-{i}"))
     ]
-    features = "" if "features" in names.varying else say(runs[0].settings.get("features"))
+    features = "" if "features" in names.varying else runs[0].features
     script, style = (Markup(_resource(name)) for name in ("sort.js", "style.css"))
     return _template().render(
         title=title,
@@ -111,7 +112,7 @@ def write_report(runs: Sequence[Run], path: Path, title: str, comparison: DataFr
 def domain_part(runs: Sequence[Run], names: Names, share: float, prefix: str) -> DomainPart:
     """Everything about the runs of one domain, whose pictures may take ``share`` of the budget."""
     firsts = first_of_settings(runs)
-    images = runs[0].part("images")
+    images = runs[0].images
     drawn = _geometries(firsts, names, prefix)
     left_out = []
     if len(drawn) > MOST_GEOMETRIES:
@@ -186,12 +187,12 @@ def provenance(runs: Sequence[Run], names: Names) -> list[Provenance]:
     firsts: dict[str, Run] = {}
     for run in runs:
         first = firsts.setdefault(run.setting, run)
-        replicate = [f"{key} {say(run.settings.get(key))}" for key in ("draw", "seed") if say(run.settings.get(key))]
-        name = ", ".join([run.domain, names.of(run), *replicate])
+        replicate = run_name(run.settings, REPLICATES)
+        name = ", ".join(filter(None, (run.domain, names.of(run), replicate)))
         parts = [("settings", _json(run.settings))]
         if run is first:
-            parts += [("configuration", _json(run.results["config"])), ("environment", _json(run.part("environment")))]
-        spent = {key: run.part(key) for key in ("evaluations", "seconds") if run.part(key)}
+            parts += [("configuration", _json(run.config)), ("environment", _json(run.environment))]
+        spent = {name: part for name, part in (("evaluations", run.evaluations), ("seconds", run.seconds)) if part}
         parts.append(("spent by this run (network evaluations, seconds per stage)", _json(spent)))
         parts.append(("artefacts", _artefacts(run)))
         like = "" if run is first else f"configured as the run in {first.folder}, except draw, seed or files read"
@@ -204,8 +205,7 @@ def _json(value: Any) -> str:
 
 
 def _artefacts(run: Run) -> str:
-    artefacts = run.results.get("artefacts") or []
-    return "\n".join(f"{a['stage']}: {a['folder']}{' (reused)' if a.get('reused') else ''}" for a in artefacts)
+    return "\n".join(f"{a['stage']}: {a['folder']}{' (reused)' if a.get('reused') else ''}" for a in run.artefacts)
 
 
 def _resource(name: str) -> str:

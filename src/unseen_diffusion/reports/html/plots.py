@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from unseen_diffusion.reports.html.load import CONTROLS, Run
-from unseen_diffusion.reports.html.naming import Names, is_missing
-from unseen_diffusion.reports.html.scores import SCORES, Estimate, estimate, scaled
+from unseen_diffusion.reports.html.naming import Names
+from unseen_diffusion.reports.html.scores import SCORES, Estimate, estimate
+from unseen_diffusion.reports.rows import is_missing, scaled
 from unseen_diffusion.scores.intervals import crossed_interval
 
 STYLE: Any = {
@@ -121,7 +122,7 @@ def geometry_plots(run: Run, names: Names, prefix: str) -> Plots | None:
         return None
     known = [(i, name) for i, name in enumerate(SETS) if name in sets]
     keys = [Key(f"{SETS[name]} ({len(sets[name])})", COLOURS[i], dashes=_text(DASHES[i])) for i, name in known]
-    bands = run.part("selection").get("bands", {})
+    bands = run.selection.get("bands", {})
     with mpl.rc_context(STYLE):
         svgs = [
             _distributions({name: values[:, i] for name, values in sets.items()}, statistic, bands, f"{prefix}-{i}")
@@ -247,7 +248,7 @@ def _response(curves: Sequence[Curve], setting: str, score: str, floor: float | 
         axes.errorbar(xs, ys, spread, marker=MARKERS[index], markersize=4, capsize=2, **_line(index))
     if floor is not None:
         axes.axhline(scaled(score, floor), color="#999999", linewidth=0.8, linestyle=":")
-    title = SCORES[score].title + (", %" if SCORES[score].kind == "share" else "")
+    title = SCORES[score].label + (", %" if SCORES[score].kind == "share" else "")
     axes.set_title(title)
     axes.set_xlabel(setting)
     return svg(figure, name, f"{title} against {setting}, {len(curves)} lines")
