@@ -79,7 +79,9 @@ class RunResult:
         """
         content = read_json(file)
         if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-            raise InputError(f"{file}: not the results of a run (schema {SCHEMA}); give folders of runs made since")
+            raise InputError(
+                f"{file}: not the results of a run of this version (schema {SCHEMA}); give folders of newer runs"
+            )
         if missing := [part for part in (*REQUIRED[:2], *parts, *REQUIRED[2:]) if not content.get(part)]:
             raise InputError(f"{file}: lacks {', '.join(missing)}; run this point again")
         known = {one.name: content[one.name] for one in fields(cls) if content.get(one.name) is not None}

@@ -63,7 +63,7 @@ def load_results(paths: Sequence[Path | str]) -> pd.DataFrame:
 
 
 def _tell_apart(table: pd.DataFrame) -> pd.DataFrame:
-    """Adds a column for each configuration key that differs between generated rows of equal ``SETTINGS``."""
+    """Adds a column for each configuration key that differs between runs of equal ``SETTINGS``."""
     generated = table[table["row"] == GENERATED]
     extra: list[str] = []
     for _, group in generated.groupby(list(SETTINGS), dropna=False):
