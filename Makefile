@@ -1,4 +1,4 @@
-# make demo, make test, make check, make engines (real Ray and Slurm), make studies (hours): everything runs in .venv, made on first use with pinned versions.
+# make demo, make test (5 minutes), make test-slow, make check, make engines (real Ray and Slurm), make studies (hours): everything runs in .venv, made on first use with pinned versions.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 PYTHON ?= python3
@@ -16,14 +16,20 @@ define install
 	fi
 endef
 
-.PHONY: bench demo test engines check studies clean
+.PHONY: bench demo test test-slow engines check studies clean
 
 demo: $(VENV)/.ready
 	$(BIN)/unseen run experiment=demo
 
-# A process a core, each on one thread.
+# One process per core, each with one thread; a process that has finished takes tests from another.
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/pytest -q -n auto --dist worksteal
+
 test: $(VENV)/.ready
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/pytest -q -n auto --dist loadfile
+	$(PYTEST)
+
+# What is slow because it is real: the built wheel, every study as a program, wandb.
+test-slow: $(VENV)/.ready
+	$(PYTEST) -m slow
 
 bench: $(VENV)/.ready
 	$(BIN)/python -m pip install -q -c constraints.txt zarr

@@ -1,4 +1,4 @@
-"""All benchmarks, or those named: rows with floors, as a table and as JSON.
+"""Runs all benchmarks, or the named ones, and prints their rows with lower bounds (floors).
 
     python -m benchmarks [NAMES ...] [--device cuda] [--save]
 
@@ -47,12 +47,12 @@ ALL: dict[str, Callable[[torch.device], list[Row]]] = {
 
 
 def shown(number: float | None) -> str:
-    """Four digits."""
+    """A value with four digits."""
     return "" if number is None else f"{number:,.0f}" if abs(number) >= 10000 else f"{number:.4g}"
 
 
 def table(results: dict[str, Any]) -> str:
-    """Markdown."""
+    """The results as Markdown tables."""
     lines = [results["hardware"] + ".", ""]
     for name, found in results["benchmarks"].items():
         title = (ALL[name].__doc__ or "").splitlines()[0].split(". ", 1)[-1].rstrip(".")
@@ -66,7 +66,7 @@ def table(results: dict[str, Any]) -> str:
 
 
 def measured(names: list[str], device: torch.device, results: dict[str, Any]) -> dict[str, Any]:
-    """Runs each, printing rows as they come."""
+    """Runs the benchmarks and prints each row when it is measured."""
     for name in names:
         load, started = os.getloadavg()[0], time.perf_counter()
         rows = ALL[name](device)
@@ -80,7 +80,7 @@ def measured(names: list[str], device: torch.device, results: dict[str, Any]) ->
 
 
 def save(results: dict[str, Any], device: torch.device) -> None:
-    """JSON, and the table in the README (of the CPU) or beside it."""
+    """Writes the JSON file, and the table: for a CPU into the README, for a GPU beside it."""
     suffix = "" if device.type == "cpu" else f"-{device.type}"
     write_json(HERE / f"results{suffix}.json", results)
     readme = HERE / "README.md"
@@ -93,11 +93,13 @@ def save(results: dict[str, Any], device: torch.device) -> None:
 
 
 def main() -> None:
-    """Parses, runs, prints, saves."""
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAMES", help=", ".join(ALL))
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--save", action="store_true", help="results and table; those not run now stay as they are")
+    parser.add_argument(
+        "--save", action="store_true", help="write results and table; benchmarks that are not run now keep theirs"
+    )
     chosen = parser.parse_args()
     if unknown := [name for name in chosen.names if name not in ALL]:
         parser.error(f"{unknown[0]}: choose from {', '.join(ALL)}")

@@ -28,7 +28,7 @@ RUN = (
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run asks for.
+    """The size of a run.
 
     Attributes:
         references, samples: images inverted and generated.
@@ -46,23 +46,23 @@ class Plan:
 
     @property
     def evaluations(self) -> int:
-        """N up + M down."""
+        """Network function evaluations: N inversions and M samplings."""
         return self.references * self.up + self.samples * self.down
 
     def seconds(self, rate: float) -> float:
-        """With so many evaluations a second."""
+        """Duration at a number of evaluations per second."""
         return self.evaluations / rate
 
     def flops(self, macs: float) -> float:
-        """Of a network with so many multiply-accumulates an evaluation."""
+        """Operations of a network, from the multiply-accumulates of one evaluation."""
         return 2 * macs * self.evaluations
 
     def dollars(self, rate: float, price: float) -> float:
-        """At so many dollars for an hour of the device."""
+        """Price, from the dollars per hour of the device."""
         return self.seconds(rate) / 3600 * price
 
     def bytes(self) -> dict[str, int]:
-        """In the store: float32 latents at each step kept, float32 latents accepted, 8-bit images."""
+        """Bytes in the store: float32 latents at each recorded step, float32 accepted latents, 8-bit images."""
         n, m, d = self.references, self.samples, self.numbers
         return {"invert": 4 * n * d * self.recorded, "select": 4 * m * d, "denoise": m * d}
 
@@ -74,7 +74,7 @@ def costs(device: torch.device) -> list[Row]:
     x, node = normal(48, *model.shape).to(device), model.schedule.node(250.0)
 
     def rate(calls: int = 5) -> float:
-        """Wall time, as the run's own seconds are; they share the machine with the same other work."""
+        """Seconds of wall time, because the run reports wall time; both share the machine with the same other work."""
         started = time.perf_counter()
         for _ in range(calls):
             model.predict(x, node).eps.cpu()

@@ -1,4 +1,4 @@
-"""c. Proposals drawn and judged a second: one at a time, in batches, and by exact statistics.
+"""c. Proposals drawn and judged per second: one at a time, in batches, and by exact statistics.
 
 All measure the same three statistics against k = 10 of N = 1000 references, drawn anew for each candidate.
 ``loop``: one candidate at a time in float32, as the paper describes it, its geometry vectorised over the 10
@@ -19,7 +19,7 @@ from unseen_diffusion.rejection.geometry import References, draw_references, sta
 from unseen_diffusion.rejection.reduced import BLOCK, ExactStatistics
 from unseen_diffusion.rejection.routes import Direct
 
-K, COUNT, BUDGET = 10, 1000, 1.5  # references a candidate, references, processor seconds a rate
+K, COUNT, BUDGET = 10, 1000, 1.5  # references per candidate, references, processor seconds per rate
 SHAPES = {3072: (3, 32, 32), 196608: (3, 256, 256)}
 
 
@@ -40,7 +40,7 @@ def vectorised(candidate: Tensor, z: Tensor) -> Tensor:
 
 
 def pairwise(candidate: Tensor, z: Tensor) -> Tensor:
-    """The same, one reference and one pair at a time."""
+    """The three statistics, with one reference and one pair at a time."""
     distances = torch.stack([(candidate - one).norm() for one in z])
     pairs = torch.stack([degrees(a - candidate, b - candidate) for a, b in combinations(z, 2)])
     origins = torch.stack([degrees(candidate, one) for one in z])
@@ -58,7 +58,7 @@ def rate(job: Callable[[], int]) -> float:
 
 
 def loop(measure: Callable[[Tensor, Tensor], Tensor], z: Tensor) -> Callable[[], int]:
-    """One candidate a call."""
+    """Judges one candidate per call."""
 
     def job() -> int:
         measure(torch.randn(z.shape[1]), z[torch.randperm(len(z))[:K]])
@@ -68,7 +68,7 @@ def loop(measure: Callable[[Tensor, Tensor], Tensor], z: Tensor) -> Callable[[],
 
 
 def judged(way: Any, group: int) -> Callable[[], int]:
-    """A new group of candidates a call."""
+    """Judges a new group of candidates per call."""
     position = iter(range(10**9))
 
     def job() -> int:
@@ -87,12 +87,12 @@ def same_statistics(references: References, d: int) -> float:
 
 
 def criteria(device: torch.device) -> list[Row]:
-    """Always on the CPU, where candidates are drawn."""
+    """Runs on the CPU, because candidates are drawn there."""
     return [row for d in SHAPES for row in at_dimension(d)]
 
 
 def at_dimension(d: int) -> list[Row]:
-    """Rates of every way, and their ratios to the loops."""
+    """Rates of every implementation, and their ratios to the loops."""
     z = normal(COUNT, d, stream=2)
     latents = z.reshape(-1, *SHAPES[d])
     started = clock(torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""Our loops against bare forwards of the network, and against the loops of others."""
+"""Our loops against bare forward passes of the network, and against the loops of other libraries."""
 
 import torch
 from torch import Tensor
@@ -15,12 +15,12 @@ GOAL = "bare forwards (goal: 1.03)"
 
 
 def network_of(model: DiffusersModel) -> official.Network:
-    """eps of a state at timesteps."""
+    """The network's eps for a state at some timesteps."""
     return lambda x, t: unet_forward(model.unet, x, t, model.factor)
 
 
 def overhead(device: torch.device) -> list[Row]:
-    """a. Inversion and denoising over as many bare forwards of the same batch and dtype."""
+    """a. Time of inversion and denoising over that of as many bare forward passes of the same batch and dtype."""
     model = DiffusersModel("embedded:photos32", device=device)
     rows = []
     for batch, steps in SHAPES:
@@ -50,7 +50,7 @@ def overhead(device: torch.device) -> list[Row]:
 
 
 def peers(device: torch.device) -> list[Row]:
-    """b. Images a second, up and down again, against the official loop and diffusers' schedulers; equality."""
+    """b. Round trips per second against the official loop and diffusers' schedulers, and the results' equality."""
     model = DiffusersModel("embedded:photos32", device=device)
     network = network_of(model)
     rows = [*_equality(model, network, device)]
@@ -74,7 +74,7 @@ def peers(device: torch.device) -> list[Row]:
             return official.denoise(network, up, alphas, times_, 0.2, 0).cpu()
 
         jobs = {"ours": ours, "diffusers": theirs, "official": released}
-        if batch == 64:  # image by image: as many a second as in a batch of 8
+        if batch == 64:  # the loop handles single images, so its rate is that of a batch of 8
             jobs.pop("official")
         found = interleaved(jobs, 3, device)
         rows.append(Row(f"ours, batch {batch}", rate(batch, found["ours"]), "images/s", f"{steps} + {steps} steps"))

@@ -1,4 +1,4 @@
-"""What every benchmark shares: rows, interleaved timing, hardware."""
+"""Shared by all benchmarks: rows, interleaved timing, and the hardware."""
 
 import os
 import platform
@@ -16,7 +16,7 @@ from unseen_diffusion.utils.seeds import generator
 
 @dataclass(frozen=True)
 class Row:
-    """One measured figure.
+    """One measured value.
 
     Attributes:
         name: what was measured.
@@ -39,7 +39,7 @@ Jobs = Mapping[str, Callable[[], Any]]
 
 
 def clock(device: torch.device) -> float:
-    """Processor seconds of this process; on a GPU wall time once it is idle."""
+    """Processor seconds of this process; on a GPU the wall time after it has become idle."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         return time.perf_counter()
@@ -47,14 +47,14 @@ def clock(device: torch.device) -> float:
 
 
 def seconds(job: Callable[[], Any], device: torch.device) -> float:
-    """Of one call."""
+    """Seconds of one call."""
     started = clock(device)
     job()
     return clock(device) - started
 
 
 def interleaved(jobs: Jobs, rounds: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of each job, one after the other in every round, after one warm-up of each."""
+    """Seconds of each job; the jobs take turns in every round, after one warm-up each."""
     for job in jobs.values():
         job()
     times: dict[str, list[float]] = {name: [] for name in jobs}
@@ -70,7 +70,7 @@ def ratio(times: Mapping[str, list[float]], name: str, base: str) -> float:
 
 
 def rate(count: float, times: list[float]) -> float:
-    """Per second, by the median time."""
+    """Rate per second, from the median time."""
     return count / stats.median(times)
 
 

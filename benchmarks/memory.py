@@ -25,13 +25,13 @@ BATCH, SHAPE, FEATURES = 500, (3, 16, 16), 64
 
 
 def batches(count: int, shape: tuple[int, ...]) -> Iterator[Tensor]:
-    """Made on the fly, as they would be read from shards."""
+    """Numbers that are generated when needed, as if they were read from shards."""
     for start in range(0, count, BATCH):
         yield torch.randn(min(BATCH, count - start), *shape, generator=generator(0, "memory", start))
 
 
 def inversion_of_shards(count: int) -> None:
-    """A shard after the other; the network is a formula, so that what is measured is the loop's own memory."""
+    """Inverts one shard after the other; the network is a formula, so only the loop's memory is measured."""
     d = torch.Size(SHAPE).numel()
     model = GaussianModel(torch.zeros(SHAPE), None, torch.linspace(0.1, 2, d), linear_schedule())
     grid = make_grid(model.schedule, "karras", 4, 500)
@@ -47,28 +47,28 @@ def inversion_at_once(count: int) -> None:
 
 
 def low_rank_streamed(count: int) -> None:
-    """Rank 30 from batches."""
+    """Fits a rank of 30 from batches."""
     fit_streamed(LowRank(rank=30), lambda: batches(count, SHAPE))
 
 
 def covariance_streamed(count: int) -> None:
-    """The sample covariance from batches."""
+    """Fits the sample covariance from batches."""
     fit_streamed(SampleCovariance(), lambda: batches(count, SHAPE))
 
 
 def low_rank_at_once(count: int) -> None:
-    """Rank 30 by a singular value decomposition of all residuals."""
+    """Fits a rank of 30 by a singular value decomposition of all residuals."""
     LowRank(rank=30).fit(torch.cat(list(batches(count, SHAPE))))
 
 
 def fid_streamed(count: int) -> None:
-    """From mergeable moments."""
+    """FID from mergeable moments."""
     x, y = (FeatureStatistics.of(batches(count, (FEATURES,))) for _ in range(2))
     frechet_from_statistics(x, y)
 
 
 def kid_at_once(count: int) -> None:
-    """All pairs, in blocks of kernel rows."""
+    """KID of all pairs, in blocks of kernel rows."""
     kid(torch.cat(list(batches(count, (FEATURES,)))), torch.cat(list(batches(count, (FEATURES,)))))
 
 
@@ -84,7 +84,7 @@ JOBS = {
         kid_at_once,
     )
 }
-# The work of these grows beyond a benchmark's patience.
+# The work of these grows too fast for a benchmark.
 MOST = {"low_rank_at_once": 10_000, "kid_at_once": 10_000}
 LIMITS = {
     "inversion_at_once": "parts, images, latents recorded and states of the solver",
@@ -103,7 +103,7 @@ def peak() -> float:
 
 
 def child(name: str, count: int) -> None:
-    """Runs one job; prints what the peak rose by over that of an import and a small run."""
+    """Runs one job and prints the rise of the peak memory above that of an import and a small run."""
     torch.set_num_threads(1)
     JOBS[name](BATCH)
     before = peak()

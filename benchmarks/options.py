@@ -1,4 +1,4 @@
-"""Options that trade speed against rounding, on the embedded network: what they gain, and what they change."""
+"""Options that trade rounding for speed, on the bundled network: their gain, and the change of the results."""
 
 import torch
 
@@ -9,7 +9,8 @@ from unseen_diffusion.models.schedules import Node
 from unseen_diffusion.scores.features.base import extract
 from unseen_diffusion.scores.features.embedded import EmbeddedFeatures
 from unseen_diffusion.scores.frechet import frechet_distance
-from unseen_diffusion.solvers.sampling import SolverSettings, denoise, invert
+from unseen_diffusion.solvers.sampling import denoise, invert
+from unseen_diffusion.solvers.settings import SolverSettings
 from unseen_diffusion.utils.images import dequantise, quantise
 
 WAYS = {
@@ -23,7 +24,7 @@ EFFECT, STEPS = 16, 4
 
 
 def options(device: torch.device) -> list[Row]:
-    """Evaluations a second at batch 8 (64 on a GPU), and the difference that an inversion and the way back make."""
+    """NFE per second at batch 8 (64 on a GPU), and the change of an inversion and of a round trip."""
     models = {name: DiffusersModel("embedded:photos32", device=device, **chosen) for name, chosen in WAYS.items()}
     batch = 8 if device.type == "cpu" else 64
     node: Node = models["float32"].schedule.node(250.0)
@@ -39,7 +40,7 @@ def options(device: torch.device) -> list[Row]:
 
 
 def _effects(models: dict[str, DiffusersModel]) -> list[Row]:
-    """On latents (RMS; they are of order 1), images (grey levels) and a score (FID to the references)."""
+    """Changes of latents (RMS; they are of order 1), images (grey levels) and a score (FID to the references)."""
     images = hubble(EFFECT)
     solver = SolverSettings(name="dpmpp_2m", grid="karras", steps=STEPS)
     made = {}

@@ -1,4 +1,4 @@
-"""h. Networks of the paper's scale with random weights, and the price of the whole of its Table 2."""
+"""h. Networks of the paper's scale with random weights, and the price of its whole Table 2."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -37,7 +37,7 @@ def ddpm256() -> UNet2DModel:
 
 
 def adm256() -> UNet2DModel:
-    """ADM as P2 weighting trained it (128 channels, one block a level, attention at 16, learned variance)."""
+    """The ADM of P2 weighting (128 channels, one block per level, attention at 16, learned variance)."""
     return UNet2DModel(
         sample_size=256,
         out_channels=6,
@@ -71,7 +71,7 @@ def ways(device: torch.device) -> dict[str, tuple[str, bool, bool]]:
 
 
 def paper_scale(device: torch.device) -> list[Row]:
-    """Evaluations a second by dtype, layout, compilation and batch; then what Table 2 costs."""
+    """NFE per second by dtype, layout, compilation and batch; then the price of Table 2."""
     rows, flops = [], {}
     peak = matrix_rate(device)
     rows.append(Row("matrix products, float32", peak / 1e9, "GFLOP/s"))
@@ -113,7 +113,7 @@ def _rates(name: str, network: nn.Module, flops: float, peak: float, device: tor
 
 
 def price(flops: float) -> list[Row]:
-    """Evaluations of 4 x 6 cells with 1000 references up and 5000 samples down, and what an H100-hour asks for."""
+    """NFE of 4 x 6 cells with 1000 inverted references and 5000 samples, and their price in H100-hours."""
     rows = []
     for label, (up, down) in STEPS.items():
         count = TABLE * (REFERENCES * up + SAMPLES * down)

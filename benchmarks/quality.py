@@ -1,4 +1,4 @@
-"""d. Network evaluations to the round-trip PSNR of 80-step uniform DDIM; e. a sweep against its points alone."""
+"""d. NFE that reach the round-trip PSNR of 80-step uniform DDIM; e. a sweep against its runs without a shared store."""
 
 import tempfile
 from itertools import product
@@ -13,7 +13,8 @@ from unseen_diffusion.models import DiffusersModel
 from unseen_diffusion.priors import Isotropic
 from unseen_diffusion.rejection import CalibratedTolerances, NoTolerances, Tolerances
 from unseen_diffusion.runs.stages import Stages
-from unseen_diffusion.solvers.sampling import SolverSettings, denoise, invert
+from unseen_diffusion.solvers.sampling import denoise, invert
+from unseen_diffusion.solvers.settings import SolverSettings
 from unseen_diffusion.store.artefacts import Store
 from unseen_diffusion.utils.images import dequantise
 
@@ -45,7 +46,7 @@ def round_trip(model: DiffusersModel, images: torch.Tensor, solver: SolverSettin
 
 
 def evaluations(device: torch.device) -> list[Row]:
-    """Smallest tried budget a direction whose round trip is no worse than that of 80 + 80 DDIM steps."""
+    """Smallest tried NFE per direction whose round trip is no worse than that of 80 + 80 DDIM steps."""
     model, images = DiffusersModel("embedded:photos32", device=device), dequantise(hubble(IMAGES))
     target = round_trip(model, images, SolverSettings(name="ddim", grid="uniform_t", steps=80))
     rows = [Row("ddim, uniform_t, 80 evaluations a direction", target, "dB")]
@@ -61,7 +62,7 @@ def evaluations(device: torch.device) -> list[Row]:
 
 
 def sweep(device: torch.device) -> list[Row]:
-    """e. Mixing steps x etas x tolerances over one store, against every point with a store of its own."""
+    """e. Mixing steps x etas x tolerances with one store, against every run with its own store."""
     model, images = DiffusersModel("embedded:photos32", device=device), hubble(16)
     steps, etas = (300.0, 500.0), (0.0, 0.2, 0.4)
     judges: dict[str, Tolerances] = {"none": NoTolerances(), "calibrated": CalibratedTolerances(k=5)}

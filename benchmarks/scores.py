@@ -1,4 +1,4 @@
-"""g. FID and KID against the ways of clean-fid (matrix square root) and torchmetrics, on the same features."""
+"""g. FID and KID against the methods of clean-fid (matrix square root) and torchmetrics, on the same features."""
 
 from collections.abc import Callable
 
@@ -25,7 +25,7 @@ def by_square_root(x: Tensor, y: Tensor) -> float:
 
 
 class Given(nn.Module):
-    """Features that are there already."""
+    """An extractor whose features are computed already."""
 
     num_features = DIMENSION
 
@@ -53,14 +53,14 @@ def cubic_kernel(x: Tensor, y: Tensor) -> float:
 
 
 def timed_value(way: Callable[[Tensor, Tensor], float], x: Tensor, y: Tensor) -> tuple[float, float]:
-    """What a way finds, and in how many processor seconds."""
+    """The value of a method, and its processor seconds."""
     started = clock(CPU)
     value = way(x, y)
     return value, clock(CPU) - started
 
 
 def scores(device: torch.device) -> list[Row]:
-    """Seconds of each way and its difference from ours, on the CPU."""
+    """Seconds of each method and its difference from ours, on the CPU."""
     rows: list[Row] = []
     for count in COUNTS:
         x, y = normal(count, DIMENSION, stream=5), normal(count, DIMENSION, stream=6) * 1.1 + 0.1

@@ -23,7 +23,7 @@ from unseen_diffusion.store.shards import RowWise
 from unseen_diffusion.sweeps.manifest import Manifest, Point, SweepState, write_manifest
 from unseen_diffusion.sweeps.status import STATUS, Status
 
-BATCH, SHAPE = 64, (3, 32, 32)  # images of a shard
+BATCH, SHAPE = 64, (3, 32, 32)  # images per shard
 MANY = 5000  # entries of a long listing
 JOB = (  # a whole run without a network
     "model=analytic",
@@ -43,7 +43,7 @@ JOB = (  # a whole run without a network
 
 
 def took(job: Callable[[int], Any], repeats: int, of: Callable[[list[float]], float] = median) -> float:
-    """Median (or another statistic) of the wall seconds of calls with 0, 1, 2, ..."""
+    """Median (or another statistic) of the wall seconds of the calls with 0, 1, 2, ..."""
     times = []
     for index in range(repeats):
         started = time.perf_counter()
@@ -53,7 +53,7 @@ def took(job: Callable[[int], Any], repeats: int, of: Callable[[list[float]], fl
 
 
 def store_times(objects: Objects, many: int = MANY, repeats: int = 100) -> tuple[Times, float]:
-    """Of each kind of request; and seconds to read a shard and check it."""
+    """Seconds of each kind of request, and seconds to read and check a shard."""
     claim, folder = bytes(200), "stage/times"  # about a claim's size
     rows = [range(i * BATCH, (i + 1) * BATCH) for i in range(repeats)]
     tensors = {"x": torch.randn(BATCH, *SHAPE)}
@@ -77,7 +77,7 @@ def store_times(objects: Objects, many: int = MANY, repeats: int = 100) -> tuple
 
     def look(index: int) -> None:
         done = shards.present(found)
-        shards._split([piece for piece in plan if piece not in done], "stage/many", found)
+        shards.split_by_claim([piece for piece in plan if piece not in done], "stage/many", found)
 
     times = Times(
         create, read, beat, delete, write, max(0.0, few - entry * len(names)), entry, took(look, 10, min) / many
@@ -86,7 +86,7 @@ def store_times(objects: Objects, many: int = MANY, repeats: int = 100) -> tuple
 
 
 def scheduler_times(count: int) -> dict[str, float]:
-    """Seconds to record a sweep of so many jobs, and to tell their states."""
+    """Seconds to record a sweep of some number of jobs, and to read their states."""
     with TemporaryDirectory() as name:
         folder, config = Path(name), {f"group{i}": {f"key{j}": j for j in range(10)} for i in range(20)}
         points = [Point([f"seed={i}"], config) for i in range(count)]
@@ -100,7 +100,7 @@ def scheduler_times(count: int) -> dict[str, float]:
 
 
 def job_times() -> dict[str, float]:
-    """Processor seconds of a command with one small job whose artefacts are all there, and of a further job."""
+    """Processor seconds of a command with one small job whose artefacts all exist, and of a further job."""
 
     def spent(folder: str, seeds: str) -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -118,7 +118,7 @@ def job_times() -> dict[str, float]:
 
 
 def together(folder: Path, scene: Scene) -> float:
-    """Seconds that so many processes of this machine take, in real: each shard a pause and a file of its size."""
+    """Seconds that real processes of this machine take; each shard is a pause and a file of its size."""
     costs, tensors = Cluster(scene, Times()).costs, torch.randn(BATCH, *SHAPE)
 
     def make(rows: range) -> shards.Made:
@@ -131,7 +131,7 @@ def together(folder: Path, scene: Scene) -> float:
         if (child := os.fork()) == 0:
             objects = LocalObjects(folder)
             time.sleep(max(0.0, started - time.time()))
-            shards.make_missing(objects, Claims(objects), "stage/together", "key", how, shards.Spent())
+            shards.make_missing(objects, Claims(objects), "stage/together", "key", how, shards.Cost())
             os._exit(0)
         children.append(child)
     for child in children:
@@ -141,7 +141,7 @@ def together(folder: Path, scene: Scene) -> float:
 
 
 def real(scene: Scene) -> float:
-    """``together`` from a process of its own: forks of one that has threads may hang."""
+    """Runs ``together`` in a new process, because forks of a process with threads may hang."""
     command = [sys.executable, "-m", "benchmarks.service", json.dumps(asdict(scene))]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(done.stdout.split()[-1])

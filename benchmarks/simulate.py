@@ -20,7 +20,7 @@ SMALL = Scene(shards=100, seconds=0.1, workers=1, servers=os.cpu_count() or 1)
 
 
 def service_rows(times: Times, reading: float) -> list[Row]:
-    """What the simulation is given."""
+    """The input of the simulation."""
     found = [
         Row(f"store: {kind}", 1000 * getattr(times, kind), "ms")
         for kind in ("create", "read", "beat", "delete", "listing")
@@ -33,7 +33,7 @@ def service_rows(times: Times, reading: float) -> list[Row]:
 
 
 def scheduler_rows() -> list[Row]:
-    """What a sweep costs before, between and beside its jobs."""
+    """The cost of a sweep before, between and beside its jobs."""
     found = []
     for count in (100, 1000):
         seconds = scheduler_times(count)
@@ -63,14 +63,14 @@ def validation_rows(times: Times) -> list[Row]:
 
 
 def describe(outcome: Outcome, scene: Scene) -> str:
-    """What the store did most, and how busy it was."""
+    """The store's load, and the kind of request that takes most of its time."""
     kind, seconds = outcome.busy.most_common(1)[0]
     share = sum(outcome.busy.values()) / (scene.servers * outcome.makespan)
     return f"store {share:.0%} busy, most with {kind} ({seconds / sum(outcome.busy.values()):.0%})"
 
 
 def scene_rows(label: str, scene: Scene, times: Times, trouble: bool = False) -> list[Row]:
-    """Makespan over its floor, and where the time went."""
+    """Makespan over its lower bound, and the shares of the time."""
     found = simulate(scene, times)
     least, said = floor(scene, found), describe(found, scene)
     bound = f"work / workers, or a shard: {least:.1f} s"

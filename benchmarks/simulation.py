@@ -13,7 +13,7 @@ from typing import Any
 
 import simpy
 
-from unseen_diffusion.store.claims import BEAT, STALE
+from unseen_diffusion.utils.liveness import HEARTBEAT, SILENCE
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Times:
 
 @dataclass(frozen=True)
 class Scene:
-    """What is to be done, by whom, and what goes wrong.
+    """The work, the workers, and the failures.
 
     Attributes:
         shards: independent pieces of work.
@@ -69,7 +69,7 @@ class Scene:
 
 @dataclass
 class Outcome:
-    """What happened.
+    """The result of a simulation.
 
     Attributes:
         makespan: seconds until the last worker knew that all was done.
@@ -92,7 +92,7 @@ class Outcome:
 
 @dataclass
 class Claim:
-    """Who works at a shard: the holder, its number of starts, and its heartbeats so far."""
+    """The claim of a shard: its holder, the holder's number of starts, and its heartbeats so far."""
 
     worker: int
     start: int
@@ -116,7 +116,7 @@ class Cluster:
         self.outcome = Outcome(work=sum(self.costs))
 
     def run(self) -> Outcome:
-        """All of it, to the end."""
+        """Runs the simulation to its end."""
         bodies = [self.env.process(self._life(worker)) for worker in range(self.scene.workers)]
         self.env.run(self.env.all_of(bodies))
         self.outcome.makespan = self.env.now
@@ -135,7 +135,7 @@ class Cluster:
         yield from self._ask("listing", len(self.done) + len(self.claims))
 
     def _life(self, worker: int) -> Iterator[Any]:
-        """One worker, killed and started again until all is done."""
+        """One worker, which is killed and started again until all shards are done."""
         rng = Random(f"{self.scene.seed}/{worker}")
         while True:
             self.starts[worker] += 1
@@ -186,7 +186,7 @@ class Cluster:
         return some
 
     def _try(self, shard: int, worker: int, seen: dict[int, tuple[Claim, int, float]]) -> Iterator[Any]:
-        """``hold`` and ``_make``: whether this worker made the shard."""
+        """``hold`` and ``_make``: True if this worker wrote the shard."""
         mine = yield from self._take(shard, worker, seen)
         if mine is None:
             return False
@@ -219,12 +219,12 @@ class Cluster:
         return mine
 
     def _dead(self, shard: int, theirs: Claim, worker: int, seen: dict[int, tuple[Claim, int, float]]) -> bool:
-        """A former life of this machine's worker, or no heartbeat for STALE seconds since it was first looked at."""
+        """A former life of this machine's worker, or no heartbeat for SILENCE seconds since it was first looked at."""
         claim, beats, since = seen.get(shard, (None, 0, 0.0))
         if claim is not theirs or beats != theirs.beats:
             seen[shard] = theirs, theirs.beats, since = theirs, theirs.beats, self.env.now
         gone = theirs.worker == worker and theirs.start < self.starts[worker]
-        return gone or self.env.now - since > STALE
+        return gone or self.env.now - since > SILENCE
 
     def _make(self, shard: int, mine: Claim) -> Iterator[Any]:
         """Computes with heartbeats, then writes; a kill loses what was computed."""
@@ -248,7 +248,7 @@ class Cluster:
     def _pulse(self, shard: int, mine: Claim) -> Iterator[Any]:
         try:
             while True:
-                yield self.env.timeout(BEAT)
+                yield self.env.timeout(HEARTBEAT)
                 yield from self._ask("read")
                 if self.claims.get(shard) is not mine:
                     return
@@ -264,10 +264,10 @@ class Cluster:
 
 
 def simulate(scene: Scene, times: Times) -> Outcome:
-    """What happens, the same for the same seed."""
+    """Simulates a scene; the same seed gives the same result."""
     return Cluster(scene, times).run()
 
 
 def floor(scene: Scene, outcome: Outcome) -> float:
-    """No makespan is below: all work divided among workers as fast as the undisturbed, or one shard."""
+    """Lower bound of the makespan: all work divided among undisturbed workers, or one shard."""
     return max(outcome.work / scene.workers, 0.9 * scene.seconds)

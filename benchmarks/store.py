@@ -52,11 +52,11 @@ def store(device: torch.device) -> list[Row]:
         return rows + _damage(normal(128, 3, 32, 32), Path(folder))
 
 
-# ---------------------------------------------------------------- the ways
+# ---------------------------------------------------------------- formats
 
 
 def write_plain(x: Tensor, batch: int) -> Job:
-    """The floor: the numbers, a file a shard."""
+    """The lower bound: the numbers alone, one file per shard."""
 
     def job(folder: Path) -> None:
         for rows in cut(len(x), batch):
@@ -66,7 +66,7 @@ def write_plain(x: Tensor, batch: int) -> Job:
 
 
 def write_shards(x: Tensor, batch: int) -> Job:
-    """As the store does, each under a temporary name first."""
+    """As the store writes them, each under a temporary name first."""
 
     def job(folder: Path) -> None:
         for rows in cut(len(x), batch):
@@ -76,7 +76,7 @@ def write_shards(x: Tensor, batch: int) -> Job:
 
 
 def write_store(x: Tensor, batch: int) -> Job:
-    """All of it: plan, claims, shards, the whole read again, record."""
+    """All steps of the store: plan, claims, shards, reading everything again, record."""
     how = RowWise(len(x), batch, lambda rows: ({"x": x[rows.start : rows.stop]}, {}), lambda tensors, facts: {})
     return lambda folder: Store(folder).get_or_make_rows("stage", 1, {}, how)
 
@@ -108,7 +108,7 @@ def create_zarr(folder: Path, x: Tensor, batch: int) -> Any:
 
 
 def read_plain(x: Tensor) -> Job:
-    """The floor: the bytes straight into one tensor."""
+    """The lower bound: the bytes read directly into one tensor."""
 
     def job(folder: Path) -> None:
         whole = np.empty(x.shape, np.float32)
@@ -185,7 +185,7 @@ def _speeds(x: Tensor, batch: int, words: str, root: Path) -> list[Row]:
 
 
 def _rates(times: dict[str, tuple[float, float]], words: str, megabytes: float) -> list[Row]:
-    """MB per processor second, beside the plain files'."""
+    """MB per processor second, and relative to plain files."""
     floor = megabytes / times[PLAIN][0]
     rows = []
     for name, (spent, wall) in times.items():
@@ -219,7 +219,7 @@ def _times(
 
 
 def _damage(x: Tensor, root: Path) -> list[Row]:
-    """A byte flipped at random in each kind of file: how often other numbers are read without a word."""
+    """Flips a random bit in each kind of file, and counts how often wrong numbers are read without an error."""
     ours, theirs = root / "ours", root / "theirs"
     folder = write_store(x, 16)(ours).folder
     write_zarr(x, 16)(theirs)
@@ -249,7 +249,7 @@ def _outcomes(files: list[Path], read: Callable[[], Any], truth: np.ndarray) -> 
         try:
             same = np.array_equal(read(), truth)
             found["same" if same else "other"] += 1
-        except Exception:  # whatever they say: what counts is that they say it
+        except Exception:  # any error counts as a refusal
             found["refused"] += 1
         path.write_bytes(before)
     return found

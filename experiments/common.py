@@ -1,4 +1,4 @@
-"""What the analyses of the studies share: results in; table, figure, verdicts and the README's block of results out."""
+"""Shared by the analyses of the studies: reading results; writing tables, figures, verdicts and the README."""
 
 import json
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -21,19 +21,19 @@ from unseen_diffusion.scores.metrics import METRICS
 from unseen_diffusion.store.artefacts import RECORD, load_tensor, tensor_names
 from unseen_diffusion.utils.files import atomic_path, read_json, write_json
 
-ENDED = "sweep.json"  # in a sweep's folder, once it has ended: commit, command, hardware, time
-ANSWERS = "study.json"  # in a study's folder
+ENDED = "sweep.json"  # commit, command, hardware and time in the folder of a finished sweep
+ANSWERS = "study.json"  # verdicts in a study's folder
 BEGIN, END = "<!-- results: written by analyse.py -->", "<!-- end of results -->"
 MODEL_COLOURS = {"photos32": "C0", "digits32": "C1", "untrained": "0.5"}
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a study says to one question of the scoreboard.
+    """The answer of a study to one question of the scoreboard.
 
     Attributes:
         question: a key of ``experiments.scoreboard.QUESTIONS``, such as ``M1``, ``open 1`` or ``reviewer 5``.
-        verdict: one sentence, made from the numbers.
+        verdict: one sentence, written from the numbers.
         effect: the effect size with its interval, short.
     """
 
@@ -59,13 +59,13 @@ def generated(folders: Sequence[Path]) -> pd.DataFrame:
 
 
 def artefact(results: dict[str, Any], detail: str) -> dict[str, Tensor]:
-    """Tensors of the artefact that a run's results name under ``details``."""
+    """Tensors of an artefact that a run's results list under ``details``."""
     folder = Path(results["details"][detail])
     return {name: load_tensor(folder, name) for name in tensor_names(folder)}
 
 
 def feature_tensor(results: dict[str, Any], images: str) -> Tensor:
-    """Features (n, d) that a run's scores saw of the images known by that key.
+    """Features (n, d) that a run's scores used for the images with that key.
 
     Raises:
         KeyError: the run used none.
@@ -86,9 +86,9 @@ def artefacts(results: dict[str, Any], stage: str) -> list[Path]:
 def bootstrap(
     columns: Sequence[np.ndarray], statistic: Callable[..., float], seed: int = 0, count: int = 2000
 ) -> tuple[float, float]:
-    """Percentile 95% interval of a statistic of paired values, the pairs resampled (Efron 1979).
+    """Percentile 95% interval of a statistic of paired values, by resampling the pairs (Efron 1979).
 
-    For correlations and means over independent units; not for KID or FID, which duplicates bias.
+    Use it for correlations and means over independent units, not for KID or FID, which duplicates bias.
     """
     rng = np.random.default_rng(seed)
     n = len(columns[0])
@@ -103,9 +103,9 @@ def bootstrap(
 
 
 def provenance(folders: Sequence[Path]) -> str:
-    """Commit, hardware and time of the sweeps, and the network evaluations behind them, in one line.
+    """Commit, hardware and time of the sweeps, and their network function evaluations, in one line.
 
-    Evaluations are those of every artefact that a run used, each once, whoever made it.
+    The evaluations are summed over all artefacts that a run used, also those of earlier sweeps; each counts once.
     """
     records = [read_json(folder / ENDED) for folder in folders]
     used = {Path(one["folder"]) for results in runs(folders) for one in results["artefacts"]}
@@ -133,12 +133,12 @@ def write_study(
     Args:
         out: the study's folder.
         folders: of its sweeps.
-        full: every number, for results.csv.
-        text: what people read, for table.md; its first ``most`` rows for the README.
-        figure: closed after it is written.
+        full: all numbers, for results.csv.
+        text: the formatted table, for table.md; its first ``most`` rows for the README.
+        figure: for figure.png.
         answers: verdicts for the scoreboard.
         most: rows of ``text`` in the README.
-        more: lines that follow them there.
+        more: lines that follow the rows in the README.
     """
     out.mkdir(parents=True, exist_ok=True)
     markdown = partial(pd.DataFrame.to_markdown, index=False, disable_numparse=True)
@@ -157,9 +157,9 @@ def write_study(
 
 
 def write_answers(out: Path, answers: Sequence[Answer], where: str, lines: Sequence[str] = ()) -> None:
-    """Writes study.json and the README's block of results, the answers after ``lines``.
+    """Writes study.json and the README's block of results: ``lines``, then the answers.
 
-    Alone for a study without sweeps of its own, whose analysis reads a committed table; ``where`` then names it.
+    Studies without sweeps call it directly; their analysis reads a committed table, which ``where`` names.
     """
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / ANSWERS, {"answers": [asdict(answer) for answer in answers], "provenance": where})
@@ -168,7 +168,7 @@ def write_answers(out: Path, answers: Sequence[Answer], where: str, lines: Seque
 
 
 def fill(readme: Path, block: str) -> None:
-    """Replaces what stands between the marks in a README; without a README, or marks in it, nothing happens."""
+    """Replaces the text between the marks in a README; does nothing without a README or marks."""
     if not readme.exists():
         return
     before, begin, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
@@ -179,7 +179,7 @@ def fill(readme: Path, block: str) -> None:
 
 
 def read_answers(folder: Path) -> tuple[list[Answer], str]:
-    """The answers of a study, and where they come from."""
+    """The answers of a study, and their provenance."""
     found = json.loads((folder / ANSWERS).read_text(encoding="utf-8"))
     return [Answer(**answer) for answer in found["answers"]], found["provenance"]
 
@@ -205,7 +205,7 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def tested(gaps: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """Two-sided p-values of t tests of a mean of zero, by Holm; 1 for fewer than two values."""
+    """Two-sided p-values of t tests for a mean of zero, corrected by Holm; 1 for fewer than two values."""
     p_values = [t_interval(values).p_value if len(values) > 1 else 1.0 for values in gaps.values()]
     return dict(zip(gaps, holm(p_values), strict=True)) if p_values else {}
 
@@ -217,7 +217,7 @@ def signed(value: float, low: float, high: float, scale: float = 1, digits: int 
 
 
 def effect_of(line: Mapping[Hashable, Any], name: str, base: float) -> str:
-    """What a paired difference of a score (the lower, the better) of ``comparison.compare`` says.
+    """The verdict on a paired difference of ``comparison.compare``, for a score where lower is better.
 
     ``helps`` or ``harms`` by Holm's p below .05; otherwise ``no effect beyond a tenth`` where the interval lies within
     a tenth of ``base``, and ``not resolved`` where it does not.
@@ -232,7 +232,7 @@ def effect_of(line: Mapping[Hashable, Any], name: str, base: float) -> str:
 
 
 def copying(p_values: Sequence[float]) -> list[bool]:
-    """Which sets hold more copies than new images of their domain would, at 5% over all of them (Holm).
+    """Which sets contain more copies than new images of their domain would, at 5% over all sets (Holm).
 
     Args:
         p_values: ``scores.memorisation.CopyRate.p_value`` of each.

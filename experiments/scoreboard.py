@@ -1,4 +1,4 @@
-"""The scoreboard of claims, open questions and reviewers' questions, from the answers that the studies wrote."""
+"""The scoreboard of claims, open questions and reviewers' questions, built from the answers of the studies."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ QUESTIONS = {
     "reviewer 16": "Robustness to the hyperparameters",
 }
 OPEN = "not measured yet"
-# What no study measures, and why.
+# Questions that no study measures, with the reason.
 NOTES = {
     "reviewer 13": "Not measured with trained weights: none are embedded. Latent diffusion, DiT, Stable Diffusion and "
     "class labels run and are tested on small random pipelines of the same classes; with the weights on disk: "
@@ -43,7 +43,7 @@ NOTES = {
 
 
 def scoreboard(root: Path) -> str:
-    """Markdown: a row per question and study that answers it, in the order of ``QUESTIONS``."""
+    """The scoreboard in Markdown: a row per question and study, in the order of ``QUESTIONS``."""
     found: dict[str, list[str]] = {key: [] for key in QUESTIONS}
     for path in sorted(root.glob(f"*/{ANSWERS}")):
         name = path.parent.name
@@ -57,7 +57,7 @@ def scoreboard(root: Path) -> str:
 
 
 def write_scoreboard(root: Path) -> None:
-    """Fills the scoreboard of ``root``/README.md; without one, writes it."""
+    """Updates the scoreboard in ``root``/README.md, or writes a new README."""
     readme = root / "README.md"
     if not readme.exists():
         root.mkdir(parents=True, exist_ok=True)

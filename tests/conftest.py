@@ -1,26 +1,105 @@
-"""Fixtures that several test files share."""
+"""Fixtures that several test files share, and what pytest reports at the end of a session."""
 
 import errno
+import gc
+import logging
 import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach the hub; read when huggingface_hub is first imported
 
 import pytest
-import torch
-from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
 
-import unseen_diffusion
+import typecheck  # noqa: F401 - before the package, which jaxtyping's import hook then checks with it
 from support import ROOT, TinyModelFolder
-from unseen_diffusion.utils.files import write_json
+
+# torch and diffusers are imported where they are used: the process that starts pytest-xdist's workers needs neither.
+
+ENABLED_BY = {  # what tests were left out for -> how to run them
+    "slow": "make test-slow runs them",
+    "engine": "make engines installs the launchers and runs them",
+    "chromium": "apt-get install chromium chromium-driver, then make test",
+    "not installed": "make test in a fresh .venv installs the extra dev",
+}
+LEFT_OUT = pytest.StashKey[Counter[str]]()
+
+
+def pytest_collection_finish() -> None:
+    """Prepares this process for its tests.
+
+    A process has one core, and a fork of a process with OpenMP threads may hang: one thread. The objects of imported
+    modules, about a million, are not visited by garbage collection any more.
+    """
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    """Counts the tests that the marker expression leaves out, by marker."""
+    for item in items:
+        counts = item.config.stash.setdefault(LEFT_OUT, Counter())
+        counts.update([name for name in ("slow", "engine") if item.get_closest_marker(name)][:1])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: object) -> None:
+    """Takes the count over from a worker of pytest-xdist; every worker leaves out the same tests."""
+    config, counts = node.config, getattr(node, "workeroutput", {}).get("left_out")  # type: ignore[attr-defined]
+    if counts:
+        config.stash[LEFT_OUT] = Counter(counts)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hands a worker's count to the process that prints the summary."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left_out"] = dict(session.config.stash.get(LEFT_OUT, Counter()))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
+    """Prints, below the summary, how many tests did not run, why, and how to run them."""
+    yield
+    reasons: Counter[str] = Counter()
+    for report in terminalreporter.stats.get("skipped", []):
+        reasons[str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)] += 1
+    left_out = terminalreporter.config.stash.get(LEFT_OUT, Counter())
+    for reason, count in [*left_out.items(), *reasons.items()]:
+        how = next((line for word, line in ENABLED_BY.items() if word in reason), "")
+        what = f"marked {reason}" if reason in left_out else reason.removeprefix("Skipped: ")
+        terminalreporter.write_line(f"{count} not run: {what}{f'; {how}' if how else ''}")
+
+
+@pytest.fixture(autouse=True)
+def log_handlers() -> Iterator[None]:
+    """Removes the log handlers that Hydra installs for a run: their stream and their file end with the test."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    for handler in [one for one in root.handlers if one not in handlers]:
+        root.removeHandler(handler)
+        handler.close()
+    for handler in [one for one in handlers if one not in root.handlers]:
+        root.addHandler(handler)
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session")
 def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> TinyModelFolder:
     """Makes the diffusers folder of a tiny random UNet2DModel pipeline; equal arguments share one folder.
 
-    Read-only by agreement: a test that wants to change a folder copies it first.
+    Tests never change a folder: one that needs a change copies it first.
     """
+    import torch
+    from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
+
+    from unseen_diffusion.utils.files import write_json
+
     made: dict[tuple[object, ...], Path] = {}
 
     def make(
@@ -73,9 +152,21 @@ def without_locks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working folder, as a user of the wheel has; processes started in it find the package and the tests."""
-    monkeypatch.chdir(tmp_path)
+    return work_in(tmp_path, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The same for set-up that the tests of a module share; the working folder while that set-up runs."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        yield work_in(tmp_path_factory.mktemp("shared"), monkeypatch)
+
+
+def work_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Makes an empty folder the working folder, without any settings of the user's environment."""
+    monkeypatch.chdir(folder)
     monkeypatch.delenv("UNSEEN_RUN_ID", raising=False)
     monkeypatch.delenv("UNSEEN_CONF", raising=False)
-    package = Path(unseen_diffusion.__file__).parents[1]
+    package = Path(find_spec("unseen_diffusion").origin).parents[1]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(package), str(ROOT / "tests"), str(ROOT))))
-    return tmp_path
+    return folder

@@ -1,4 +1,4 @@
-"""The public names, and the README's example in small."""
+"""The public names, old names, and a small version of the README's example."""
 
 import sys
 from importlib import import_module
@@ -19,7 +19,7 @@ def test_every_public_name_exists() -> None:
 
 
 def forget(name: str) -> None:
-    """Lets a module be imported anew."""
+    """Removes a module from those imported."""
     for module in [one for one in sys.modules if one == name or one.startswith(f"{name}.")]:
         del sys.modules[module]
 
@@ -51,15 +51,15 @@ def test_old_names_are_found_in_their_modules(module: str, old: str) -> None:
 
 
 def test_old_targets_of_configs_are_built() -> None:
-    """Also those below a package that moved."""
+    """Old ``_target_`` paths are built, in packages that moved too."""
     with pytest.warns(FutureWarning, match="unseen_diffusion.scores.features.pixels"):
         assert instantiate({"_target_": "unseen_diffusion.features.pixels.Pixels"}).name == "pixels"
-    with pytest.warns(FutureWarning, match="unseen_diffusion.runs.mixing.MixingSearch"):
-        assert instantiate({"_target_": "unseen_diffusion.searches.MixingSearch"}).samples == 100
+    with pytest.warns(FutureWarning, match="unseen_diffusion.runs.mixing.Candidate"):
+        assert instantiate({"_target_": "unseen_diffusion.searches.Candidate", "t": 5, "value": 1}).t == 5
 
 
 def test_the_pieces_fit_together() -> None:
-    """images -> latents -> prior -> selection -> images -> scores, without a config."""
+    """Runs images -> latents -> prior -> selection -> images -> scores without a config."""
     model = natural_gaussian(size=16, channels=3, std=0.5, slope=2.0)
     split = ud.load_split(Digits8(references=20, validation=4, heldout=20), size=16, channels=3)
     path = ud.make_grid(model.schedule, "uniform_t", 10, 500)

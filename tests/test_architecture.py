@@ -1,4 +1,4 @@
-"""Data flows one way, and a module imports only what stands before it on that way."""
+"""The order of the packages: a module imports from its own package and from those above it; rules for all files."""
 
 import ast
 import re
@@ -6,9 +6,11 @@ from pathlib import Path
 
 import unseen_diffusion
 from hydra_plugins import unseen_sweeper
+from support import ROOT
 
 PACKAGE = Path(unseen_diffusion.__file__).parent
-# A package's modules share its place; they may import each other.
+TESTS = ROOT / "tests"
+# Modules of one package may import each other.
 ORDER = (
     "utils",
     "domains",
@@ -28,11 +30,12 @@ ORDER = (
 
 
 def place(module: str) -> str:
+    """The package of a module, or the module itself where it is in none."""
     return module.removeprefix("unseen_diffusion.").split(".")[0]
 
 
 def imports_of(path: Path) -> set[str]:
-    """Dotted names of all modules that a file imports, wherever in the file."""
+    """Dotted names of all modules that a file imports, inside functions too."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -45,7 +48,7 @@ def imports_of(path: Path) -> set[str]:
 
 
 def imported(path: Path) -> set[str]:
-    """Places in the order that a file imports from."""
+    """The packages that a file imports from."""
     return {place(name) for name in imports_of(path) if name.startswith("unseen_diffusion.")}
 
 
@@ -54,14 +57,14 @@ def test_modules_import_one_way() -> None:
     for path in PACKAGE.rglob("*.py"):
         here = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
         if here == "__init__":
-            continue  # the public names, from everywhere
+            continue  # imports the public names from every package
         assert here in ORDER, f"{here}: give it a place in ORDER"
         late = {name for name in imported(path) if ORDER.index(name) > ORDER.index(here)}
-        assert not late, f"{path.name} imports {late}, which stand after it"
+        assert not late, f"{path.name} imports {late}, which come later in ORDER"
 
 
 def test_only_models_and_training_import_diffusers() -> None:
-    """One adapter per kind of foreign network: nothing else touches diffusers."""
+    """Everything else sees a diffusers network through an adapter of models/."""
     for path in PACKAGE.rglob("*.py"):
         here = path.relative_to(PACKAGE).parts[0]
         roots = {name.partition(".")[0] for name in imports_of(path)}
@@ -69,23 +72,38 @@ def test_only_models_and_training_import_diffusers() -> None:
 
 
 def test_tensors_are_written_in_one_place() -> None:
-    """Whole or not at all, with one error for a full disk."""
+    """utils/tensors.py writes a file completely or not at all, and has one error message for a full disk."""
     writes = re.compile(r"safetensors\.torch(\.save| import (\w+, )*save)")
     paths = PACKAGE.rglob("*.py")
     assert [path.name for path in paths if writes.search(path.read_text(encoding="utf-8"))] == ["tensors.py"]
 
 
 def test_no_assertions_outside_tests() -> None:
-    """Errors name a value and a remedy, with -O too."""
+    """The package raises errors that name a value and a remedy; `python -O` would drop an assert."""
     for path in (*PACKAGE.rglob("*.py"), Path(unseen_sweeper.__file__)):
         nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         assert not any(isinstance(node, ast.Assert) for node in nodes), path
 
 
 def test_numerics_never_see_a_config() -> None:
-    """Only the entry points, what builds objects from configs, and the training recipes know Hydra."""
-    free = {"utils/configs.py", "runs/settings.py", "sweeps/composition.py", "sweeps/jobs.py", "sweeps/launch.py"}
-    free |= {f"training/{path.name}" for path in (PACKAGE / "training").glob("*.py")}
+    """Only entry points, the modules that build objects from configs, and training recipes import Hydra."""
+    free = {"utils/configs.py", "runs/settings.py"}
+    free |= {
+        path.relative_to(PACKAGE).as_posix() for name in ("sweeps", "training") for path in PACKAGE.glob(f"{name}/*")
+    }
     for path in PACKAGE.rglob("*.py"):
         roots = {name.partition(".")[0] for name in imports_of(path)}
         assert path.relative_to(PACKAGE).as_posix() in free or not roots & {"hydra", "omegaconf"}, path
+
+
+def test_no_test_imports_from_another_test() -> None:
+    """Shared fixtures are in conftest.py, shared functions in tests/support."""
+    for path in TESTS.rglob("*.py"):
+        parts = {part for name in imports_of(path) for part in name.split(".")}
+        assert not {part for part in parts if part.startswith("test_") or part in ("tests", "conftest")}, path
+
+
+def test_the_tests_mirror_the_packages() -> None:
+    """Each folder of tests/ is named after the package that it tests."""
+    folders = {path.relative_to(TESTS).parts[0] for path in TESTS.glob("*/*.py")}
+    assert folders - {"support", "experiments", "benchmarks"} <= set(ORDER)

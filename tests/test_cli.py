@@ -1,4 +1,4 @@
-"""The command line as a user meets it: runs, sweeps, tables, and what bad input says."""
+"""The command line: runs, sweeps, tables, help, and messages about bad input."""
 
 import json
 import subprocess
@@ -20,10 +20,14 @@ from support.finished_runs import Runs
 from unseen_diffusion.cli import help_text
 from unseen_diffusion.domains import pool_of
 from unseen_diffusion.reports.tables import load_results
+from unseen_diffusion.runs.keys import FixedMixing, Paths, RejectionKeys, RunKeys
 from unseen_diffusion.runs.results import flat_settings
 from unseen_diffusion.runs.settings import check
 from unseen_diffusion.store.artefacts import load_tensor
-from unseen_diffusion.sweeps.composition import GROUPS, as_meant, expand, options, own_config
+from unseen_diffusion.sweeps.composition import expand, run_config
+from unseen_diffusion.sweeps.options import GROUPS, key_lines, options
+from unseen_diffusion.sweeps.overrides import escape_values
+from unseen_diffusion.utils.checked import declared
 from unseen_diffusion.utils.errors import InputError
 
 NEEDED = {
@@ -40,7 +44,7 @@ def results(folder: Path) -> list[dict]:
 
 
 def test_one_run_leaves_everything(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Results as JSON and Parquet, two sheets, a table, a log, Hydra's configs, and artefacts with provenance."""
+    """A run writes results as JSON and Parquet, two sheets, a table, a log, Hydra's configs, and artefacts."""
     assert run("run", *TINY) == 0
     (folder,) = (here / "outputs" / "runs").iterdir()
     names = {path.name for path in folder.iterdir()}
@@ -71,13 +75,13 @@ def test_a_second_run_reuses_everything(here: Path) -> None:
 
 
 def test_sweep_inverts_once_and_denoises_each_distinct_set_once(here: Path) -> None:
-    """12 points, 3 eta x 4 tolerances: the evaluations, counted."""
-    sweep = ("bandwidth.eta=0,0.1,0.2", "tolerances=paper,calibrated,random,none")
+    """A sweep of 2 eta x 4 tolerances evaluates the network no more often than its distinct latents need."""
+    sweep = ("bandwidth.eta=0,0.2", "tolerances=paper,calibrated,random,none")
     fewer = ("rejection.max_proposals=40000",)
     assert run("run", "-m", *TINY, *sweep, *fewer, "prior=isotropic") == 0
     found = results(here / "outputs" / "sweeps")
-    assert len(found) == 12
-    steps, references, samples, etas = 5, 24, 12, 3
+    assert len(found) == 8
+    steps, references, samples, etas = 5, 24, 12, 2
     # With these references `calibrated` accepts every candidate, as `none` does: the same latents, denoised once.
     distinct = {r["rows"][0]["images"]: r["rows"][0]["n"] for r in found}
     assert len(distinct) == 3 * etas
@@ -96,13 +100,13 @@ def test_sweep_inverts_once_and_denoises_each_distinct_set_once(here: Path) -> N
 
 
 def base_steps(here: Path) -> int:
-    """Steps that the base model's latents took from the schedule's end to the mixing step."""
+    """The number of steps of the base model's latents, from the schedule's end to the mixing step."""
     record = json.loads(next((here / "outputs" / "artefacts" / "base_latents").rglob("artefact.json")).read_text())
     return record["facts"]["evaluations"] // 12
 
 
 def test_mixing_steps_share_one_trajectory(here: Path) -> None:
-    """mixing.record: a sweep over recorded steps inverts once."""
+    """A sweep over steps that mixing.record lists inverts once."""
     arguments = ("mixing.record=[300,500]", "scores=lean")
     lean = [a for a in TINY if not a.startswith("scores")]
     assert run("run", "-m", *lean, *arguments, "mixing.t=300,500") == 0
@@ -110,10 +114,13 @@ def test_mixing_steps_share_one_trajectory(here: Path) -> None:
 
 
 def test_batch_size_changes_nothing(here: Path) -> None:
-    """Samples depend on (seed, index), not on how they were batched."""
+    """Samples depend on (seed, index), not on the batch size."""
     images = []
+    lean = [a for a in TINY if not a.startswith("scores")]
     for size in (5, 64):
-        assert run("run", *TINY, f"batch_size={size}", f"paths.outputs=out{size}", "bandwidth.eta=0.3") == 0
+        assert (
+            run("run", *lean, "scores=lean", f"batch_size={size}", f"paths.outputs=out{size}", "bandwidth.eta=0.3") == 0
+        )
         (found,) = results(here / f"out{size}" / "runs")
         images.append(load_tensor(found["details"]["generated"], "images").int())
     difference = (images[0] - images[1]).abs()
@@ -146,11 +153,11 @@ def test_batch_size_changes_nothing(here: Path) -> None:
         (["solver=paper", "solver.steps=5", "mixing.t=500.5"], "whole timesteps only"),
         (["features=embedded", "features.folder=nowhere"], "features.folder=nowhere: no such file or folder"),
         (["prior=replay", "tolerances=random"], "no control for prior=replay"),
-        (["samples=2"], "samples=2: give a number of 6 or more"),
+        (["samples=2"], "samples=2: give 6 or more, which the scores need"),
         (["samples=2.5"], "samples=2.5: give a whole number"),
         (["tolerances.k=24"], "tolerances.k=24: with 24 references give a number between 2 and 23"),
         (["tolerances.coverage=2"], "tolerances.coverage=2"),
-        (["scores.target=train"], "scores.target=train: choose heldout or validation"),
+        (["scores.target=train"], "scores.target=train: choose one of heldout, validation"),
         (["device=tpu"], "device=tpu: not available here"),
         (["tracking=wandb", "tracking.mode=maybe"], "tracking.mode=maybe: choose offline or online"),
         (["bandwidth.eta=0,0.1"], "a sweep"),
@@ -173,7 +180,7 @@ def test_batch_size_changes_nothing(here: Path) -> None:
 def test_bad_input_is_one_line_and_writes_nothing(
     here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], expected: str
 ) -> None:
-    """One line that names the value and the remedy, exit code 2, an untouched folder."""
+    """Bad input gives one line that names value and remedy, exit code 2, and no file."""
     base = [a for a in TINY if not (arguments[0].startswith("model") and a.startswith("model."))]
     if arguments[0] == "features=embedded":
         base = [a for a in base if not a.startswith("features")]
@@ -213,7 +220,7 @@ def test_two_own_folders_are_two_domains(here: Path) -> None:
 
 
 def test_too_few_readable_images_are_counted(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Sizes of null are shares of all files; what decoding leaves of them is checked again."""
+    """Sizes of null are shares of all files; they are checked again after unreadable files are skipped."""
     (here / "photos").mkdir()
     for i in range(40):
         Image.new("L", (16, 16), i).save(here / "photos" / f"{i}.png")
@@ -231,9 +238,9 @@ def test_too_few_readable_images_are_counted(here: Path, capsys: pytest.CaptureF
     ["Köln", "My Photos (2020)", "x=y", "a,b", "it's", "[a]", "{a: b}", "2020", "a;b", "tab\t#1", 'a"b', "x\\"],
 )
 def test_ordinary_paths_are_read_as_they_are(here: Path, name: str) -> None:
-    """Hydra's grammar would refuse these, or take them for several values, a list, a number."""
+    """Such a path reaches the config whole, though Hydra's grammar gives its characters a meaning."""
     (here / name).mkdir()
-    (point,) = expand("run", as_meant(["domain=folder", f"domain.path={name}"])).points
+    (point,) = expand("run", escape_values(["domain=folder", f"domain.path={name}"])).points
     assert point.domain.path == name
 
 
@@ -260,18 +267,18 @@ def test_ordinary_paths_are_read_as_they_are(here: Path, name: str) -> None:
     ],
 )
 def test_only_what_needs_it_is_quoted(here: Path, monkeypatch: pytest.MonkeyPatch, word: str, expected: str) -> None:
-    """A file called 1 makes no text of seed=1; ~ is the home folder."""
+    """Only values of paths are quoted, even where a file has the name of another value; ~ becomes the home folder."""
     monkeypatch.setenv("HOME", str(here))
     (here / "1").touch()
-    assert as_meant([word]) == [expected.format(home=here)]
+    assert escape_values([word]) == [expected.format(home=here)]
 
 
 @pytest.mark.parametrize("verb", ["run", "train"])
 def test_folders_named_like_numbers(here: Path, capsys: pytest.CaptureFixture[str], verb: str) -> None:
-    """Where runs and trainings write, such a folder may be there or not; a missing one of images is said to be."""
+    """A numeric name works for output folders, existing or new; a missing folder of images is named in an error."""
     (here / "2025").mkdir()
     for name in ("2024", "2025"):
-        (point,) = expand(verb, as_meant([f"paths.outputs={name}"])).points
+        (point,) = expand(verb, escape_values([f"paths.outputs={name}"])).points
         assert Path(point.paths.store) == Path(name, "artefacts")
     own = ["data=folder", "data.path=2023"] if verb == "train" else ["domain=folder", "domain.path=2023"]
     folders = ["training.folder=2022"] if verb == "train" else []
@@ -282,20 +289,20 @@ def test_folders_named_like_numbers(here: Path, capsys: pytest.CaptureFixture[st
 
 @pytest.mark.parametrize("verb", ["run", "train"])
 def test_home_is_no_folder_called_tilde(here: Path, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
-    """~ reaches Hydra's folders too; in quotes, or in a config of one's own, the full path is asked for."""
+    """~ works in every folder; where Hydra does not expand it, the error asks for the full path."""
     monkeypatch.setenv("HOME", str(here))
-    sweep = expand(verb, as_meant(["paths.outputs=~/out"]))
+    sweep = expand(verb, escape_values(["paths.outputs=~/out"]))
     assert here / "out" in sweep.folder.parents
     assert sweep.points[0].paths.store == f"{here}/out/artefacts"
     for key in ("paths.outputs", "paths.store", "tracking.folder", *(["training.folder"] if verb == "train" else [])):
         with pytest.raises(InputError, match=rf"^{key}=~/out: .*; write {key}={here}/out$"):
-            expand(verb, as_meant([f"{key}='~/out'"]))
+            expand(verb, escape_values([f"{key}='~/out'"]))
         with pytest.raises(InputError, match=rf"^{key}=2024: give a folder as text; .* write '2024' in quotes$"):
             expand(verb, [f"{key}=2024"])
 
 
 def test_a_failed_point_does_not_stop_the_others(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Impossible tolerances fail at their turn with the measured statistics; the rest of the sweep finishes."""
+    """A run with impossible tolerances fails and reports what it measured; the rest of the sweep finishes."""
     impossible = ("rejection.max_proposals=64", "tolerances=paper,none", "solver.steps=4")
     assert run("run", "-m", *TINY, *impossible) == 1
     said = capsys.readouterr().out
@@ -306,7 +313,7 @@ def test_a_failed_point_does_not_stop_the_others(here: Path, capsys: pytest.Capt
 
 
 def test_fewer_than_the_scores_need_are_not_denoised(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """rejection.allow_fewer keeps what was found, but the scores have a minimum."""
+    """rejection.allow_fewer accepts fewer samples, but not fewer than the scores need."""
     fewer = ("rejection.max_proposals=12", "rejection.allow_fewer=true", "tolerances.coverage=0.12", "prior=isotropic")
     assert run("run", *TINY, *fewer) == 1
     said = " ".join(capsys.readouterr().out.split())
@@ -331,7 +338,7 @@ def test_table_saves_every_format(here: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_wandb_offline_logs_scores_table_and_pictures(here: Path) -> None:
-    """No account, prompt or network; files below outputs/wandb."""
+    """wandb needs no account, prompt or network, and writes below outputs/wandb."""
     base = [a for a in TINY if a != "tracking=none"]
     assert run("run", *base) == 0
     (session,) = (here / "outputs" / "wandb" / "wandb").glob("offline-run-*")
@@ -347,17 +354,24 @@ def one_at_a_time(group: str, name: str) -> list[list[str]]:
     sweeps = {key: OverridesParser.create().parse_override(f"{key}={value}") for key, value in params.items()}
     if any(sweep.is_interval_sweep() for sweep in sweeps.values()):  # of a search, whose ends are checked together
         return [[]]
-    first = {
-        key: f"{key}={next(iter(sweep.sweep_string_iterator()))}"
-        if sweep.is_sweep_override()
-        else f"{key}={params[key]}"
+    values = {
+        key: list(sweep.sweep_string_iterator()) if sweep.is_sweep_override() else [params[key]]
         for key, sweep in sweeps.items()
     }
-    return [[f"{key}={params[key]}", *(first[other] for other in params if other != key)] for key in params] or [[]]
+    first = {key: f"{key}={found[0]}" for key, found in values.items()}
+    lines = [list(first.values())] if first else [[]]
+    for key, (_, *others) in values.items():  # the point of all first values once
+        if others:
+            swept = ",".join(map(str, others))
+            lines.append([f"{key}={swept}", *(first[other] for other in first if other != key)])
+    return lines
 
 
-def test_every_option_composes_and_passes_the_checks(here: Path, tiny_model_folder: Callable[..., Path]) -> None:
-    """Every file of every group of conf/, with required values filled in."""
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_option_composes_and_passes_the_checks(
+    here: Path, tiny_model_folder: Callable[..., Path], group: str
+) -> None:
+    """Composes and checks every option of a group of conf/, with required values filled in."""
     (here / "images").mkdir()
     for i in range(40):
         Image.new("RGB", (16, 16), (i, 2 * i, 3 * i)).save(here / "images" / f"{i}.png")
@@ -370,26 +384,25 @@ def test_every_option_composes_and_passes_the_checks(here: Path, tiny_model_fold
         ("domain", "parquet"): here / "images.parquet",
     }
     small = ["domain.references=12", "domain.validation=4", "domain.heldout=6", "tolerances=none"]
-    for group, entries in options().items():
-        for name, line in entries:
-            assert line, f"conf/{group}/{name}.yaml: its first line is a comment for the help"
-            if (group, name) == ("domain", "hub"):
-                continue  # needs a network: tests/test_domains.py has its offline message
-            if (group, name) == ("experiment", "optuna") and find_spec("hydra_plugins.hydra_optuna_sweeper") is None:
-                continue  # an extra
-            overrides = [f"{group}={name}"]
-            if (key := NEEDED.get((group, name))) is not None:
-                overrides.append(f"{key}={values.get(key, values.get((group, name)))}")
-            if group == "model" and name not in ("analytic", "photos32", "digits32", "untrained", "diffusers"):
-                overrides.append(f"model.path={values['model.path']}")
-            if group == "domain" and name in ("mnist", "cifar10"):
-                overrides.append(f"domain.path={here / 'images.parquet'}")
-            if group == "tolerances":
-                overrides.append("domain.references=40")
-            for swept in one_at_a_time(group, name):
-                for point in expand("run", [*(small if group == "domain" else []), *overrides, *swept]).points:
-                    settings = check(point)
-                    assert settings.spec.size >= 8
+    for name, line in options()[group]:
+        assert line, f"conf/{group}/{name}.yaml: its first line is a comment for the help"
+        if (group, name) == ("domain", "hub"):
+            continue  # needs a network: tests/domains/test_domains.py has its offline message
+        if (group, name) == ("experiment", "optuna") and find_spec("hydra_plugins.hydra_optuna_sweeper") is None:
+            continue  # an extra
+        overrides = [f"{group}={name}"]
+        if (key := NEEDED.get((group, name))) is not None:
+            overrides.append(f"{key}={values.get(key, values.get((group, name)))}")
+        if group == "model" and name not in ("analytic", "photos32", "digits32", "untrained", "diffusers"):
+            overrides.append(f"model.path={values['model.path']}")
+        if group == "domain" and name in ("mnist", "cifar10"):
+            overrides.append(f"domain.path={here / 'images.parquet'}")
+        if group == "tolerances":
+            overrides.append("domain.references=40")
+        for swept in one_at_a_time(group, name):
+            for point in expand("run", [*(small if group == "domain" else []), *overrides, *swept]).points:
+                settings = check(point)
+                assert settings.spec.size >= 8
 
 
 def test_help_explains_every_group() -> None:
@@ -403,12 +416,11 @@ def test_help_explains_every_group() -> None:
 
 def test_help_explains_every_key_of_a_run() -> None:
     """unseen --help has a line for each key of the composed config that is no group to choose from."""
-    config = own_config(expand("run", []).points[0])
+    config = run_config(expand("run", []).points[0])
     keys = {key: value for key, value in config.items() if key not in GROUPS}
     keys |= {f"paths.{key}": value for key, value in config["paths"].items()}
     keys |= {f"rejection.{key}": value for key, value in keys.pop("rejection").items()}
-    told = help_text().partition("Keys of a run")[2].partition("Groups of")[0].strip().splitlines()[2:]
-    shown = {line.split()[0].partition("=")[0]: line.split(maxsplit=1) for line in told}
+    shown = {line.partition("=")[0]: (line, text) for line, text in key_lines()}
     assert set(shown) == set(keys)
     for key, value in keys.items():
         setting, comment = shown[key]
@@ -416,8 +428,46 @@ def test_help_explains_every_key_of_a_run() -> None:
         assert len(comment) > 10
 
 
+def test_comments_of_the_configs_are_the_declared_meanings() -> None:
+    """What a reader of conf/run.yaml sees beside a key is what the help says of it."""
+    lines = [line.strip() for name in ("run", "paths/default", "mixing/fixed") for line in conf_lines(name)]
+    for kind in (RunKeys, RejectionKeys, Paths, FixedMixing):
+        for one in declared(kind):
+            assert any(line.startswith(f"{one.name}: ") and line.endswith(f" # {one.meaning}") for line in lines), one
+
+
+def conf_lines(name: str) -> list[str]:
+    """Lines of a file of conf/."""
+    return (ROOT / "conf" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["run", "--help"], ["--help", "bandwidht"], ["run", "bandwidth.etta=0.1"], ["nosuch"]]
+)
+def test_help_and_typos_are_answered_without_torch(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom unseen_diffusion.cli import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
+        "sys.exit(bool({'torch', 'pandas', 'scipy', 'diffusers'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_of_a_group_shows_what_its_classes_declare(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--help", "mixing") == 0
+    said = capsys.readouterr().out
+    assert "Keys of mixing=fixed" in said
+    assert "Keys of mixing=search" in said
+    for group in GROUPS:
+        assert run("--help", group) == 0
+    capsys.readouterr()
+    assert run("--help", "mixin") == 2
+    assert "did you mean mixing?" in capsys.readouterr().err
+
+
 def test_own_configs_come_first(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """$UNSEEN_CONF: a file of the same name wins, a new one is an option."""
+    """A file in $UNSEEN_CONF replaces that of the same name in conf/; a new one is a new option."""
     (here / "mine" / "bandwidth").mkdir(parents=True)
     (here / "mine" / "bandwidth" / "fixed.yaml").write_text("# mine\neta: 0.7\n")
     (here / "mine" / "bandwidth" / "wide.yaml").write_text("# wide\neta: 0.9\n")
@@ -431,7 +481,7 @@ def test_own_configs_come_first(here: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_own_images_join_a_sweep_over_domains(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The four lines of the README's "Your configs"."""
+    """The four lines of the README's "Your configs" make a domain of a folder of images."""
     readme = (ROOT / "README.md").read_text()
     lines = readme.partition("```yaml\n# My galaxies\n")[2].partition("```")[0]
     (here / "mine" / "domain").mkdir(parents=True)
@@ -455,8 +505,8 @@ def test_a_sweep_over_any_key_keeps_its_points_apart(here: Path) -> None:
 
 
 def test_domains_keep_their_own_comparison_rows(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """N(0, I) gives every domain the same images, but each compares them with its own; and 80 columns suffice."""
-    wide = [a for a in TINY if a != "domain=digits8"]
+    """Every domain has its own row of the shared N(0, I) images; the table fits into 80 columns."""
+    wide = [*(a for a in TINY if a != "domain=digits8"), "scores.paths=0", "scores.geometry=0"]
     assert run("run", "-m", *wide, "domain=digits8,textures", "bandwidth.eta=0,0.2", "tolerances=calibrated,none") == 0
     table = load_results([here / "outputs" / "sweeps"])
     counts = table.groupby(["domain", "row"]).size()
@@ -470,13 +520,13 @@ def test_domains_keep_their_own_comparison_rows(here: Path, capsys: pytest.Captu
 
 
 def test_tables_refuse_other_json(here: Path) -> None:
-    """A results.json that is not of a run is named."""
+    """A results.json of another program is refused."""
     (here / "results.json").write_text('{"hardware": "a card"}')
     assert run("table", ".") == 2
 
 
 def test_train_names_bad_input(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A missing value, a bad number: one line, before anything is written."""
+    """A missing value or a bad number gives one line before anything is written."""
     assert run("train") == 2
     assert "training.data.path: required" in capsys.readouterr().err
     assert run("train", "training.data.path=x.parquet", "training.loop.steps=0") == 2
@@ -487,7 +537,7 @@ def test_train_names_bad_input(here: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_a_file_where_a_folder_should_be_is_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of a run, a training, a report or a table."""
+    """A run, a training, a report and a table each name the file."""
     (here / "file").touch()
     file = Runs(here).run("fitted")
     for words in (
@@ -505,14 +555,15 @@ def test_a_file_where_a_folder_should_be_is_one_line(here: Path, capsys: pytest.
 
 
 def test_unknown_verbs_and_no_arguments(here: Path) -> None:
-    """Exit codes of the outermost mistakes."""
+    """An unknown verb and no verb exit with code 2, --help with 0."""
     assert run("fly") == 2
     assert run() == 2
     assert run("--help") == 0
 
 
+@pytest.mark.slow
 def test_the_wheel_runs_from_an_empty_folder(tmp_path: Path) -> None:
-    """Built, installed alone into a fresh venv (dependencies by path), run where there is no checkout."""
+    """The wheel is built, installed into a fresh venv (its dependencies by path), and run outside the checkout."""
     root = ROOT
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
     build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(tmp_path / "dist"), str(root)]

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy.stats import rankdata
 
+from experiments.bandwidth_vs_step.analyse import BANDWIDTHS
 from experiments.common import (
     MODEL_COLOURS,
     Answer,
@@ -25,11 +26,15 @@ from experiments.common import (
     write_study,
 )
 from experiments.separability.analyse import sets_of
+from experiments.table1_geometry.analyse import SWEEPS as TABLE1
+from experiments.table2_scores.analyse import SWEEPS as TABLE2
 from unseen_diffusion.scores.features.base import extract
 from unseen_diffusion.scores.kernel import kid
 from unseen_diffusion.scores.latents.separability import energy_distance
 from unseen_diffusion.store.artefacts import load_tensor
 from unseen_diffusion.utils.configs import build
+
+SWEEPS = (*BANDWIDTHS, *TABLE1, *TABLE2)
 
 SPACES = ("pixels", "features", "latents")
 MEASURES = (*SPACES, "kid", "kappa")
@@ -175,7 +180,7 @@ def bandwidth_claim(full: pd.DataFrame, table: pd.DataFrame) -> Answer:
 
 
 def pairs(full: pd.DataFrame) -> Answer:
-    """Reviewer 15."""
+    """The answer to reviewer 15: more pairs of training and unseen domain."""
     ranges = ", ".join(f"{name} {full[name].min():.2f} to {full[name].max():.2f}" for name in SPACES)
     return Answer(
         "reviewer 15",
@@ -185,7 +190,7 @@ def pairs(full: pd.DataFrame) -> Answer:
 
 
 def shown(table: pd.DataFrame) -> pd.DataFrame:
-    """The table that people read."""
+    """The formatted table."""
     names = {"psnr": f"bandwidth, {CRITERIA['psnr']}", "snr": f"bandwidth, {CRITERIA['snr']}", "kid_h": "KID-H"}
     text = pd.DataFrame({"outcome": table["outcome"].replace(names), "gap or contrast": table["gap"]})
     text["rank correlation (95%)"] = [interval(row.rho, row.low, row.high) for row in table.itertuples()]
@@ -217,7 +222,7 @@ def draw(full: pd.DataFrame) -> Figure:
 
 
 def markers(full: pd.DataFrame) -> list[str]:
-    """A marker per row, by domain."""
+    """Draws a marker per row, whose shape is the domain."""
     place = {domain: number for number, domain in enumerate(full["domain"].unique())}
     return [MARKERS[place[domain] % len(MARKERS)] for domain in full["domain"]]
 

@@ -15,7 +15,21 @@ from matplotlib.figure import Figure
 from scipy.special import stdtr, stdtrit
 
 from experiments.common import MODEL_COLOURS, Answer, interval, mean_interval, runs, write_study
+from experiments.sweeps import SEARCH, TWO, sweep
 from unseen_diffusion.scores.intervals import holm, t_interval
+
+BANDWIDTHS = (
+    sweep("bandwidth_psnr", "bandwidth", tiny=["mixing.t=250,500", TWO, *SEARCH]),
+    sweep(
+        "bandwidth_snr",
+        "bandwidth",
+        "bandwidth.minimum_psnr=null",
+        "bandwidth.minimum_snr=10",
+        "mixing.t=500",
+        tiny=[TWO, *SEARCH],
+    ),
+)
+SWEEPS = BANDWIDTHS[:1]
 
 LEVEL = 0.05
 DIFFERENCE = 0.1  # that reviewer 4 asks about: 0.2 against 0.3

@@ -32,8 +32,9 @@ from unseen_diffusion.scores.features.pixels import Pixels
 from unseen_diffusion.scores.intervals import MeanInterval, paired_difference, t_interval
 from unseen_diffusion.scores.kernel import KernelDistance, kid
 from unseen_diffusion.scores.memorisation import CopyRate, copy_rate
-from unseen_diffusion.solvers.sampling import SolverSettings, denoise, invert
-from unseen_diffusion.training.diffusion_recipe import sample
+from unseen_diffusion.solvers.sampling import denoise, invert
+from unseen_diffusion.solvers.settings import SolverSettings
+from unseen_diffusion.training.samples import sample
 from unseen_diffusion.utils.files import atomic_path
 from unseen_diffusion.utils.images import dequantise, quantise
 from unseen_diffusion.utils.seeds import generator
@@ -76,7 +77,7 @@ class Measuring:
         return images[torch.randperm(len(images), generator=generator(0, "base_model"))[: self.images]]
 
     def loss(self, path: Path | str) -> list[float]:
-        """Of each of some test images."""
+        """The loss of each of some test images."""
         if path not in self.losses:
             print(f"loss of {path}", flush=True)
             model = DiffusersModel(str(path))
@@ -84,16 +85,16 @@ class Measuring:
         return self.losses[path].tolist()
 
     def training_loss(self, path: Path | str) -> list[float]:
-        """Of each of as many training images."""
+        """The loss of each of as many training images."""
         model = DiffusersModel(str(path))
         return image_losses(model.network, model.loss(self.some(self.train)), 0, DRAWS).tolist()
 
     def copies(self, path: Path | str) -> CopyRate:
-        """Own samples that are copies of training images, in pixels: features can be blind to one."""
+        """Share of own samples that copy training images, in pixels, because features can miss a copy."""
         return copy_rate(*(self.pixels(images) for images in (self.own(path), self.train, self.test)))
 
     def caught(self, path: Path | str) -> CopyRate:
-        """The control: training images, sent to t = 500 and back with eta 0.5, that count as copies."""
+        """The control: share of training images that count as copies after a round trip to t = 500 with eta 0.5."""
         model, solver = DiffusersModel(str(path)), SolverSettings(name="dpmpp_2m", grid="karras", steps=16)
         grid = solver.make_grid(model.schedule, 500)
         latents = invert(model, dequantise(self.some(self.train)[:CONTROLS]), grid, [500], solver)[500]
@@ -101,14 +102,14 @@ class Measuring:
         return copy_rate(*(self.pixels(images) for images in (back, self.train, self.test)))
 
     def own(self, path: Path | str) -> Tensor:
-        """Own samples, uint8."""
+        """The model's own samples, uint8."""
         if path not in self.samples_of:
             print(f"samples of {path}", flush=True)
             self.samples_of[path] = sample(Path(path), self.samples, 0, CPU)
         return self.samples_of[path]
 
     def features(self, path: Path | str) -> Tensor:
-        """Of own samples."""
+        """Features of the model's own samples."""
         return extract(self.extractor, self.own(path))
 
 
@@ -119,12 +120,12 @@ def weights(name: str) -> Path:
 
 @torch.no_grad()
 def forward(model: DiffusersModel, x: Tensor) -> None:
-    """One pass of the bare network."""
+    """One forward pass of the bare network."""
     unet_forward(model.network, x, torch.full((len(x),), 500.0), model.factor)
 
 
 def seconds(models: dict[str, DiffusersModel]) -> dict[str, float]:
-    """The fastest forward pass of each; they take turns, so that other work on the machine meets them alike."""
+    """The fastest forward pass of each network; they take turns, so that other work on the machine affects all."""
     x = torch.randn((AT_ONCE, *next(iter(models.values())).shape), generator=generator(0, "timed"))
     found = dict.fromkeys(models, float("inf"))
     for _ in range(REPEATS):
@@ -143,7 +144,7 @@ def operations(model: DiffusersModel) -> float:
 
 
 def networks(measuring: Measuring, names: list[str]) -> pd.DataFrame:
-    """A row for each short training."""
+    """A row per short training."""
     models = {name: DiffusersModel(str(weights(name))) for name in names}
     times = seconds(models)
     rows = []
@@ -158,7 +159,7 @@ def networks(measuring: Measuring, names: list[str]) -> pd.DataFrame:
 
 
 def better(table: pd.DataFrame) -> list[str]:
-    """By the protocol's rule."""
+    """The verdict by the rule of the study's protocol."""
     noise = abs(float(table.set_index("training").loc["photos32_seed_1", "difference"]))
     candidates = table[table["training"].isin(CANDIDATES) & (table["training"] != "photos32")]
     return candidates[(candidates["high"] < 0) & (candidates["difference"] < -2 * noise)]["training"].tolist()
@@ -193,7 +194,7 @@ def averages(measuring: Measuring, name: str, curve: pd.DataFrame) -> pd.DataFra
 
 
 def quality(measuring: Measuring, found: dict[str, pd.DataFrame]) -> tuple[pd.DataFrame, list[str]]:
-    """Own quality by step along the trainings, and what is said of their ends: losses, and memorising."""
+    """Own quality by step along the trainings, with the losses and the memorisation at their ends."""
     ends = {BEFORE: START} | {int(curve["step"].iloc[-1]): weights(name) for name, curve in found.items()}
     first = kid_row(BEFORE, kid(measuring.features(START), measuring.target))
     own = pd.DataFrame([first, *(row for curve in found.values() for row in curve.to_dict("records"))])
@@ -228,7 +229,7 @@ def unseen_domains() -> pd.DataFrame:
 
 
 def unseen_table(full: pd.DataFrame) -> pd.DataFrame:
-    """What people read."""
+    """The formatted table."""
     records = full.to_dict("records")
     return pd.DataFrame(
         {
@@ -257,7 +258,7 @@ def thousandths(found: MeanInterval) -> str:
 
 
 def network_table(full: pd.DataFrame) -> pd.DataFrame:
-    """What people read."""
+    """The formatted table."""
     records = full.to_dict("records")
     base = next(one["seconds"] for one in records if one["training"] == "photos32")
     return pd.DataFrame(
@@ -276,7 +277,7 @@ def network_table(full: pd.DataFrame) -> pd.DataFrame:
 
 
 def average_table(full: pd.DataFrame) -> pd.DataFrame:
-    """What people read of one training's averages."""
+    """The formatted table of one training's averages."""
     steps = [name for name in full.dropna(axis="columns", how="all") if name.isdigit()]
     columns = {f"loss at {step}": [f"{value:.5f}" for value in full[step]] for step in steps}
     return pd.DataFrame(

@@ -78,7 +78,9 @@ ALL = {name: [*SHORT, *own] for name, own in (CANDIDATES | OTHERS).items()} | CO
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(ALL)}; default: all")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"candidates to train, among {', '.join(ALL)}; default: all"
+    )
     chosen = parser.parse_args()
     if unknown := [name for name in chosen.names if name not in ALL]:
         parser.error(f"{unknown[0]}: no such training; choose of {', '.join(ALL)}")

@@ -1,4 +1,4 @@
-"""The base model's own quality against what it makes of unseen domains, along one training.
+"""The base model's own quality against its quality on unseen domains, along one training.
 
 `python -m experiments.studies base_quality --analyse`
 """
@@ -15,11 +15,32 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments.common import Answer, artefact, artefacts, pm, runs, score, write_study
+from experiments.sweeps import QUICK, SEARCH, sweep
 from unseen_diffusion.scores.features.base import extract
 from unseen_diffusion.scores.intervals import holm, normal_quantile
 from unseen_diffusion.scores.kernel import kid
 from unseen_diffusion.store.artefacts import load_tensor
 from unseen_diffusion.utils.configs import build
+
+STEPS = (125, 250, 500, 1000, 2000, 3000, 4000, 6000)
+KEPT = tuple(f"outputs/training/photos32/weights-{step:06d}" for step in STEPS)  # by training.loop.keep
+ALL_KEPT = f"model.path={','.join(KEPT)}"
+TWO_KEPT = f"model.path={KEPT[0]},{KEPT[-1]}"
+SEARCHED = ("bandwidth=search", "bandwidth.references=16", "bandwidth.resolution=0.02")
+OWN_DOMAIN = (  # classes of photos32's training, and as many own samples
+    "domain=cifar10",
+    "domain.labels=[1,5,7,8]",
+    "domain.references=200",
+    "domain.heldout=200",
+    "scores.latents=200",
+    "samples=8",
+    "bandwidth.eta=0",
+)
+SWEEPS = (
+    sweep("base_quality", "base_quality", ALL_KEPT, *SEARCHED, tiny=["domain=hubble", TWO_KEPT, *SEARCH]),
+    sweep("base_quality_own", "base_quality", ALL_KEPT, *OWN_DOMAIN, tiny=[TWO_KEPT, QUICK, "scores.latents=8"]),
+)
+NAMED_ONLY = True  # needs weights that the user trains first
 
 LEVEL = 0.05
 POWER = 0.9  # share of replays that must be caught before a copy rate means anything
@@ -58,7 +79,7 @@ def own_quality(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def line(results: dict[str, Any]) -> dict[str, Any]:
-    """One base model on one domain."""
+    """The row of one base model on one domain."""
     generated = results["rows"][0]
     replay = next(row for row in results["rows"] if row["row"] == "replay")
     found = results["bandwidth"]
@@ -105,7 +126,7 @@ def measured(full: pd.DataFrame) -> list[Trend]:
 
 
 def answer(full: pd.DataFrame, trends: Sequence[Trend]) -> Answer:
-    """By the protocol's rule."""
+    """The verdict by the rule of the study's protocol."""
     words = []
     for outcome, title in OUTCOMES.items():
         own = [trend for trend in trends if trend.outcome == outcome]
@@ -136,7 +157,7 @@ def answer(full: pd.DataFrame, trends: Sequence[Trend]) -> Answer:
 
 
 def table(full: pd.DataFrame) -> pd.DataFrame:
-    """What people read."""
+    """The formatted table."""
     records = full.to_dict("records")
     halves = [(one["round_trip_high"] - one["round_trip_low"]) / 2 for one in records]
     return pd.DataFrame(

@@ -1,4 +1,4 @@
-"""Nine methods on five domains: what they say of the criteria and of simple densities (M3; reviewers 1, 2, 3, 10).
+"""Nine methods on five domains: do the criteria and simple densities help? (M3; reviewers 1, 2, 3, 10)
 
 `python -m experiments.studies comparison --analyse`
 """
@@ -10,9 +10,23 @@ from typing import Any
 import pandas as pd
 
 from experiments.common import Answer, copying, effect_of, mean_interval, provenance, score, signed, write_answers
+from experiments.sweeps import QUICK, sweep
 from unseen_diffusion.reports.comparison import compare, write_comparison
 from unseen_diffusion.reports.figures import comparison_figure
 from unseen_diffusion.reports.tables import load_results
+
+COMPARISON = (QUICK, "domain.draw=0,1", "seed=0", "domain.heldout=20")  # of which conformal shares need 20
+SWEEPS = (
+    sweep("comparison_100", "comparison", "domain=hubble,textures", tiny=[*COMPARISON, "domain=hubble"]),
+    sweep(
+        "comparison_50",
+        "comparison",
+        "domain=turbulence,digits8",
+        "samples=50",
+        tiny=[*COMPARISON, "domain=digits8"],
+    ),
+    sweep("comparison_faces", "comparison", "domain=faces", "domain.references=50", "samples=50", tiny=COMPARISON),
+)
 
 FULL, FITTED, CHECK, REAL, SLERP = "full", "fitted", "random_rejection", "held_out", "slerp"
 DENSITIES = ("noised_reference", "standard_gaussian", "base_samples", SLERP)
@@ -80,7 +94,7 @@ def share(line: dict[Any, Any], name: str) -> str:
 
 
 def differs(line: dict[Any, Any], name: str) -> int:
-    """1 or -1 where a score is told apart from that of ``fitted`` by Holm's p; else 0."""
+    """1 or -1 where a score differs from that of ``fitted`` by Holm's p; otherwise 0."""
     value = line[f"{name}_difference"]
     return 0 if not line[f"{name}_p"] < LEVEL else 1 if value > 0 else -1
 
@@ -165,7 +179,7 @@ def inside(methods: dict[str, Lines]) -> Answer:
 
 
 def densities(methods: dict[str, Lines]) -> Answer:
-    """The fitted Gaussian against simpler ways and against the criteria (reviewer 10)."""
+    """The fitted Gaussian against simpler methods and against the criteria (reviewer 10)."""
     fitted = methods[FITTED]
     said, effects = [], []
     for name in (FULL, *DENSITIES):

@@ -11,9 +11,16 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments.common import Answer, effect_of, generated, score, signed, write_study
+from experiments.sweeps import QUICK, sweep
 from unseen_diffusion.reports.comparison import compare
 from unseen_diffusion.reports.result import RESULTS
 from unseen_diffusion.utils.files import read_json
+
+ABLATION = (QUICK, "domain.draw=0,1", "seed=0,1", "tolerances=none,pair_distance,calibrated,random")
+SWEEPS = (
+    sweep("criteria_ablation_hubble", "criteria_ablation", "domain=hubble", tiny=ABLATION),
+    sweep("criteria_ablation_textures", "criteria_ablation", "domain=textures", tiny=ABLATION),
+)
 
 BASE, CONTROL, FULL = "none", "random", "calibrated"
 SINGLE = ("pair_distance", "pair_angle", "origin_angle")
@@ -30,7 +37,7 @@ def points(folders: Sequence[Path]) -> pd.DataFrame:
 
 
 def compared(table: pd.DataFrame) -> pd.DataFrame:
-    """One line per domain and way to accept; ``compare`` pairs methods, and here the tolerances are the method."""
+    """One line per domain and acceptance rule; ``compare`` pairs methods, and here the tolerances are the method."""
     frame = compare(table.assign(method=table["tolerances"], tolerances=""), BASE).rename(columns={"method": "accept"})
     cost = table.groupby(["domain", "tolerances"])[["selection_seconds", "seconds_per_image"]].mean()
     keys = list(zip(frame["domain"], frame["accept"], strict=True))
@@ -60,7 +67,7 @@ def analyse(folders: Sequence[Path], out: Path) -> None:
 
 
 def table(full: pd.DataFrame) -> pd.DataFrame:
-    """What people read."""
+    """The formatted table."""
     records = full.to_dict("records")
     return pd.DataFrame(
         {
@@ -91,7 +98,7 @@ def difference(line: dict[Any, Any]) -> str:
 
 
 def effect(line: dict[Any, Any]) -> str:
-    """The same without p."""
+    """Paired difference to ``none`` with its interval."""
     return signed(line["kid_h_difference"], line["kid_h_difference_low"], line["kid_h_difference_high"], 1000)
 
 
@@ -120,7 +127,7 @@ def answers(full: pd.DataFrame) -> list[Answer]:
 
 
 def kinds(part: pd.DataFrame) -> str:
-    """Which ways of accepting got which verdict."""
+    """The acceptance rules by verdict."""
     counts = [(verdict, list(part[part["verdict"] == verdict]["accept"])) for verdict in part["verdict"].unique()]
     words = []
     for verdict, names in counts:

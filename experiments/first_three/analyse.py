@@ -11,13 +11,16 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments.common import Answer, pm, runs, write_study
+from experiments.sweeps import SEARCH, sweep
 from unseen_diffusion.scores.intervals import normal_quantile
+
+SWEEPS = (sweep("first_three", "first_three", tiny=SEARCH),)
 
 GEOMETRY = ("pair_distance", "pair_angle", "origin_angle")
 
 
 def line(results: dict[str, Any]) -> dict[str, Any]:
-    """One domain."""
+    """The row of one domain."""
     trip, found = results["reconstruction"]["eta0"], results["bandwidth"]
     row = {"domain": results["settings"]["domain"], "model": results["settings"]["model"]}
     row |= {"psnr": trip["psnr"], "psnr_se": trip["psnr_standard_error"], "ssim": trip["ssim"]}

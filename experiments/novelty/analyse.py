@@ -13,9 +13,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.common import Answer, artefact, copying, interval, runs, signed, write_study
+from experiments.sweeps import QUICK, sweep
 from unseen_diffusion.reports.sheets import SampleSheet, samples_sheet
 from unseen_diffusion.scores.intervals import Proportion, wilson
 from unseen_diffusion.scores.membership import real_pass_rate
+
+NOVELTY = (QUICK, "mixing.t=250,750", "bandwidth.eta=0,0.5", "prior=replay,sample_covariance")
+SWEEPS = (
+    sweep("novelty_hubble", "novelty", "domain=hubble", tiny=NOVELTY),
+    sweep("novelty_textures", "novelty", "domain=textures", tiny=NOVELTY),
+)
 
 POWER = 0.9  # share of replays that must be caught before "no" means anything
 REAL, REPLAY, DEFAULT = "[real images]", "replay", "sample_covariance"
@@ -45,7 +52,7 @@ def lines(results: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def judged(full: pd.DataFrame) -> pd.DataFrame:
-    """Adds which cells tell, by their replays, and which points copy or lean on the references."""
+    """Adds the cells where replays are recognised as copies, and the points that copy or stay close to references."""
     replays = full[full["prior"] == REPLAY].set_index(CELL)
     cells = [tuple(cell) for cell in full[CELL].itertuples(index=False)]
     caught = [replays["copy_rate"].get(cell, nan) for cell in cells]
@@ -73,7 +80,7 @@ def analyse(folders: Sequence[Path], out: Path) -> None:
 
 
 def table(full: pd.DataFrame) -> pd.DataFrame:
-    """What people read: a line per domain, prior and eta; the mixing steps side by side."""
+    """The formatted table: a line per domain, prior and eta, with the mixing steps side by side."""
     text = []
     for (domain, prior, eta), part in full.groupby(["domain", "prior", "eta"], sort=False, dropna=False):
         part = part.sort_values("t")
@@ -111,7 +118,7 @@ def candidates(full: pd.DataFrame) -> list[str]:
 
 
 def new(full: pd.DataFrame) -> Answer:
-    """Copies where copies can be told (reviewer 1)."""
+    """Copies, where copying can be recognised (reviewer 1)."""
     cells = full[full["prior"] == REPLAY]
     said, effects, leaning = [], [], []
     for name in candidates(full):
@@ -229,7 +236,7 @@ def draw(full: pd.DataFrame) -> Figure:
 
 
 def curves(axis: Axes, part: pd.DataFrame, name: str) -> None:
-    """A score against eta, a curve a prior; grey ground where copying cannot be told."""
+    """A score against eta, a curve per prior; the ground is grey where copying cannot be recognised."""
     etas = sorted(part["eta"].unique())
     width = (etas[1] - etas[0]) / 2 if len(etas) > 1 else 0.15
     for eta in etas:

@@ -1,4 +1,4 @@
-"""Reviewer 11: images along the way between two references.
+"""Reviewer 11: images between two references.
 
 `python -m experiments.studies paths --analyse`
 """
@@ -13,10 +13,13 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from experiments.common import MODEL_COLOURS, Answer, artefact, interval, pm, runs, write_study
+from experiments.sweeps import QUICK, TWO, sweep
 from unseen_diffusion.reports.sheets import rows_sheet
 from unseen_diffusion.scores.features.base import extract
 from unseen_diffusion.scores.intervals import MeanInterval, t_interval
 from unseen_diffusion.utils.configs import build
+
+SWEEPS = (sweep("paths", "paths", tiny=["model=photos32", TWO, QUICK, "scores.paths=2"]),)
 
 WAYS = ("slerp", "linear", "data")
 MEASURES = ("feature_distance", "pixel_distance", "sharpness", "largest_step")
@@ -41,7 +44,7 @@ def nearest(features: Tensor, others: Tensor, itself: bool = False) -> Tensor:
 
 
 def measured(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row per way, pair and position of one run."""
+    """A row per path, pair and position of one run."""
     settings, tensors, split = results["settings"], artefact(results, "paths"), artefact(results, "split")
     extractor = build(results["config"]["features"])
     held_out = extract(extractor, split["heldout"])
@@ -70,7 +73,7 @@ def measured(results: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def middles(every: pd.DataFrame) -> pd.DataFrame:
-    """Per run, way and pair: the measures of the two inner positions, and the feature distance of the ends."""
+    """Per run, path and pair: the measures of the two inner positions, and the feature distance of the ends."""
     inner = every[(every["position"] - 0.5).abs() < 0.1]
     keys = ["model", "domain", "way", "pair"]
     found = inner.groupby(keys, sort=False)[list(MEASURES)].mean()
@@ -136,14 +139,14 @@ def answers(middle: pd.DataFrame) -> list[Answer]:
 
 
 def by_model(wide: pd.DataFrame) -> list[str]:
-    """Sharpness, slerp less straight line, of each model alone, over domains."""
+    """Sharpness of slerp minus that of the straight line, per model, over domains."""
     gap = wide["sharpness"]["slerp"] - wide["sharpness"]["linear"]
     found = {model: over_domains(part) for model, part in gap.groupby("model")}
     return [f"{model} {interval(one.mean, one.low, one.high)}" for model, one in found.items() if one]
 
 
 def draw(every: pd.DataFrame) -> Figure:
-    """Feature distance and sharpness along the way, a column a domain; bars: 95% over pairs."""
+    """Feature distance and sharpness along the path, a column per domain; bars are 95% intervals over pairs."""
     domains = list(every["domain"].unique())
     shown = ("feature_distance", "sharpness")
     figure = Figure(figsize=(2.4 * len(domains) + 1, 5.2), layout="constrained")
@@ -172,7 +175,7 @@ def draw(every: pd.DataFrame) -> Figure:
 
 
 def sheet(found: Sequence[dict[str, Any]], path: Path) -> None:
-    """The first pair of every domain, the three ways below each other, through the first model."""
+    """The first pair of every domain through the first model, with the three paths below each other."""
     model = found[0]["settings"]["model"]
     rows = []
     for results in found:

@@ -11,6 +11,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments.common import Answer, copying, generated, score, write_study
+from experiments.sweeps import QUICK, sweep
+
+CHOICE = (QUICK, "mixing.t=250,500", "bandwidth.eta=0,0.5")
+SWEEPS = (
+    sweep("prior_choice", "prior_choice", tiny=[*CHOICE, "prior=sample_covariance,slerp"]),
+    sweep("prior_choice_replay", "prior_choice", "prior=replay", "tolerances=none", tiny=CHOICE),
+)
 
 POWER = 0.9  # share of true copies that the criterion must catch before "no" means anything
 
@@ -37,7 +44,7 @@ def points(folders: Sequence[Path]) -> pd.DataFrame:
 
 
 def readable(line: dict[Hashable, Any]) -> dict[str, str]:
-    """A row of what people read."""
+    """A row of the formatted table."""
     return {
         "prior": line["prior"],
         "t": f"{line['t']:g}",
@@ -52,7 +59,7 @@ def readable(line: dict[Hashable, Any]) -> dict[str, str]:
 
 
 def choice(table: pd.DataFrame) -> Answer:
-    """Reviewer 1: which priors copy where that can be told, and the best setting that does not."""
+    """Reviewer 1: which priors copy where copying can be recognised, and the best setting that does not."""
     told = table[table["copies"] != "cannot tell"]
     counts = [f"{name} in {(rows['copies'] == 'yes').sum()} of {len(rows)}" for name, rows in told.groupby("prior")]
     new = told[told["copies"] == "no"]
@@ -74,7 +81,7 @@ def setting(line: pd.Series) -> str:
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """KID-V against the mixing step, a panel an eta; filled: does not copy, hollow: does, or nobody can tell."""
+    """KID-V against the mixing step, a panel per eta; filled: no copies; hollow: copies, or unknown."""
     etas = sorted(table["eta"].unique())
     figure = Figure(figsize=(4 * len(etas), 3.8), layout="constrained")
     axes = figure.subplots(1, len(etas), sharey=True, squeeze=False)[0]

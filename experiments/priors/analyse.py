@@ -28,8 +28,22 @@ from experiments.common import (
     write_study,
 )
 from experiments.priors.measures import MEASURES, residuals
+from experiments.sweeps import QUICK, sweep
 from unseen_diffusion.scores.intervals import combined_p, wilson
 from unseen_diffusion.store.artefacts import load_tensor
+
+PRIORS = (QUICK, "domain.draw=0,1", "prior=sample_covariance,slerp")
+SWEEPS = (
+    sweep("priors_references", "priors", tiny=[*PRIORS, "domain.references=12,16"]),
+    sweep(
+        "priors_steps",
+        "priors",
+        "mixing.t=250,750",
+        "domain.references=100",
+        "mixing.record=[250,750]",
+        tiny=[*PRIORS, "domain.references=12"],
+    ),
+)
 
 DEFAULT, PAPER = "sample_covariance", "isotropic"
 SETTING = ["references", "t"]
@@ -83,7 +97,7 @@ def analyse(folders: Sequence[Path], out: Path) -> None:
 
 
 def table(full: pd.DataFrame) -> pd.DataFrame:
-    """What people read: a line a prior, a column a setting."""
+    """The formatted table: a line per prior, a column per setting."""
     ranks = full.groupby("prior")["rank"].mean().sort_values()
     text = pd.DataFrame({"prior": ranks.index})
     for (references, t), part in full.groupby(SETTING):
@@ -117,7 +131,7 @@ def contrast(one: pd.Series, other: pd.Series) -> tuple[float, float, float]:
 
 
 def best(points: pd.DataFrame, full: pd.DataFrame) -> Answer:
-    """The best prior of those that do not copy, and what is told apart from the default."""
+    """The best prior among those that do not copy, and the priors that differ from the default."""
     copied = sorted(set(full[full["copies"]]["prior"]))
     clean = full[~full["prior"].isin(copied)]
     ranks = clean.groupby("prior")["rank"].mean().sort_values()

@@ -1,4 +1,4 @@
-"""How far a prior's candidates move as the references do: three measures of latents, no network involved."""
+"""Whether a prior's candidates vary like the references: three measures of latents, without a network."""
 
 import numpy as np
 from torch import Tensor

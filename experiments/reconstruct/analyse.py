@@ -12,9 +12,35 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments.common import MODEL_COLOURS, Answer, artefact, artefacts, pm, runs, write_study
+from experiments.sweeps import TWO, sweep
 from unseen_diffusion.scores.intervals import MeanInterval, t_interval
 from unseen_diffusion.scores.reconstruction import PSNR_CAP
 from unseen_diffusion.store.artefacts import load_tensor
+
+LARGER = ("model=photos32", "solver.steps=50")  # round trips of more images
+
+
+def larger(domains: str, images: int) -> tuple[str, ...]:
+    """Overrides of `reconstruct` on that many references."""
+    counts = (f"domain.references={images}", f"samples={images}", f"scores.reconstructions={images}")
+    return (*LARGER, f"domain={domains}", *counts)
+
+
+SWEEPS = (
+    sweep("reconstruct", "reconstruct", tiny=["model=photos32,untrained", TWO, "solver.steps=2,4"]),
+    sweep(
+        "reconstruct_100",
+        "reconstruct",
+        *larger("hubble,textures,digits8,turbulence", 100),
+        tiny=["domain=hubble", "solver.steps=4", "scores.reconstructions=8"],
+    ),
+    sweep(
+        "reconstruct_faces",
+        "reconstruct",
+        *larger("faces", 50),
+        tiny=["domain=noise", "solver.steps=4", "scores.reconstructions=8"],
+    ),
+)
 
 SCHEDULE = ["solver", "steps"]
 PSNR, SNR = 30.0, 20.0  # dB that the lower ends of the intervals must reach

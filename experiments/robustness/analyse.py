@@ -15,7 +15,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from experiments.common import Answer, interval, rank_correlation, runs, write_study
+from experiments.sweeps import QUICK, sweep
 from unseen_diffusion.scores.intervals import holm
+
+SWEEPS = (sweep("robustness", "robustness", tiny=["seed=range(0,8)", QUICK, "tolerances.k=4"]),)
 
 SETTINGS = {
     "references": ("domain", "references"),
@@ -103,7 +106,7 @@ def table(every: pd.DataFrame) -> pd.DataFrame:
 
 
 def word(p: float, importance: float, r2: float) -> str:
-    """The protocol's rule."""
+    """The verdict by the rule of the study's protocol."""
     if p <= LEVEL:
         return "matters"
     return "hardly matters" if r2 > EXPLAINED and importance < HARDLY else "not resolved"
@@ -125,7 +128,7 @@ def analyse(folders: Sequence[Path], out: Path) -> None:
 
 
 def answer(every: pd.DataFrame, full: pd.DataFrame) -> Answer:
-    """Reviewer 16."""
+    """The answer to reviewer 16: robustness to the hyperparameters."""
     parts, effects = [], []
     for outcome, title in OUTCOMES.items():
         if outcome not in varying(every):

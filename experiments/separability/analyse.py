@@ -15,11 +15,18 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from experiments.common import Answer, artefact, artefacts, pm, runs, write_study
-from unseen_diffusion.runs.stages import digest
+from experiments.sweeps import sweep
+from experiments.table1_geometry.analyse import SWEEPS as TABLE1
 from unseen_diffusion.scores.intervals import holm
 from unseen_diffusion.scores.latents.separability import RULES, distance_separation
 from unseen_diffusion.store.artefacts import RECORD, load_tensor
+from unseen_diffusion.utils.digests import tensor_digest
 from unseen_diffusion.utils.files import read_json
+
+SWEEPS = (
+    sweep("separability", "separability", tiny=["domain=hubble", "solver.steps=2,4,6", "scores.latents=8"]),
+    *TABLE1,
+)
 
 ORDER = {"ddim": 1, "dpmpp_2m": 2}  # nominal order of each solver
 CERTAIN = 0.10  # upper end of an error's interval that counts as separated
@@ -36,7 +43,7 @@ class Sets:
     own: Tensor
 
     def without(self, index: int) -> "Sets":
-        """Without one latent, counted through both sets."""
+        """A copy without one latent, numbered through both sets."""
         n = len(self.unseen)
         if index < n:
             return Sets(_leave(self.unseen, index), self.own)
@@ -60,7 +67,7 @@ def _leave(latents: Tensor, index: int) -> Tensor:
 
 def sets_of(results: dict[str, Any], t: float) -> Sets:
     """The latents that a run tested at ``t``."""
-    references = digest(artefact(results, "split")["references"])
+    references = tensor_digest(artefact(results, "split")["references"])
     found = {}
     for folder in artefacts(results, "invert"):
         kind = "unseen" if read_json(folder / RECORD)["inputs"]["images"] == references else "own"
@@ -175,7 +182,7 @@ def separable(fine: pd.DataFrame) -> Answer:
 
 
 def open2(fine: pd.DataFrame) -> Answer:
-    """Is kappa above 1 sufficient, and is it necessary?"""
+    """Whether kappa above 1 is sufficient and necessary for separability."""
     both = pd.concat([cells(fine, solver) for solver in fine["solver"].unique()])
     above, below = both[both["kappa"] > 1], both[both["kappa"] <= 1]
     against = above[above["centres_low"] > CERTAIN]
@@ -221,7 +228,7 @@ def gaussian_counts(fine: pd.DataFrame, null: str = "gaussian") -> tuple[int, in
 
 
 def gaussian(fine: pd.DataFrame) -> Answer:
-    """Reviewer 7."""
+    """The answer to reviewer 7: whether the latents follow a Gaussian."""
     counts, spheres = gaussian_counts(fine), gaussian_counts(fine, "isotropic")
     refused = counts[0] > REFUSED
     alike = ", and the model's own latents fail alike" if refused and counts[2] == counts[3] else ""
@@ -235,7 +242,7 @@ def gaussian(fine: pd.DataFrame) -> Answer:
 
 
 def shown(full: pd.DataFrame, limit: pd.DataFrame, beside: pd.DataFrame) -> pd.DataFrame:
-    """The table that people read: a row per cell."""
+    """The formatted table: a row per cell."""
     fine = full["steps"].max()
     rows = []
     for (domain, t), part in full.groupby(CELL, sort=False):

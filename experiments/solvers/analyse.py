@@ -1,4 +1,4 @@
-"""What results.csv and separation.csv say of the sampler (reviewer 9); measure.py and separation.py make them.
+"""The verdict on the sampler (reviewer 9), from results.csv of measure.py and separation.csv of separation.py.
 
 `python -m experiments.studies solvers --analyse`
 """
@@ -9,6 +9,9 @@ from pathlib import Path
 import pandas as pd
 
 from experiments.common import Answer, write_answers
+from experiments.sweeps import Sweep
+
+SWEEPS: tuple[Sweep, ...] = ()  # its README says how its tables are made; the analysis reads those
 
 HERE = Path(__file__).parent
 STEPS = 16  # evaluations per direction, the default of `unseen run`
@@ -16,7 +19,7 @@ CONTROL = "ddim_implicit"  # inverts another map: its latents are no approximati
 
 
 def analyse(folders: Sequence[Path], out: Path) -> None:
-    """Writes the study's answers; ``folders`` are none."""
+    """Writes the study's answers; ``folders`` is empty."""
     errors, gaps = pd.read_csv(HERE / "results.csv"), pd.read_csv(HERE / "separation.csv")
     where = "results.csv and separation.csv of this folder: photos32, 8 images; hardware and time above"
     write_answers(out, [sensitivity(errors, gaps)], where)
@@ -28,7 +31,7 @@ def spread(values: pd.Series) -> float:
 
 
 def sensitivity(errors: pd.DataFrame, gaps: pd.DataFrame) -> Answer:
-    """What grid and solver do to latents, round trips and the gap of RMS between unseen and own latents."""
+    """The effect of grid and solver on latents, round trips, and the RMS difference of unseen and own latents."""
     rows = errors[(errors["steps"] == STEPS) & (errors["clean_end"] == "full") & (errors["solver"] != CONTROL)]
     # A solver on its grids, and the solvers on one grid: the median of what exchanging one of the two changes.
     grids = rows.groupby("solver").filter(lambda group: len(group) > 1).groupby("solver")["latent_rms"].apply(spread)

@@ -1,4 +1,4 @@
-"""How much of the gap between unseen and own latents is the solver's? Writes separation.csv and separation.md.
+"""How much of the gap between unseen and own latents comes from the solver? Writes separation.csv and separation.md.
 
 python experiments/solvers/separation.py 'photos/*-test.parquet' [images]
 
@@ -14,7 +14,8 @@ from torch import Tensor
 import unseen_diffusion as ud
 from unseen_diffusion.domains.hubble import Hubble
 from unseen_diffusion.domains.parquet import Parquet
-from unseen_diffusion.solvers.sampling import SolverSettings, invert
+from unseen_diffusion.solvers.sampling import invert
+from unseen_diffusion.solvers.settings import SolverSettings
 
 HERE = Path(__file__).parent
 MIXING = (

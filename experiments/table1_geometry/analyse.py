@@ -12,7 +12,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments.common import Answer, artefact, pm, runs, write_study
+from experiments.sweeps import QUICK, TWO, sweep
 from unseen_diffusion.rejection.geometry import CRITERIA
+
+SWEEPS = (sweep("table1_geometry", "table1_geometry", tiny=[TWO, QUICK, "scores.geometry=8", "scores.latents=8"]),)
 
 COLUMNS = (*CRITERIA, "radius")
 SETS = ("references", "heldout", "own")
@@ -67,7 +70,7 @@ def analyse(folders: Sequence[Path], out: Path) -> None:
 
 
 def answers(full: pd.DataFrame) -> list[Answer]:
-    """How far the constants of the paper are from the domains' own."""
+    """The distance of the paper's constants from the domains' values."""
     own = full[full["set"] == "references"]
     angles, origins = own["pair_angle"], own["origin_angle"]
     theory_origin = full[full["set"] == "theory"].set_index(["model", "domain"])["origin_angle"]

@@ -12,7 +12,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments.common import Answer, feature_tensor, interval, mean_interval, runs, score, write_study
+from experiments.sweeps import SEARCH, TWO, sweep
 from unseen_diffusion.scores.kernel import kid_difference
+
+SWEEPS = (sweep("table2_scores", "table2_scores", tiny=["model=photos32", TWO, *SEARCH]),)
 
 PAPER, DEFAULT = "isotropic", "sample_covariance"
 POWER = 0.9  # share of replays that must be caught before a low copy rate means anything
@@ -69,7 +72,7 @@ def analyse(folders: Sequence[Path], out: Path) -> None:
 
 
 def table(full: pd.DataFrame) -> pd.DataFrame:
-    """What people read."""
+    """The formatted table."""
     records = full.to_dict("records")
     return pd.DataFrame(
         {

@@ -11,7 +11,23 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments.common import Answer, copying, interval, pm, runs, write_study
+from experiments.sweeps import QUICK, sweep
 from unseen_diffusion.scores.intervals import combined_p, holm, t_interval
+
+TUNING = (
+    QUICK,
+    "domain.references=12",
+    "domain.draw=0,1",
+    "domain.validation=8",
+    "method.tuning.max_steps=2",
+    "method.tuning.check_every=1",
+    "method.tuning.batch_size=4",
+)
+SWEEPS = (
+    sweep("tuning_full", "tuning", "method=finetune_full", "method.tuning.max_steps=200", tiny=TUNING),
+    sweep("tuning_lora", "tuning", "method=finetune_lora", "method.tuning.max_steps=200", tiny=TUNING),
+    sweep("tuning_frozen", "tuning", "method=fitted,slerp", tiny=TUNING[:3]),
+)
 
 TUNED = ("finetune_full", "finetune_lora")
 FROZEN = "fitted"
@@ -21,7 +37,7 @@ KEY = ["references", "method"]
 
 
 def line(results: dict[str, Any]) -> dict[str, Any]:
-    """One run."""
+    """The row of one run."""
     own, tuning = results["rows"][0], results.get("tuning")
     row = {"method": results["settings"]["method"], "draw": results["settings"]["draw"]}
     row |= {"references": results["config"]["domain"]["references"], "evaluations": own["evaluations_per_image"]}
@@ -124,7 +140,7 @@ def ticks(least: float, most: float) -> tuple[list[int], list[str]]:
 
 
 def draw(full: pd.DataFrame) -> Figure:
-    """Scores and what is forgotten against the number of references, and KID-H against cost."""
+    """Scores and forgetting against the number of references, and KID-H against cost."""
     figure = Figure(figsize=(13, 3.4), layout="constrained")
     axes = figure.subplots(1, 4)
     methods = list(full["method"].unique())

@@ -1,4 +1,4 @@
-"""The sweeper behind ``unseen run -m`` and ``unseen resume``. Hydra takes sweepers from this package only."""
+"""The sweeper of ``unseen run -m`` and ``unseen resume``. Hydra loads sweepers from the package hydra_plugins only."""
 
 import logging
 import time
@@ -13,19 +13,19 @@ log = logging.getLogger(__name__)
 
 
 class ManifestSweeper(BasicSweeper):
-    """Starts those jobs of the sweep's manifest that are to do, each in the folder of its number."""
+    """Starts the pending jobs of a sweep's manifest, each in the folder of its number."""
 
-    config: DictConfig  # Hydra's setup gives both, before any sweep
+    config: DictConfig  # Hydra sets both before it calls sweep
     launcher: Launcher
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Launches what is pending, and once more what a launcher that gave up has not come to.
+        """Launches the pending jobs; after a launcher failed, launches again those that it never started.
 
         Launchers stop waiting at the first worker that dies (Ray, submitit) or kill the others with it (joblib).
-        The manifest gives the jobs, not the command line.
+        The jobs come from the manifest, not from the command line.
         """
         from unseen_diffusion.sweeps.manifest import SweepState
-        from unseen_diffusion.sweeps.status import own
+        from unseen_diffusion.sweeps.status import is_this_process
 
         folder = Path(self.config.hydra.sweep.dir)
         OmegaConf.save(self.config, folder / "multirun.yaml")
@@ -33,16 +33,16 @@ class ManifestSweeper(BasicSweeper):
         while names:
             if self._launch(folder, names):
                 return
-            # A job of this very process has ended, though a full disk may have kept it from saying so.
-            while any(not own(status) for status in SweepState.of(folder).running()):
+            # A job of this very process has ended, even if a full disk kept it from recording its end.
+            while any(not is_this_process(status) for status in SweepState.of(folder).running()):
                 time.sleep(1)
             missing = SweepState.of(folder).pending("missing")
-            if missing == names:  # the launcher starts nothing at all
+            if missing == names:  # the launcher starts no job at all
                 return
             names = missing
 
     def _launch(self, folder: Path, names: list[str]) -> bool:
-        """Starts these jobs, at most ``max_batch_size`` at once; False if the launcher gave up."""
+        """Starts these jobs, at most ``max_batch_size`` at once; False if the launcher failed."""
         from unseen_diffusion.sweeps.manifest import read_manifest
 
         manifest = read_manifest(folder)
@@ -50,9 +50,9 @@ class ManifestSweeper(BasicSweeper):
         jobs = [[*points[name].overrides, f"hydra.sweep.subdir='{name}'"] for name in names]
         size = self.max_batch_size or len(jobs)
         try:
-            for at in range(0, len(jobs), size):
-                self.launcher.launch(jobs[at : at + size], initial_job_idx=at)
-        except Exception as error:  # what became of the jobs is in their folders
+            for start in range(0, len(jobs), size):
+                self.launcher.launch(jobs[start : start + size], initial_job_idx=start)
+        except Exception as error:  # the jobs' folders say how each of them ended
             log.error("the launcher gave up: %s: %s", type(error).__name__, str(error).strip().partition("\n")[0])
             return False
         return True

@@ -1,64 +1,51 @@
-"""The command line: a verb, then that verb's own arguments."""
+"""The command line: a verb, then that verb's own arguments. Each verb imports what it needs when it is called."""
 
 import argparse
 import logging
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from unseen_diffusion.utils.errors import InputError
 
 log = logging.getLogger(__name__)
 
-HELP = """\
-unseen: what can a frozen diffusion model generate that it has never seen?
 
-  unseen run [GROUP=OPTION] [KEY=VALUE]...    one run: invert, fit, select, denoise, score
-  unseen run -m KEY=A,B,C ...                 a sweep; every combination is a run
-  unseen status FOLDER... [--json]            done, running, failed, dead and missing runs of sweeps
-  unseen resume FOLDER... [hydra/launcher=X]  runs what is not done, in the same folder
-  unseen table OUTPUTS... [--save FILE]       any number of runs as one table (.csv, .md, .tex)
-  unseen compare OUTPUTS... [--save FILE]     methods over reference draws and seeds, with tests
-  unseen report OUTPUTS... [-o report.html]   one HTML page that needs nothing else
-  unseen dashboard [--online]                 a wandb workspace that compares domains
-  unseen solvers [GROUP=OPTION]...            accuracy of every solver per evaluation, on your model and domain
-  unseen train data=folder data.path=DIR      a base model of your own images; resumes where it was stopped
-  unseen train training=OPTION ...            an embedded network again
-  unseen convert CHECKPOINT FOLDER ...        an ADM, iDDPM or DDPM checkpoint as a model folder, proven equal
-  unseen --help                               this text
+@dataclass(frozen=True)
+class Verb:
+    """One verb of the command line.
 
-  unseen run --cfg job                        prints the whole config
-  unseen run -m hydra/launcher=NAME ...       in parallel: joblib, ray, submitit_slurm (docs/clusters.md)
-  unseen run -m hydra/launcher=NAME workers=8 each run on 8 of its jobs, which share the work
-  UNSEEN_CONF=DIR                             a folder of your own configs, searched first
-"""
+    Attributes:
+        summary: what it does, in one line.
+        usages: its ways to be called, each with a line of explanation.
+        call: its arguments -> exit code.
+        help: more text for ``unseen VERB --help``; None where its own parser of arguments prints the help.
+    """
+
+    summary: str
+    usages: Sequence[tuple[str, str]]
+    call: Callable[[list[str]], int]
+    help: Callable[[], str] | None = None
+
+
+MORE = (
+    ("unseen --help [GROUP]", "this text, or every key of a group's options: range, meaning"),
+    ("unseen VERB --help", "the arguments of a verb"),
+    ("UNSEEN_CONF=DIR", "environment variable: a folder of your own configs, searched first"),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; exits with 0, or with 2 after one line about bad input, or with 1 after failed runs."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    verbs: dict[str, Callable[[list[str]], int]] = {
-        "run": _run,
-        "status": _status,
-        "resume": _resume,
-        "table": _table,
-        "compare": _compare,
-        "report": _report,
-        "dashboard": _dashboard,
-        "solvers": _solvers,
-        "train": _train,
-        "convert": _convert,
-    }
     # Hydra reads flags only before the first override; people write -m anywhere.
     arguments = arguments[:1] + sorted(arguments[1:], key=lambda word: word not in ("-m", "--multirun"))
     try:
-        if not arguments or arguments[0] in ("-h", "--help", "help"):
-            print(help_text())
-            sys.exit(0 if arguments else 2)
-        if arguments[0] not in verbs:
-            raise InputError(f"{arguments[0]}: no such command; choose {', '.join(verbs)} (unseen --help)")
-        sys.exit(verbs[arguments[0]](arguments[1:]))
+        sys.exit(_dispatch(arguments))
     except InputError as error:
         print(f"unseen: {error}", file=sys.stderr)
         sys.exit(2)
@@ -70,29 +57,83 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
-def help_text() -> str:
-    """The help, with every key of a run, every config group and option, and the comments of conf/ on them."""
-    from unseen_diffusion.sweeps.composition import options, run_keys
+def _dispatch(arguments: list[str]) -> int:
+    """Calls the verb, or prints help; the exit code."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(group_help(arguments[1]) if arguments[1:] else help_text())
+        return 0 if arguments else 2
+    name, *rest = arguments
+    if name not in VERBS:
+        raise InputError(f"{name}: no such command; choose {', '.join(VERBS)} (unseen --help)")
+    verb = VERBS[name]
+    if verb.help is not None and {"-h", "--help"} & set(rest):
+        print(f"unseen {name}: {verb.summary}\n")
+        print("\n".join(_columns(verb.usages, 2)) + "\n" + verb.help())
+        return 0
+    return verb.call(rest)
 
-    lines = [HELP, "Keys of a run, with their defaults:\n", *_columns(run_keys(), 2), "\nGroups of `unseen run`:"]
+
+def help_text() -> str:
+    """The help: every verb, every key of a run, every config group and option."""
+    usages = [usage for verb in VERBS.values() for usage in verb.usages]
+    title = "unseen: what can a frozen diffusion model generate that it has never seen?\n"
+    return "\n".join([title, *_columns([*usages, *MORE], 2), _run_help()])
+
+
+def _run_help() -> str:
+    """The keys of a run with defaults, meanings and ranges, and the options of its groups."""
+    from unseen_diffusion.sweeps.options import key_lines, options
+
+    lines = ["\nKeys of a run, with their defaults:\n", *_columns(key_lines(), 2), "\nGroups of `unseen run`:"]
     for group, entries in options().items():
         lines += [f"\n  {group}", *_columns(entries, 4)]
     return "\n".join(lines)
 
 
+def _train_help() -> str:
+    """The options of a training's two groups."""
+    from unseen_diffusion.sweeps.options import options
+
+    lines = []
+    for group, entries in options(("data", "training")).items():
+        lines += [f"\n  {group}", *_columns(entries, 4)]
+    return "\n".join([*lines, "\nunseen train --cfg job prints every key of a training."])
+
+
+def group_help(group: str) -> str:
+    """The options of one group, and every key of the classes that they build.
+
+    Raises:
+        InputError: no such group.
+    """
+    from unseen_diffusion.sweeps.options import group_keys, options
+
+    lines = [f"Options of {group}:\n", *_columns(options((group,))[group], 2)]
+    for names, entries in group_keys(group):
+        lines += [f"\nKeys of {group}={', '.join(names)}:\n", *_columns(entries, 2)]
+    return "\n".join([*lines, f"\nunseen run --cfg job {group}=OPTION prints an option's values."])
+
+
 def _columns(entries: Sequence[tuple[str, str]], indent: int) -> list[str]:
-    """A line each, the comments below one another, but for very long names."""
-    width = min(30, max(len(name) for name, _ in entries))
-    return [f"{'':{indent}}{name:<{width}}  {line}".rstrip() for name, line in entries]
+    """A line each, the texts below one another and wrapped to the terminal."""
+    width = min(42, max((len(name) for name, _ in entries), default=0))
+    columns = max(shutil.get_terminal_size((110, 24)).columns, 72)
+    lines: list[str] = []
+    for name, text in entries:
+        first, *more = textwrap.wrap(text, columns - indent - width - 2) or [""]
+        lines.append(f"{'':{indent}}{name:<{width}}  {first}".rstrip())
+        lines += [f"{'':{indent + width + 2}}{line}" for line in more]
+    return lines
 
 
 def _run(arguments: list[str]) -> int:
-    """One run or a sweep; --help, --cfg and their like only print."""
-    from unseen_diffusion.sweeps.composition import as_meant, hydra_task, is_information
+    """One run or a sweep; --cfg and its like only print."""
+    from unseen_diffusion.sweeps.composition import hydra_task
     from unseen_diffusion.sweeps.jobs import run_job
     from unseen_diffusion.sweeps.launch import call_hydra, start
+    from unseen_diffusion.sweeps.overrides import escape_values, is_information
 
-    arguments = as_meant(arguments)
+    arguments = escape_values(arguments)
     if is_information(arguments):
         return call_hydra(hydra_task("run", run_job), arguments)
     return start(arguments)
@@ -120,11 +161,12 @@ def _resume(arguments: list[str]) -> int:
 
 def _train(overrides: list[str]) -> int:
     """Trains one network, in this process and in those that ``accelerate launch`` started beside it."""
-    from unseen_diffusion.sweeps.composition import as_meant, expand, hydra_task, is_information
+    from unseen_diffusion.sweeps.composition import expand, hydra_task
     from unseen_diffusion.sweeps.jobs import train_job
     from unseen_diffusion.sweeps.launch import call_hydra, run_id
+    from unseen_diffusion.sweeps.overrides import escape_values, is_information
 
-    overrides = as_meant(overrides)
+    overrides = escape_values(overrides)
     task = hydra_task("train", train_job)
     if is_information(overrides):
         return call_hydra(task, overrides)
@@ -188,12 +230,13 @@ def _dashboard(arguments: list[str]) -> int:
 def _solvers(overrides: list[str]) -> int:
     """Prints and draws the work-precision of every solver for the model and domain of a run's settings."""
     from unseen_diffusion.runs.settings import check
-    from unseen_diffusion.sweeps.composition import as_meant, expand
+    from unseen_diffusion.sweeps.composition import expand
     from unseen_diffusion.sweeps.jobs import compare_solvers
     from unseen_diffusion.sweeps.launch import run_id
+    from unseen_diffusion.sweeps.overrides import escape_values
 
     with run_id():
-        sweep = expand("run", as_meant(overrides))
+        sweep = expand("run", escape_values(overrides))
         if sweep.multirun:
             raise InputError("unseen solvers: one model and one domain at a time; leave out -m and sweeps")
         compare_solvers(check(sweep.points[0]), sweep.folder)
@@ -212,6 +255,73 @@ def _report(arguments: list[str]) -> int:
     from unseen_diffusion.reports.html import report_command
 
     return report_command(arguments)
+
+
+VERBS = {
+    "run": Verb(
+        "invert, fit, select, denoise and score: one run, or a sweep",
+        (
+            ("unseen run [GROUP=OPTION] [KEY=VALUE]...", "one run: invert, fit, select, denoise, score"),
+            ("unseen run -m KEY=A,B,C ...", "a sweep: every combination is a run"),
+            ("unseen run -m hydra/launcher=NAME ...", "a sweep in parallel: joblib, ray, submitit_slurm"),
+            ("unseen run -m ... workers=8", "each run of a sweep is shared by 8 jobs (docs/clusters.md)"),
+            ("unseen run --cfg job", "prints the whole config"),
+        ),
+        _run,
+        _run_help,
+    ),
+    "status": Verb(
+        "count done, running, failed, dead and missing runs",
+        (("unseen status FOLDER... [--json]", "done, running, failed, dead and missing runs of sweeps"),),
+        _status,
+    ),
+    "resume": Verb(
+        "run what is not done, in the same folder",
+        (("unseen resume FOLDER... [hydra/launcher=X]", "runs what is not done, in the same folder"),),
+        _resume,
+        lambda: "\nOnly hydra/launcher and hydra.launcher.* may change; a sweep keeps its other settings.",
+    ),
+    "table": Verb(
+        "print any number of runs as one table",
+        (("unseen table OUTPUTS... [--save FILE]", "any number of runs as one table (.csv, .md, .tex)"),),
+        _table,
+    ),
+    "compare": Verb(
+        "compare methods over reference draws and seeds, with tests",
+        (("unseen compare OUTPUTS... [--save FILE]", "methods over reference draws and seeds, with tests"),),
+        _compare,
+    ),
+    "report": Verb(
+        "write one HTML page with tables, samples and plots",
+        (("unseen report OUTPUTS... [-o report.html]", "one HTML page with tables, samples and plots"),),
+        _report,
+    ),
+    "dashboard": Verb(
+        "make a wandb workspace that compares domains",
+        (("unseen dashboard [--online]", "a wandb workspace that compares domains"),),
+        _dashboard,
+    ),
+    "solvers": Verb(
+        "measure the accuracy of every solver per NFE, on your model and domain",
+        (("unseen solvers [GROUP=OPTION]...", "accuracy of every solver per NFE, on your model and domain"),),
+        _solvers,
+        _run_help,
+    ),
+    "train": Verb(
+        "train a base model on your own images, or retrain a bundled network",
+        (
+            ("unseen train data=folder data.path=DIR", "a base model of your own images; resumes where it stopped"),
+            ("unseen train training=OPTION ...", "retrain one of the bundled networks"),
+        ),
+        _train,
+        _train_help,
+    ),
+    "convert": Verb(
+        "convert an ADM, iDDPM or DDPM checkpoint to a diffusers folder",
+        (("unseen convert CHECKPOINT FOLDER ...", "convert an ADM, iDDPM or DDPM checkpoint and verify its outputs"),),
+        _convert,
+    ),
+}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The simulation of workers that share a store: sums, floors, kills and seeds."""
+"""The simulation of workers that share a store: total work, lower bounds, killed workers, seeds."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ TIMES = Times(create=0.002, read=0.001, beat=0.002, delete=0.001, write=0.01, li
 
 
 def test_one_worker_takes_the_sum_of_all_works() -> None:
-    """With a store that costs nothing, exactly; else the sum of all requests comes on top."""
+    """The makespan is the work, plus the time of all requests where the store takes time."""
     scene = Scene(shards=50, seconds=3.0, workers=1)
     alone = simulate(scene, Times())
     assert alone.makespan == pytest.approx(alone.work, rel=1e-12)
@@ -35,7 +35,7 @@ def test_many_workers_stay_above_the_floor_and_share_without_double_work() -> No
 
 
 def test_kills_lose_shards_and_never_all_of_the_work() -> None:
-    """About 1 kill a worker and minute: everything is done in the end, and what was lost is accounted for."""
+    """With about one kill per worker and minute all work is done, and lost work is accounted for."""
     scene = Scene(shards=100, seconds=10.0, workers=10, servers=2, kills=60.0)
     found = simulate(scene, TIMES)
     assert found.killed > 10
@@ -46,7 +46,7 @@ def test_kills_lose_shards_and_never_all_of_the_work() -> None:
 
 
 def test_a_dead_claim_waits_for_its_time() -> None:
-    """One shard and two workers, one killed while it computes: the other begins a minute after it first looked."""
+    """When the worker that computes is killed, the other takes over after a minute."""
     for seed in range(20):
         found = simulate(Scene(1, 30.0, 2, servers=2, kills=60.0, restart=1e6, seed=seed), TIMES)
         if found.killed == 1 and found.lost:
@@ -56,7 +56,7 @@ def test_a_dead_claim_waits_for_its_time() -> None:
 
 
 def test_an_endless_store_is_the_bottleneck() -> None:
-    """Requests of a second to one server: the makespan is at least their sum."""
+    """The makespan is at least the sum of all requests to one slow server."""
     found = simulate(Scene(shards=20, seconds=1.0, workers=20), Times(write=1.0, create=1.0))
     assert found.makespan >= found.busy["write"] + found.busy["create"] - 1e-9 > 40
 

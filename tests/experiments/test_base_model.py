@@ -1,4 +1,4 @@
-"""The study of `photos32`'s recipe: its trainings compose, and its tables follow from weights and curves."""
+"""The study of `photos32`'s recipe: every training composes; its tables are made from weights and curves."""
 
 import shutil
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ DOMAINS = ("hubble", "faces")
 
 @pytest.mark.parametrize("name", ALL)
 def test_every_training_composes(name: str) -> None:
-    """Each is a network that takes images of 32 x 32."""
+    """Each training's network takes images of 32 x 32."""
     (point,) = expand("train", ["training=photos32", "training.data.path=x", *ALL[name]]).points
     network = seeded(point.training.network, 0)
     factor = point.training.network.pixel_unshuffle
@@ -48,6 +48,8 @@ def end_training(name: str, seed: int, steps: Sequence[int], copy: TinyModelFold
 def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model_folder: TinyModelFolder) -> Path:
     """Finished trainings of tiny networks, and runs on unseen domains."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(analyse, "AT_ONCE", 4)
+    monkeypatch.setattr(analyse, "REPEATS", 1)
     shutil.copytree(tiny_model_folder(size=32, seed=9), START)
     for seed, name in enumerate(("photos32", "deep", "photos32_seed_1")):
         end_training(name, seed, [1000], tiny_model_folder, [])
@@ -66,7 +68,7 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model_folder: 
 
 
 def test_the_study_is_made_from_trainings(trained: Path) -> None:
-    """Tables, figure, and a README's block with every network, average and domain."""
+    """Writes tables, a figure and a README's block about every network, average and domain."""
     images = torch.randint(0, 256, (24, 3, 32, 32), generator=generator(0, "images"), dtype=torch.uint8)
     out = trained / "study"
     out.mkdir()
@@ -95,7 +97,7 @@ def test_the_study_is_made_from_trainings(trained: Path) -> None:
 
 
 def test_better_is_beyond_twice_the_seeds_difference() -> None:
-    """And with an interval on one side of zero."""
+    """A better network differs by more than twice the seeds' difference, with an interval on one side of zero."""
     rows = [
         ("photos32", 0, 0),
         ("photos32_seed_1", 1, 2),

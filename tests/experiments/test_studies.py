@@ -1,4 +1,4 @@
-"""Studies: every one runs tiny, and table, figure and verdicts come out of its artefacts; the blocks they rest on."""
+"""Studies: each runs tiny and makes its table, figure and verdicts; the functions that studies share."""
 
 import io
 import math
@@ -6,8 +6,10 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,12 +20,15 @@ from PIL import Image
 from scipy.stats import qmc
 
 from experiments import studies
-from experiments.common import BEGIN, END, fill, read_answers
+from experiments.bandwidth_vs_gap import analyse as bandwidth_vs_gap
+from experiments.base_quality.analyse import KEPT
+from experiments.common import BEGIN, END, bootstrap, fill, read_answers
 from experiments.scoreboard import QUESTIONS, scoreboard
+from experiments.sweeps import sweep
 from support import ROOT, TinyModelFolder
 from support.commands import TINY
+from support.options import option
 from unseen_diffusion.rejection.geometry import CRITERIA, References
-from unseen_diffusion.runs.bandwidth import BandwidthSearch
 from unseen_diffusion.runs.mixing import PERMUTATIONS
 from unseen_diffusion.runs.results import execute
 from unseen_diffusion.runs.run import Run
@@ -35,24 +40,26 @@ from unseen_diffusion.utils.configs import build
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import read_json
 
+STUDIES = studies.studies()
+
 
 @pytest.fixture(scope="module")
 def working(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: TinyModelFolder) -> Path:
-    """A working folder whose configs put tiny random networks in the place of the embedded ones."""
+    """A working folder whose configs replace the bundled networks by tiny random ones."""
     folder = tmp_path_factory.mktemp("studies")
     (folder / "conf" / "model").mkdir(parents=True)
     for name, channels in (("photos32", 3), ("digits32", 1), ("untrained", 3)):
         path = tiny_model_folder(channels=channels, seed=len(name))
         config = {"_target_": "unseen_diffusion.models.DiffusersModel", "name": name, "path": str(path)}
         OmegaConf.save(OmegaConf.create(config), folder / "conf" / "model" / f"{name}.yaml")
-    for seed, kept in enumerate((studies.KEPT[0], studies.KEPT[-1])):
+    for seed, kept in enumerate((KEPT[0], KEPT[-1])):
         shutil.copytree(tiny_model_folder(channels=3, seed=seed), folder / kept)
     photographs(folder)
     return folder
 
 
 def photographs(folder: Path) -> None:
-    """`domain=cifar10` reads a local file of 40 noise pictures, of the classes that the study asks for."""
+    """Makes `domain=cifar10` read 40 pictures of noise, labelled with the classes that the study uses."""
     pixels = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
     pictures = [io.BytesIO() for _ in pixels]
     for picture, values in zip(pictures, pixels, strict=True):
@@ -65,54 +72,83 @@ def photographs(folder: Path) -> None:
     OmegaConf.save(config, folder / "conf" / "domain" / "cifar10.yaml")
 
 
-def run_studies(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "UNSEEN_CONF": "conf"}
-    command = [sys.executable, "-m", "experiments.studies", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
+class OneAfterAnother:
+    """Replaces a pool of threads: a process forked from a thread of a pool exits with an error."""
+
+    def __init__(self, jobs: int):
+        assert jobs == 1
+
+    def __enter__(self) -> "OneAfterAnother":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def map(self, function: Callable[..., Any], values: Iterable[Any]) -> list[Any]:
+        return [function(value) for value in values]
 
 
 @pytest.fixture(scope="module")
-def tiny(working: Path) -> Path:
-    """All studies, tiny."""
-    found = run_studies(working, *studies.STUDIES, "--tiny")
-    assert found.returncode == 0, found.stdout + found.stderr
-    return working
+def study(working: Path) -> Iterator[Callable[[str], Path]]:
+    """Runs a study's tiny sweeps that have not run yet and analyses them; returns its folder of results.
+
+    Sweeps run in forks of this process, which has imported everything; intervals are of fewer draws than a study's.
+    """
+
+    def results_of(name: str) -> Path:
+        monkeypatch.setattr("sys.argv", ["studies", name, "--tiny", "--jobs=1"])
+        assert studies.main() == 0
+        return working / "outputs" / "tiny" / name
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(working)
+        monkeypatch.setattr(studies, "PROCESSES", get_context("fork"))
+        monkeypatch.setattr(studies, "ThreadPoolExecutor", OneAfterAnother)
+        monkeypatch.setattr(bandwidth_vs_gap, "DRAWS", 40)
+        monkeypatch.setattr(bootstrap, "__defaults__", (0, 100))
+        for key, value in {"UNSEEN_CONF": "conf", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}.items():
+            monkeypatch.setenv(key, value)
+        yield results_of
 
 
-@pytest.mark.parametrize("name", studies.STUDIES)
-def test_a_study_makes_its_table_figure_and_answers_from_artefacts(tiny: Path, name: str) -> None:
-    folder = tiny / "outputs" / "tiny" / name
+LONG = ("reconstruct", "criteria_ablation", "priors", "novelty", "comparison")  # 16 runs or more, even when tiny
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in STUDIES])
+def test_a_study_makes_its_table_figure_and_answers_from_artefacts(study: Callable[[str], Path], name: str) -> None:
+    folder = study(name)
     answers, where = read_answers(folder)
     assert where
     assert {answer.question for answer in answers} <= set(QUESTIONS)
     assert all(answer.verdict and "nan" not in answer.verdict.split() for answer in answers)
-    if studies.STUDIES[name]:
+    if studies.sweeps_of(name):
         assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
         assert len((folder / "table.md").read_text(encoding="utf-8").splitlines()) > 2
         assert len((folder / "results.csv").read_text(encoding="utf-8").splitlines()) > 1
 
 
-@pytest.mark.parametrize("name", studies.STUDIES)
+@pytest.mark.parametrize("name", STUDIES)
 def test_a_study_says_what_it_asks_and_how(name: str) -> None:
     text = (ROOT / "experiments" / name / "README.md").read_text(encoding="utf-8")
     assert all(part in text for part in ("Protocol", "Command", BEGIN, END)), name
     assert read_answers(ROOT / "experiments" / name)[0]
 
 
-def test_the_scoreboard_has_every_question(tiny: Path) -> None:
-    text = scoreboard(tiny / "outputs" / "tiny")
+def test_the_scoreboard_has_every_question(study: Callable[[str], Path]) -> None:
+    text = scoreboard(study("paths").parent)
     assert all(f"| **{key}** |" in text for key in QUESTIONS)
     assert all(line.count("|") == 6 for line in text.splitlines())
     committed = (ROOT / "experiments" / "README.md").read_text(encoding="utf-8")
     assert scoreboard(ROOT / "experiments") in committed
 
 
-def test_an_interrupted_sweep_continues_with_what_was_finished(tiny: Path) -> None:
-    sweep = tiny / "outputs" / "sweeps" / "tiny_paths"
+def test_an_interrupted_sweep_continues_with_what_was_finished(study: Callable[[str], Path]) -> None:
+    study("paths")
+    sweep = studies.folder(studies.sweeps_of("paths")[0], True)
     before = read_json(sweep / "0" / "results.json")
     for path in (sweep / studies.ENDED, sweep / "0" / "results.json", sweep / "0" / "status.json"):
         path.unlink()
-    assert run_studies(tiny, "paths", "--tiny").returncode == 0
+    study("paths")
     after = read_json(sweep / "0" / "results.json")
     assert after["rows"][0]["kid_h"] == before["rows"][0]["kid_h"]
     assert after["evaluations"]["total"] == 0
@@ -120,28 +156,39 @@ def test_an_interrupted_sweep_continues_with_what_was_finished(tiny: Path) -> No
 
 
 def test_a_sweep_whose_definition_changed_is_run_again(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    study: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tiny)
-    ended = studies.folder(studies.STUDIES["paths"][0], True) / studies.ENDED
+    study("paths")
+    capsys.readouterr()
+    (one,) = studies.sweeps_of("paths")
+    ended = studies.folder(one, True) / studies.ENDED
     before = ended.read_text(encoding="utf-8")
-    assert studies.run(studies.STUDIES["paths"][0], True)
+    assert studies.run(one, True)
     assert capsys.readouterr().out == ""
-    assert not studies.run(studies.sweep("paths", "absent"), True)
+    assert not studies.run(sweep("paths", "absent"), True)
     assert "unseen run -m experiment=absent" in capsys.readouterr().out
     ended.write_text(before, encoding="utf-8")
 
 
 def test_a_study_that_does_not_exist_and_a_sweep_that_fails_are_reported(
-    working: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    study: Callable[[str], Path], working: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = run_studies(working, "absent")
-    assert found.returncode == 2
-    assert "absent: no such study; choose of first_three" in " ".join(found.stderr.split())
-    monkeypatch.chdir(working)
-    assert not studies.run(studies.sweep("bad", "absent"), tiny=False)
+    with pytest.raises(SystemExit, match="2"):
+        study("absent")
+    assert "absent: no such study; choose of bandwidth_vs_gap" in " ".join(capsys.readouterr().err.split())
+    assert not studies.run(sweep("bad", "absent"), tiny=False)
     assert "bad: exit code 2; see outputs/sweeps/study_bad/studies.log" in capsys.readouterr().out
     assert not (working / "outputs" / "sweeps" / "study_bad" / studies.ENDED).exists()
+
+
+@pytest.mark.slow
+def test_studies_run_as_a_program(working: Path) -> None:
+    """`python -m experiments.studies` runs two sweeps at a time, in processes of a fork server."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "UNSEEN_CONF": "conf"}
+    command = [sys.executable, "-m", "experiments.studies", "paths", "bandwidth_vs_gap", "--tiny"]
+    found = subprocess.run(command, cwd=working, env=environment, capture_output=True, text=True, timeout=280)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert all((working / "outputs" / "tiny" / name / "figure.png").is_file() for name in command[3:5])
 
 
 def test_only_what_stands_between_the_marks_is_replaced(tmp_path: Path) -> None:
@@ -194,7 +241,7 @@ def test_single_criteria_are_those_of_the_calibrated_tolerances(name: str, appli
 
 
 def test_findings_of_latents_are_the_tests_of_latents(here: Path) -> None:
-    """At every recorded step, against the model's own samples inverted alike."""
+    """At every recorded step, references are compared with inverted samples of the model."""
     lean = [a for a in TINY if not a.startswith("scores")]
     point = expand("run", [*lean, "scores=lean", "scores.latents=8", "mixing.t=500", "mixing.record=[300]"]).points[0]
     settings = check(point)
@@ -216,14 +263,14 @@ def test_findings_of_latents_are_the_tests_of_latents(here: Path) -> None:
 
 
 def test_too_few_latents_to_test_are_refused() -> None:
-    with pytest.raises(InputError, match=r"scores.latents=5: give 8 or more, or 0 for none"):
+    with pytest.raises(InputError, match=r"scores.latents=5: give 0 or a whole number of 8 or more"):
         build(expand("run", ["scores.latents=5"]).points[0].scores)
 
 
 def test_snr_is_psnr_less_the_contrast_of_the_domain() -> None:
     own = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (200, 1, 8, 8), generator=own, dtype=torch.uint8)
-    search = BandwidthSearch(minimum_psnr=None, minimum_snr=10.0)
+    search = option("bandwidth", "search", minimum_psnr=None, minimum_snr=10.0)
     assert search.criterion == "mean SNR of 10 dB or more"
     variance = images.double().var(0).mean()
     noisy = images.double() + (variance / 10).sqrt() * torch.randn(images.shape, generator=own, dtype=torch.float64)
@@ -231,6 +278,6 @@ def test_snr_is_psnr_less_the_contrast_of_the_domain() -> None:
     assert abs(search.on(images).minimum_psnr - float(psnr)) < 0.3
     halved = (images // 2).to(torch.uint8)
     assert abs(search.on(halved).minimum_psnr - search.on(images).minimum_psnr - 20 * math.log10(2)) < 0.1
-    assert BandwidthSearch(minimum_psnr=20).on(images).minimum_psnr == 20
+    assert option("bandwidth", "search", minimum_psnr=20).on(images).minimum_psnr == 20
     with pytest.raises(InputError, match=r"minimum_snr=10.0: the references do not differ"):
         search.on(images[:1].expand(3, -1, -1, -1))

@@ -20,8 +20,8 @@ from unseen_diffusion.models.conversion.architecture import Architecture, Naming
 from unseen_diffusion.models.conversion.command import convert_command
 from unseen_diffusion.models.conversion.convert import as_network, build, original_network
 from unseen_diffusion.models.conversion.families import AdmNaming, DdpmNaming
-from unseen_diffusion.models.conversion.proof import compare_networks, difference
 from unseen_diffusion.models.conversion.reference import AdmReference, DdpmReference, adm_embedding, ddpm_embedding
+from unseen_diffusion.models.conversion.verification import compare_networks, difference
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import read_json
 
@@ -255,8 +255,8 @@ def test_converted_networks_compute_what_the_original_did(
     state = random_state(shapes_of(names, arch))
     done = run(save(state), head_channels=HEAD if names.name == "ADM" else None)
     assert done.plan.architecture == arch
-    assert [found.where for found in done.agreements] == ["t = 0", "t = 500", "t = 999"]
-    assert max(found.relative for found in done.agreements) <= 1e-5
+    assert [found.where for found in done.comparisons] == ["t = 0", "t = 500", "t = 999"]
+    assert max(found.relative for found in done.comparisons) <= 1e-5
     model = DiffusersModel(str(tmp_path / "converted"))
     x, reference = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1)), reference_of(names, state)
     original = reference(x, reference.embed(torch.full((2,), 123.5)))
@@ -322,7 +322,7 @@ def test_right_heads_and_order_agree_with_saved_activations(
     """Three rows of our own and the two saved ones."""
     activations = saved_activations(tmp_path / "a.safetensors", adm_state, new_attention_order=True)
     done = run(save(adm_state), activations=activations, head_channels=HEAD, new_attention_order=True)
-    assert len(done.agreements) == 5
+    assert len(done.comparisons) == 5
 
 
 def test_activations_that_do_not_fit_are_refused(adm_state: State, tmp_path: Path, save: Callable[..., Path]) -> None:
@@ -330,9 +330,9 @@ def test_activations_that_do_not_fit_are_refused(adm_state: State, tmp_path: Pat
     source, path = save(adm_state), tmp_path / "a.safetensors"
     x, t = torch.randn(1, 3, 8, 8), torch.zeros(1)
     for content, message in [
-        ({"x": x, "t": t}, "x, t and output are needed"),
+        ({"x": x, "t": t}, "give x, t and output"),
         ({"x": x[:, :1].clone(), "t": t, "output": x}, r"expected \(B, 3, H, W\)"),
-        ({"x": x, "t": t, "output": torch.ones(1, 3, 8, 8)}, "save the network's whole output"),
+        ({"x": x, "t": t, "output": torch.ones(1, 3, 8, 8)}, "save the whole output of the network"),
     ]:
         save_file(content, path)
         with pytest.raises(InputError, match=message):
@@ -348,7 +348,7 @@ def test_a_failed_comparison_writes_nothing(adm_state: State, tmp_path: Path, sa
     with pytest.raises(InputError, match=r"verification failed at t = 0: .* \(0 allowed\)"):
         run(source, head_channels=HEAD, tolerance=0.0)
     zero = adm_state | {key: torch.zeros_like(adm_state[key]) for key in ("out.2.weight", "out.2.bias")}
-    with pytest.raises(InputError, match=r"largest output is 0.0; is it a trained network"):
+    with pytest.raises(InputError, match=r"largest output is 0.0; give a trained network"):
         run(save(zero), head_channels=HEAD)
     broken = adm_state | {"out.0.weight": torch.full_like(adm_state["out.0.weight"], float("nan"))}
     with pytest.raises(InputError, match="largest output is nan"):
@@ -465,7 +465,7 @@ def test_files_that_are_no_checkpoints(tmp_path: Path) -> None:
 
 
 def test_safetensors_and_half_precision_convert(adm_state: State, tmp_path: Path) -> None:
-    """Half-precision tensors are widened, and the proof is about the widened ones."""
+    """Half-precision tensors are widened, and the verification is about the widened ones."""
     half = {key: value.half() for key, value in adm_state.items()}
     save_file(half, tmp_path / "half.safetensors")
     run(tmp_path / "half.safetensors", head_channels=HEAD)
@@ -476,12 +476,12 @@ def test_safetensors_and_half_precision_convert(adm_state: State, tmp_path: Path
 def test_fixed_head_counts_are_refused_where_unet2dmodel_has_none(save: Callable[..., Path]) -> None:
     """One width: heads become channels per head. Several: only a single head can be represented."""
     one = save(random_state(adm_shapes(tiny_adm())), "one.pt")
-    assert any("4 heads at width 64, as told" in line for line in run(one, heads=4).plan.statements)
+    assert any("4 heads at width 64, as given" in line for line in run(one, heads=4).plan.statements)
     assert read_json(one.parent / "converted/unet/config.json")["attention_head_dim"] == 16
     several = save(random_state(adm_shapes(tiny_adm(attention=(True, True)))), "several.pt")
     with pytest.raises(InputError, match=r"--heads 4: a fixed number of heads at widths 32 and 64 cannot be repre"):
         run(several, "other", heads=4)
-    assert max(found.relative for found in run(several, "other", heads=1).agreements) <= 1e-5
+    assert max(found.relative for found in run(several, "other", heads=1).comparisons) <= 1e-5
 
 
 @pytest.mark.parametrize(
@@ -491,7 +491,7 @@ def test_fixed_head_counts_are_refused_where_unet2dmodel_has_none(save: Callable
         ({"heads": 2, "head_channels": 32}, "--heads 2 and --head-channels 32: give one of them"),
         ({"head_channels": 48}, "--head-channels 48: does not divide attention width 64"),
         ({"size": 9}, "--size 9: give a multiple of 2, for 2 levels"),
-        ({"size": None}, r"levels \(32, 64\): no published model to take the image size from; give --size"),
+        ({"size": None}, r"levels \(32, 64\): no published model has these, so the image size is unknown; give --size"),
         ({"schedule": "sigmoid"}, "--schedule sigmoid: choose linear or cosine"),
     ],
 )
@@ -504,11 +504,11 @@ def test_options_that_cannot_work_are_refused(
 
 
 def test_ddpm_has_one_head_and_the_default_of_adm_is_64_channels(adm_state: State, save: Callable[..., Path]) -> None:
-    """What no tensor tells is stated."""
+    """What the tensors do not show is stated."""
     source = save(random_state(ddpm_shapes(tiny_ddpm())))
     with pytest.raises(InputError, match="DDPM checkpoint: its attention has one head"):
         run(source, heads=4)
-    assert any("1 head at width 64, as the family has" in line for line in run(source).plan.statements)
+    assert any("1 head at width 64, as in the whole family" in line for line in run(source).plan.statements)
     done = run(save(adm_state), "adm")
     assert any("64 channels per head at width 64, by ADM's rule" in line for line in done.plan.statements)
 
@@ -516,7 +516,7 @@ def test_ddpm_has_one_head_and_the_default_of_adm_is_64_channels(adm_state: Stat
 def test_an_existing_folder_is_kept(adm_state: State, tmp_path: Path, save: Callable[..., Path]) -> None:
     """Refused before anything is read."""
     (tmp_path / "converted").mkdir()
-    with pytest.raises(InputError, match="converted: already there; give a new folder"):
+    with pytest.raises(InputError, match="converted: exists already; give a new folder"):
         run(tmp_path / "gone.pt")
 
 

@@ -30,7 +30,7 @@ from support import families
 from unseen_diffusion.models import DiffusersModel
 from unseen_diffusion.models.base import DiffusionModel
 from unseen_diffusion.models.folders import WEIGHTS, resolve, weighted_parts
-from unseen_diffusion.models.pipeline import check_local_weights, describe, inspect_model
+from unseen_diffusion.models.options import describe, inspect_model
 from unseen_diffusion.models.schedules import CLEAN_NODE, Node
 from unseen_diffusion.solvers.grids import make_grid
 from unseen_diffusion.solvers.sampling import denoise, invert
@@ -131,16 +131,13 @@ def test_describe_and_inspect_need_no_weights_of_their_own(family: Family, name:
     """JSON alone gives shapes and schedule; absent weights of a local folder are named before anything is read."""
     folder, spec = Path(shutil.copytree(family(name), tmp_path / name)), load(family, name).spec
     assert inspect_model(str(folder), condition=CONDITIONS.get(name))[:2] == spec[:2]
-    check_local_weights(str(folder))
     part = "transformer" if (folder / "transformer").is_dir() else "unet"
     (folder / part / WEIGHTS).unlink()
     described = describe(str(folder))
     assert (described.channels, described.size, described.shape) == (spec.channels, spec.size, spec.shape)
     assert torch.equal(described.schedule.table, spec.schedule.table)
-    for refuse in (inspect_model, check_local_weights):
-        options = {} if refuse is check_local_weights else {"condition": CONDITIONS.get(name)}
-        with pytest.raises(InputError, match=f"no {part}/{WEIGHTS}; download"):
-            refuse(str(folder), **options)
+    with pytest.raises(InputError, match=f"no {part}/{WEIGHTS}; download"):
+        inspect_model(str(folder), condition=CONDITIONS.get(name))
 
 
 @pytest.mark.parametrize("name", PIXELS)
@@ -651,16 +648,16 @@ def fits(name: str, pattern: str) -> bool:
         ("classes", {"condition": None}, r"model\.condition=None: .* takes a class; give 0 to 4$"),
         ("classes", {"condition": 5}, "give 0 to 4"),
         ("classes", {"condition": "cat"}, "takes a class"),
-        ("classes", {"condition": 1, "guidance": 2.0}, "no null condition to guide by"),
+        ("classes", {"condition": 1, "guidance": 2.0}, "no null condition to guide with"),
         ("dit", {"condition": 10}, "give 0 to 9, or null for no class"),
-        ("dit", {"condition": None, "guidance": 2.0}, r"nothing to guide to; give model\.condition"),
-        ("dit", {"condition": 0, "guidance": 0.5}, r"model\.guidance=0\.5: give 1 \(none\) or more"),
+        ("dit", {"condition": None, "guidance": 2.0}, r"no condition to guide to; give model\.condition"),
+        ("dit", {"condition": 0, "guidance": 0.5}, r"model\.guidance=0\.5: give a number of 1 or more"),
         ("dit", {"dtype": "float8"}, r"model\.dtype=float8: choose one of float32, bfloat16"),
         ("ddpm", {"latent_scale": 0.2}, "has no autoencoder; leave it out"),
         ("kl", {"latent_scale": -1.0}, "give a number above 0"),
-        ("dit", {"condition": True}, r"model\.condition=True: .* takes a class"),
-        ("dit", {"guidance": math.inf}, r"model\.guidance=inf: give 1 \(none\) or more"),
-        ("ddpm", {"initial_seed": True}, r"model\.initial_seed=True: give a whole number"),
+        ("dit", {"condition": True}, r"model\.condition=true: give a whole number or text or null"),
+        ("dit", {"guidance": math.inf}, r"model\.guidance=inf: give a number of 1 or more"),
+        ("ddpm", {"initial_seed": True}, r"model\.initial_seed=true: give a whole number"),
         ("sd", {"condition": 3}, "takes a prompt; give a text"),
     ],
 )

@@ -13,11 +13,12 @@ from support import TinyModelFolder
 from unseen_diffusion.models import DiffusersModel, GaussianModel, pipeline
 from unseen_diffusion.models.analytic import cosine_basis, linear_schedule, natural_gaussian
 from unseen_diffusion.models.folders import WEIGHTS
+from unseen_diffusion.models.options import describe
 from unseen_diffusion.models.parameterisations import VariancePreserving, to_prediction
-from unseen_diffusion.models.pipeline import describe
 from unseen_diffusion.models.schedules import CLEAN_NODE
+from unseen_diffusion.utils.digests import file_digest
 from unseen_diffusion.utils.errors import InputError
-from unseen_diffusion.utils.files import read_json, sha256, write_json
+from unseen_diffusion.utils.files import read_json, write_json
 
 SCHEDULE = linear_schedule()
 
@@ -97,7 +98,7 @@ def test_below_t_0_every_parameterisation_reads_the_same_noise(prediction_type: 
     eps = (x - lowest.alpha * denoised) / lowest.sigma
     v = lowest.alpha * eps - lowest.sigma * denoised
     output = {"epsilon": eps, "sample": denoised, "v_prediction": v}[prediction_type]
-    found = VariancePreserving(SCHEDULE, prediction_type).read(output, x, node)
+    found = VariancePreserving(SCHEDULE, prediction_type).prediction(output, x, node)
     torch.testing.assert_close(found.eps, eps, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(node.alpha * found.denoised + node.sigma * found.eps, x, rtol=0, atol=1e-12)
 
@@ -188,9 +189,9 @@ def test_every_file_is_hashed_once(folder: Path, monkeypatch: pytest.MonkeyPatch
 
     def counted(path: Path) -> str:
         hashed.append(path)
-        return sha256(path)
+        return file_digest(path)
 
-    monkeypatch.setattr(pipeline, "sha256", counted)
+    monkeypatch.setattr(pipeline, "file_digest", counted)
     DiffusersModel(str(folder))
     assert folder / "unet" / WEIGHTS in hashed
     assert len(hashed) == len(set(hashed))
@@ -275,4 +276,4 @@ def test_missing_folders_are_refused(path: str) -> None:
 
 def test_a_hub_id_offline_is_refused() -> None:
     """HF_HUB_OFFLINE=1 for all tests: the one line says what to do about it."""
-    refuses("nobody/no-such-model", "neither a local folder, nor cached, nor to be had from the hub")
+    refuses("nobody/no-such-model", "not a local folder, not cached, and not found on the hub")

@@ -41,7 +41,9 @@ from unseen_diffusion.rejection import (
 )
 from unseen_diffusion.rejection.geometry import References
 from unseen_diffusion.solvers.grids import make_grid
-from unseen_diffusion.solvers.sampling import ImplicitSettings, SolverSettings, denoise, invert
+from unseen_diffusion.solvers.methods.ddim_implicit import ImplicitSettings
+from unseen_diffusion.solvers.sampling import denoise, invert
+from unseen_diffusion.solvers.settings import SolverSettings
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import read_json, write_json
 from unseen_diffusion.utils.images import dequantise, fit, quantise
@@ -390,7 +392,7 @@ def test_damaged_files_are_refused(fitted: UnseenDomainPipeline, tmp_path: Path)
     ("path", "options", "message"),
     [
         ("/no/such/folder", {}, "no such folder"),
-        ("nobody/nothing", {}, "neither a local folder, nor cached"),
+        ("nobody/nothing", {}, "not a local folder, not cached"),
         ("embedded:nothing", {}, "no such embedded model"),
         ("embedded:photos32", {"torch_dtype": torch.float16}, "torch_dtype=torch.float16 does not belong here; choose"),
         ("embedded:photos32", {"base": "x"}, "base=x: embedded:photos32 is no saved unseen domain"),

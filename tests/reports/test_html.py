@@ -418,8 +418,20 @@ def test_pictures_stay_within_their_budget(kind: str, sheets: int, bytes_each: i
     assert found.sheets == 1 or found.sheets * found.pictures * bytes_each <= BUDGET * SHARES[kind] * 0.5
 
 
+CHROMIUM = (
+    "--headless=new",
+    "--no-sandbox",
+    "--no-first-run",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--hide-scrollbars",
+)
+
+
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A headless Chromium, as Debian packages it."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed (extra dev)")
     from selenium.webdriver.chrome.service import Service
@@ -429,7 +441,8 @@ def browser() -> Iterator[Any]:
         pytest.skip("no chromium and chromedriver in PATH (Debian: chromium, chromium-driver)")
     options = webdriver.ChromeOptions()
     options.binary_location = binary
-    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"):
+    profile = tmp_path_factory.mktemp("profile")
+    for flag in (*CHROMIUM, f"--user-data-dir={profile}"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     chromium = webdriver.Chrome(options, Service(driver))

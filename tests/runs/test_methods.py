@@ -29,13 +29,13 @@ METHODS = (
 STEPS = 5
 
 
-@pytest.fixture
-def found(here: Path) -> dict[tuple[str, int], dict]:
+@pytest.fixture(scope="module")
+def found(shared_folder: Path) -> dict[tuple[str, int], dict]:
     """Results of every method on two draws, by (method, draw)."""
     sweep = (f"method={','.join(METHODS)}", "domain.draw=0,1", "scores=comparison", "scores.reconstructions=0")
     small = [word for word in TINY if not word.startswith("scores.")]
     assert run("run", "-m", *small, *sweep, "scores.paths=1", "scores.geometry=4") == 0
-    files = (here / "outputs").rglob("results.json")
+    files = (shared_folder / "outputs").rglob("results.json")
     every = [json.loads(path.read_text()) for path in files]
     return {(r["settings"]["method"], r["settings"]["draw"]): r for r in every}
 

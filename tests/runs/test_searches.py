@@ -1,9 +1,10 @@
-"""Settings found instead of given: against dense scans, explicit jackknives, known crossings and constructed steps."""
+"""Searches for bandwidth and mixing step, against dense scans, explicit jackknives and constructed data."""
 
 import copy
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from support.commands import TINY
+from support.options import option
 from unseen_diffusion.models.analytic import natural_gaussian
 from unseen_diffusion.runs.bandwidth import BandwidthSearch, crossings, find_bandwidth
 from unseen_diffusion.runs.mixing import CRITERIA, STATISTICS, Candidate, MixingSearch, departure, find_step, separation
@@ -20,7 +22,7 @@ from unseen_diffusion.runs.settings import check
 from unseen_diffusion.runs.stages import LatentSet, Stages
 from unseen_diffusion.scores.intervals import t_interval
 from unseen_diffusion.scores.latents.gaussianity import gaussianity
-from unseen_diffusion.solvers.sampling import SolverSettings
+from unseen_diffusion.solvers.settings import SolverSettings
 from unseen_diffusion.store.artefacts import Store
 from unseen_diffusion.sweeps.composition import expand
 from unseen_diffusion.utils.errors import InputError
@@ -29,6 +31,14 @@ from unseen_diffusion.utils.seeds import generator
 
 SOLVER = SolverSettings(name="ddim", grid="uniform_t", steps=6)
 PsnrAt = Callable[[float], Tensor]
+
+
+def bandwidth(**changes: Any) -> BandwidthSearch:
+    return option("bandwidth", "search", **changes)
+
+
+def mixing(**changes: Any) -> MixingSearch:
+    return option("mixing", "search", **{"criterion": "gaussianity", **changes})
 
 
 def normal(*shape: int, stream: str = "x") -> Tensor:
@@ -54,12 +64,12 @@ class RoundTrip:
 @pytest.mark.parametrize(
     "search",
     [
-        BandwidthSearch(minimum_psnr=15.0, resolution=0.02),
-        BandwidthSearch(minimum_psnr=None, drop=2.0, resolution=0.04),
+        bandwidth(minimum_psnr=15.0, resolution=0.02),
+        bandwidth(minimum_psnr=None, drop=2.0, resolution=0.04),
     ],
 )
 def test_bisection_finds_what_a_dense_scan_finds(tmp_path: Path, search: BandwidthSearch) -> None:
-    """The same eta on the same multiples of the resolution, at the cost of its logarithm; the curve falls."""
+    """Bisection finds the eta of a dense scan with logarithmically many evaluations; the curve falls."""
     trip = RoundTrip(tmp_path / "scan")
     etas = [index / search.intervals for index in range(search.intervals + 1)]
     means = np.array([float(trip(eta).mean()) for eta in etas])
@@ -81,7 +91,7 @@ def test_bisection_finds_what_a_dense_scan_finds(tmp_path: Path, search: Bandwid
 
 
 def test_common_random_numbers_make_the_curve_fall(tmp_path: Path) -> None:
-    """Every step of 0.01 is a loss; with noise of its own at each eta the same curve goes up and down."""
+    """With common noise PSNR falls at every step of 0.01; with independent noise it does not."""
     trip, etas = RoundTrip(tmp_path), [0.3 + index / 100 for index in range(10)]
     common = np.array([float(trip(eta).mean()) for eta in etas])
     fresh = np.array([float(trip(eta, seed=index).mean()) for index, eta in enumerate(etas)])
@@ -90,8 +100,8 @@ def test_common_random_numbers_make_the_curve_fall(tmp_path: Path) -> None:
 
 
 def test_one_inversion_serves_every_mixing_step(tmp_path: Path) -> None:
-    """More noise on the way costs more: the bandwidth falls with t here; and the second step inverts nothing."""
-    search = BandwidthSearch(minimum_psnr=None, drop=1.0)
+    """The bandwidth falls with t; the second mixing step inverts nothing."""
+    search = bandwidth(minimum_psnr=None, drop=1.0)
     late, early = RoundTrip(tmp_path), RoundTrip(tmp_path, 300.0)
     assert early.model.evaluations == 0
     assert find_bandwidth(search, early).eta != find_bandwidth(search, late).eta
@@ -99,8 +109,8 @@ def test_one_inversion_serves_every_mixing_step(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("drop", [None, 4.0])
 def test_the_interval_is_the_jackknife_of_the_crossing(drop: float | None) -> None:
-    """Leave each reference out, interpolate its mean curve anew, Student's interval of the pseudo-values."""
-    search = BandwidthSearch(minimum_psnr=None if drop else 22.0, drop=drop, resolution=0.125)
+    """The interval is Student's, of pseudo-values from mean curves without one reference each."""
+    search = bandwidth(minimum_psnr=None if drop else 22.0, drop=drop, resolution=0.125)
     offset, slope = 30 + 2 * normal(12), 14 + normal(12, stream="slope").abs()
     found = find_bandwidth(search, lambda eta: offset - slope * eta**1.5)
     etas = np.array([point.eta for point in found.curve])
@@ -122,7 +132,7 @@ def test_the_interval_is_the_jackknife_of_the_crossing(drop: float | None) -> No
 @pytest.mark.parametrize("power", [1.0, 2.0, 0.5])
 def test_the_interval_covers_the_crossing_of_the_population(power: float) -> None:
     """200 draws of 20 references whose curves a_i - b_i eta^p are straight, concave or convex: about 95% cover."""
-    search = BandwidthSearch(minimum_psnr=20.0, resolution=0.01)
+    search = bandwidth(minimum_psnr=20.0, resolution=0.01)
     truth = (8 / 20) ** (1 / power)
     covered = 0
     for index in range(200):
@@ -135,14 +145,14 @@ def test_the_interval_covers_the_crossing_of_the_population(power: float) -> Non
 
 
 def line(at_zero: float, at_one: float, noise: float = 0.0) -> PsnrAt:
-    """References whose mean PSNR is a straight line, each with an offset of its own."""
+    """References whose mean PSNR is a straight line; each has its own offset."""
     offset = noise * torch.linspace(-1, 1, 9, dtype=torch.float64)
     return lambda eta: at_zero + (at_one - at_zero) * eta + offset
 
 
 def test_censored_searches_say_so() -> None:
-    """Never below: 1. Below from the start: 0. The interval reaches inwards as far as the references leave it open."""
-    search = BandwidthSearch(minimum_psnr=20.0)
+    """eta is 1 if PSNR never falls below, 0 if it starts below; the interval has the references' spread."""
+    search = bandwidth(minimum_psnr=20.0)
     above = find_bandwidth(search, line(40, 30))
     assert (above.eta, above.low, above.high, above.censored) == (1, 1, 1, "above")
     assert len(above.curve) == 2
@@ -159,7 +169,7 @@ def test_censored_searches_say_so() -> None:
     # A curve that does not depend on eta has no crossing at all.
     flat = find_bandwidth(search, line(30, 30, noise=1))
     assert (flat.eta, flat.low, flat.censored) == (1, 1, "above")
-    assert find_bandwidth(BandwidthSearch(minimum_psnr=None, drop=2.0), line(40, 39, noise=3)).censored == "above"
+    assert find_bandwidth(bandwidth(minimum_psnr=None, drop=2.0), line(40, 39, noise=3)).censored == "above"
 
 
 def test_crossings_of_many_curves_at_once() -> None:
@@ -171,7 +181,7 @@ def test_crossings_of_many_curves_at_once() -> None:
 
 @pytest.mark.parametrize("resolution", [0.5, 0.3, 0.01, 0.007])
 def test_any_resolution_is_kept(resolution: float) -> None:
-    found = find_bandwidth(BandwidthSearch(minimum_psnr=20.0, resolution=resolution), line(33, 13))
+    found = find_bandwidth(bandwidth(minimum_psnr=20.0, resolution=resolution), line(33, 13))
     assert found.eta <= 0.65 <= found.eta + resolution + 1e-12
     assert found.high - found.low <= resolution + 1e-9
 
@@ -184,7 +194,7 @@ def latent_set(t: float, latents: Tensor) -> LatentSet:
 
 
 def test_the_most_gaussian_step_wins(tmp_path: Path) -> None:
-    """Gaussian at t = 400 alone: heavy tails below, two clusters above. One analysis serves all statistics."""
+    """Latents are Gaussian only at t = 400, which every statistic finds from one stored analysis."""
     white = normal(60, 64)
     scale = (normal(60, 1, stream="scale")).exp()
     sets = {
@@ -194,7 +204,7 @@ def test_the_most_gaussian_step_wins(tmp_path: Path) -> None:
     }
     stages = Stages(Store(tmp_path))
     for statistic in ("components", "isotropic_radius", "sphericity"):
-        search = MixingSearch(candidates=[600, 200, 400], statistic=statistic)
+        search = mixing(candidates=[600, 200, 400], statistic=statistic)
         found = find_step(search, lambda t, name=statistic: Candidate(t, departure(stages, sets[t], name, seed=0)))
         assert found.t == 400, statistic
         assert [one.t for one in found.candidates] == [200, 400, 600]
@@ -205,7 +215,7 @@ def test_the_most_gaussian_step_wins(tmp_path: Path) -> None:
 
 
 def test_separation_is_in_units_of_the_theory() -> None:
-    """Centres a distance D apart: D / (s d^(1/4)) for spherical sets; equal sets are at 0 or near it."""
+    """Spherical sets at distance D have separation D / (s d^(1/4)), equal sets about 0."""
     one, two = normal(400, 64), normal(400, 64, stream="y")
     for apart in (3.0, 12.0):
         shift = torch.zeros(64, dtype=torch.float64)
@@ -213,14 +223,14 @@ def test_separation_is_in_units_of_the_theory() -> None:
         value = separation(latent_set(1, one), latent_set(1, two + shift), seed=0)
         assert value == pytest.approx(apart / 64**0.25, rel=0.08)
     assert separation(latent_set(1, one), latent_set(1, two), seed=0) < 0.3
-    search = MixingSearch(candidates=[100, 300, 200], criterion="separability")
+    search = mixing(candidates=[100, 300, 200], criterion="separability")
     found = find_step(search, lambda t: Candidate(t, separation(latent_set(t, one), latent_set(t, two + t), 0)))
     assert (found.t, found.at_end) == (300, True)
 
 
 def test_ties_and_failures_take_one_line(caplog: pytest.LogCaptureFixture) -> None:
-    """The lowest of equals; a candidate that fails or is not finite is passed over; all of them failing stops."""
-    search = MixingSearch(candidates=[300, 100, 200, 400], criterion="validation")
+    """Takes the lowest of tied steps, skips candidates that fail or are not finite, raises if all fail."""
+    search = mixing(candidates=[300, 100, 200, 400], criterion="validation")
     values = {100.0: 2.0, 200.0: 1.0, 300.0: 1.0}
 
     def judge(t: float) -> Candidate:
@@ -261,7 +271,7 @@ COARSE = {
 
 @pytest.fixture(scope="module")
 def composed() -> DictConfig:
-    """One config with both searches; composing is the slow part."""
+    """One config with both searches, composed once because that is slow."""
     return expand("run", [*SMALL, *BOTH, "tolerances=none"]).points[0]
 
 
@@ -274,7 +284,7 @@ def changed(config: DictConfig, changes: dict) -> DictConfig:
 
 
 def executed(folder: Path, config: DictConfig) -> dict:
-    """Results of one run, as they were written."""
+    """Executes one run; its results.json."""
     execute(check(config), folder, "group")
     return read_json(folder / "results.json")
 
@@ -283,7 +293,7 @@ def test_a_run_goes_on_with_what_it_found_and_again_costs_nothing(
     here: Path,
     composed: DictConfig,
 ) -> None:
-    """Settings are the found ones, the config keeps the searches; repeated, no network is evaluated."""
+    """A run uses the values that it found and keeps the searches in its config; a repetition evaluates no network."""
     config = changed(composed, COARSE)
     first = executed(here / "first", config)
     t, eta = first["mixing"]["t"], first["bandwidth"]["eta"]
@@ -316,7 +326,7 @@ def test_a_run_goes_on_with_what_it_found_and_again_costs_nothing(
 
 
 def test_every_criterion_takes_its_best_candidate(here: Path, composed: DictConfig) -> None:
-    """Every candidate has its value, the best is taken, and the references are inverted once for all criteria."""
+    """Each criterion takes the candidate with the best value; all share one inversion of the references."""
     found = {}
     for criterion in CRITERIA:
         changes = {"mixing.criterion": criterion, "mixing.samples": 6, "bandwidth.resolution": 0.5}
@@ -338,20 +348,20 @@ def test_every_criterion_takes_its_best_candidate(here: Path, composed: DictConf
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
-        (lambda: BandwidthSearch(minimum_psnr=20, drop=3), "minimum_psnr=20, bandwidth.drop=3: give one of them in dB"),
-        (lambda: BandwidthSearch(minimum_psnr=None), "give one of them in dB, and null for the other"),
-        (lambda: BandwidthSearch(minimum_psnr=math.nan), "bandwidth.minimum_psnr=nan: give a number above 0"),
-        (lambda: BandwidthSearch(minimum_psnr=None, drop=-1), "bandwidth.drop=-1: give a number above 0"),
-        (lambda: BandwidthSearch(resolution=0), "bandwidth.resolution=0: give a number above 0, up to 0.5"),
-        (lambda: BandwidthSearch(references=1), "bandwidth.references=1: give a whole number of 2 or more"),
-        (lambda: MixingSearch(candidates=[500]), "mixing.candidates=[500]: give 2 or more different timesteps"),
-        (lambda: MixingSearch(candidates=[500, 300, 500]), "give 2 or more different timesteps"),
+        (lambda: bandwidth(minimum_psnr=20, drop=3), "minimum_psnr=20, bandwidth.drop=3: give one of them in dB"),
+        (lambda: bandwidth(minimum_psnr=None), "give one of them in dB, and null for the other"),
+        (lambda: bandwidth(minimum_psnr=math.nan), "bandwidth.minimum_psnr=nan: give a number above 0"),
+        (lambda: bandwidth(minimum_psnr=None, drop=-1), "bandwidth.drop=-1: give a number above 0"),
+        (lambda: bandwidth(resolution=0), "bandwidth.resolution=0: give a number above 0, up to 0.5"),
+        (lambda: bandwidth(references=1), "bandwidth.references=1: give a whole number of 2 or more"),
+        (lambda: mixing(candidates=[500]), "mixing.candidates=[500]: give 2 or more different timesteps"),
+        (lambda: mixing(candidates=[500, 300, 500]), "give 2 or more different timesteps"),
         (
-            lambda: MixingSearch(criterion="taste"),
+            lambda: mixing(criterion="taste"),
             "mixing.criterion=taste: choose one of gaussianity, separability, val",
         ),
-        (lambda: MixingSearch(statistic="outside_edges"), "mixing.statistic=outside_edges: choose one of radius,"),
-        (lambda: MixingSearch(samples=2), "mixing.samples=2: give a whole number of 3 or more"),
+        (lambda: mixing(statistic="outside_edges"), "mixing.statistic=outside_edges: choose one of radius,"),
+        (lambda: mixing(samples=2), "mixing.samples=2: give a whole number of 3 or more"),
     ],
 )
 def test_bad_searches_name_value_and_remedy(make: Callable[[], object], expected: str) -> None:
@@ -369,11 +379,14 @@ VALIDATION = {"mixing.criterion": "validation"}
     [
         ({"bandwidth.references": 2.5}, "bandwidth.references=2.5: give a whole number"),
         ({"bandwidth.drop": 3}, "bandwidth.drop=3: give one of them in dB, and null for the other"),
-        ({"mixing.candidates": 500}, "mixing.candidates=500: give a list of timesteps"),
+        ({"mixing.candidates": 500}, "mixing.candidates=500: give a list whose entries are each a number of 0 or more"),
         ({"mixing.candidates": [500, 1000]}, "mixing.candidates=1000: give a number between 0 and 999"),
-        ({"mixing.candidates": [500, "high"]}, "mixing.candidates=high: give a number"),
+        (
+            {"mixing.candidates": [500, "high"]},
+            "mixing.candidates=[500, high]: give a list whose",
+        ),
         ({"mixing.candidates": [0, 500]}, "t=0 is the image itself"),
-        ({"mixing.candidates": [1.5, 9], "solver.grid": "paper"}, "mixing.t=1.5: solver.grid=paper knows whole"),
+        ({"mixing.candidates": [1.5, 9], "solver.grid": "paper"}, "mixing.t=1.5: solver.grid=paper has whole"),
         ({"domain.references": 7}, "domain.references=7: mixing.criterion=gaussianity needs 8 or more"),
         ({**VALIDATION, "method.source": "real"}, "method=full generates nothing; choose another criterion"),
         ({**VALIDATION, "domain.validation": 2}, "domain.validation=2: mixing.criterion=validation needs 3 or more"),
@@ -388,9 +401,9 @@ def test_bad_configs_are_one_line_before_anything_starts(composed: DictConfig, c
 
 
 def test_searches_stay_out_of_given_settings(composed: DictConfig) -> None:
-    """Where there is a search, its highest candidate and eta 0 stand in until the run has found its own."""
+    """Until a search has run, settings hold its highest candidate and eta 0."""
     found = check(composed)
     assert (found.t, found.record, found.eta) == (600, (300, 600), 0)
-    assert found.mixing_search == MixingSearch(candidates=[300, 600])
+    assert found.mixing_search == mixing(candidates=[300, 600])
     given = check(expand("run", [*SMALL, "mixing.t=300", "bandwidth.eta=0.2"]).points[0])
     assert (given.mixing_search, given.bandwidth_search, given.t, given.eta) == (None, None, 300, 0.2)

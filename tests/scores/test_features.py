@@ -1,8 +1,9 @@
 """Feature extractors: shapes, batch independence, fingerprints, checked downloads, wrong input."""
 
-import hashlib
+import re
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,9 @@ from unseen_diffusion.scores.features.dinov2 import DinoV2, preprocess
 from unseen_diffusion.scores.features.embedded import EmbeddedFeatures, FeatureNetwork
 from unseen_diffusion.scores.features.inception import SHA256, URL, Inception
 from unseen_diffusion.scores.features.pixels import Pixels
+from unseen_diffusion.utils.digests import file_digest
 from unseen_diffusion.utils.errors import InputError
-from unseen_diffusion.utils.files import read_json, sha256, write_json
+from unseen_diffusion.utils.files import read_json, write_json
 from unseen_diffusion.utils.images import dequantise
 from unseen_diffusion.utils.precision import full_float32
 from unseen_diffusion.utils.seeds import generator
@@ -90,7 +92,7 @@ def make(name: str, request: pytest.FixtureRequest) -> FeatureExtractor:
         return DinoV2(str(request.getfixturevalue("dino")))
     if name == "inception":
         script = request.getfixturevalue("script")
-        return Inception(script, sha256=sha256(script))
+        return Inception(script, sha256=file_digest(script))
     return Pixels(side=32)
 
 
@@ -207,7 +209,7 @@ def test_inception_is_downloaded_once_and_checked(script: Path, tmp_path: Path) 
     source = tmp_path / "source" / script.name
     source.parent.mkdir()
     source.write_bytes(script.read_bytes())
-    cache, digest = tmp_path / "cache", sha256(script)
+    cache, digest = tmp_path / "cache", file_digest(script)
     first = extract(Inception(cache=cache, url=source.as_uri(), sha256=digest), images(2))
     source.unlink()
     again = extract(Inception(cache=cache, url=source.as_uri(), sha256=digest), images(2))
@@ -234,13 +236,34 @@ def test_offline_download_says_what_to_do(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Pixels(side=2.5), "features.side=2.5: give a whole number of 1 or more"),
+        (lambda: Pixels(side=True), "features.side=true: give a whole number of 1 or more"),
+        (lambda: Pixels(batch_size=0), "features.batch_size=0: give a whole number of 1 or more"),
+        (lambda: Pixels(sides=8), "features.sides: nothing reads this key; did you mean side?"),
+        (lambda: EmbeddedFeatures(batch_size="many"), "features.batch_size=many: give a whole number of 1 or more"),
+        (lambda: EmbeddedFeatures(3), "features.folder=3: give text or a path or null"),
+        (lambda: Inception(cache=3), "features.cache=3: give text or a path"),
+        (lambda: Inception(file="x"), "features.file: nothing reads this key"),
+        (lambda: DinoV2(model=None), "features.model=null: give text"),
+    ],
+)
+def test_arguments_are_checked(call: Callable[[], object], message: str) -> None:
+    """Types, ranges and unknown keys, in one line."""
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
 def test_missing_inception_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file; download it from https"):
         Inception(tmp_path / "nothing.pt")
 
 
 def test_inception_moves_its_network(script: Path) -> None:
-    extractor = Inception(script, sha256=sha256(script))
+    extractor = Inception(script, sha256=file_digest(script))
     before = extractor(images(1))
     extractor.to("cpu")
     assert torch.equal(extractor(images(1)), before)
@@ -319,9 +342,7 @@ def test_dinov2_without_transformers_says_what_to_install(monkeypatch: pytest.Mo
 
 def test_dinov2_offline_says_what_to_do() -> None:
     pytest.importorskip("transformers")
-    with pytest.raises(
-        InputError, match=r"features\.model=nobody/nothing: neither a local folder, nor cached"
-    ) as caught:
+    with pytest.raises(InputError, match=r"features\.model=nobody/nothing: not a local folder, not cached") as caught:
         DinoV2("nobody/nothing")
     assert "\n" not in str(caught.value)
 
@@ -360,9 +381,9 @@ def test_config_describes_itself_and_instantiates(
     )
     changes = {}
     if name == "inception":
-        changes = {"path": str(script), "sha256": sha256(script)}
+        changes = {"path": str(script), "sha256": file_digest(script)}
     elif name == "dinov2":
         changes = {"model": str(request.getfixturevalue("dino"))}
     extractor = instantiate(config.features, **changes)
     assert extractor.name.startswith(name)
-    assert hashlib.sha256().digest_size * 2 == len(extractor.fingerprint)
+    assert len(extractor.fingerprint) == 64

@@ -26,7 +26,7 @@ from unseen_diffusion.scores.latents.theory import (
     separation,
 )
 from unseen_diffusion.solvers.grids import GRIDS, make_grid
-from unseen_diffusion.solvers.sampling import invert, walk
+from unseen_diffusion.solvers.sampling import invert, trajectory
 from unseen_diffusion.utils.errors import InputError
 
 SCHEDULE = linear_schedule()
@@ -67,7 +67,7 @@ def along(x: Tensor, node: Node) -> Tensor:
 def through_ddim(coordinates: Tensor, nodes: tuple[Node, ...]) -> Tensor:
     """Where the package's own DDIM sends rows of coordinates about alpha m, in float64."""
     x = nodes[0].alpha * MEAN + (coordinates @ BASIS.T).reshape(-1, *SHAPE)
-    for _, state in walk(MODEL, x, nodes, "ddim"):
+    for _, state in trajectory(MODEL, x, nodes, "ddim"):
         x = state
     return along(x, nodes[-1])
 
@@ -192,7 +192,7 @@ def test_the_excess_of_the_radius() -> None:
 @pytest.mark.parametrize("kind", GRIDS)
 @pytest.mark.parametrize("upwards", [True, False])
 def test_ddim_multiplier_is_the_solvers(kind: str, upwards: bool) -> None:
-    """Formula (8): ``walk`` in float64 to 1e-10; ``invert``, which returns float32, to its rounding."""
+    """Formula (8): ``trajectory`` in float64 to 1e-10; ``invert``, which returns float32, to its rounding."""
     grid = make_grid(SCHEDULE, kind, 17, 650.0)
     nodes = grid.up if upwards else grid.down
     y = normal(5, D, seed=8)

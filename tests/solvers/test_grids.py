@@ -142,5 +142,5 @@ def test_pure_noise_at_the_top_is_one_more_node(kind: str, steps: int) -> None:
 @pytest.mark.parametrize("kind", WHOLE)
 @pytest.mark.parametrize(("top", "through"), [(500.5, ()), (500.0, (100.25,))])
 def test_whole_timesteps_are_refused_fractions(kind: str, top: float, through: tuple[float, ...]) -> None:
-    with pytest.raises(InputError, match=rf"solver\.grid={kind} knows whole timesteps only"):
+    with pytest.raises(InputError, match=rf"solver\.grid={kind} has whole timesteps only"):
         make_grid(LINEAR, kind, 10, top, through)

@@ -11,9 +11,11 @@ from unseen_diffusion.models import GaussianModel
 from unseen_diffusion.models.analytic import linear_schedule
 from unseen_diffusion.models.base import DiffusionModel, ModelSpec, Prediction
 from unseen_diffusion.models.schedules import CLEAN_NODE, Node, Schedule
-from unseen_diffusion.solvers.explicit import Ddim, move
-from unseen_diffusion.solvers.implicit import ACCELERATIONS, FixedPoint, ImplicitDdim, solve
-from unseen_diffusion.solvers.sampling import ImplicitSettings, denoise, invert
+from unseen_diffusion.solvers.base import to_node
+from unseen_diffusion.solvers.fixed_point import ACCELERATIONS, FixedPoint, solve
+from unseen_diffusion.solvers.methods.ddim import Ddim
+from unseen_diffusion.solvers.methods.ddim_implicit import ImplicitDdim, ImplicitSettings
+from unseen_diffusion.solvers.sampling import denoise, invert
 
 SCHEDULE = linear_schedule()
 SHAPE = (1, 4, 4)
@@ -127,13 +129,13 @@ def test_more_iterations_close_the_round_trip() -> None:
 
 @pytest.mark.parametrize("acceleration", ["anderson", "damped"])
 def test_a_sharp_posterior_defeats_the_plain_iteration_only(acceleration: str) -> None:
-    """th (|m|^2 / vs^2 - 1) = 0.5 (16 / 0.64 - 1) = 12 > 1 on the plane between two points."""
+    """th (|m|^2 / v^2 - 1) = 0.5 (16 / 0.64 - 1) = 12 > 1 on the plane between two points."""
     model = TwoPoints(4.0)
     here, there = SCHEDULE.node_at_noise(0.4), SCHEDULE.node_at_noise(0.8)
     wanted = there.sigma * normal(2)
     wanted -= (wanted * model.mean).flatten(1).sum(1)[:, None, None, None] * model.mean / 16  # onto the plane
     wanted += 0.002 * model.mean
-    x = move(model.predict(wanted, there), here)
+    x = to_node(model.predict(wanted, there), here)
     plain = ImplicitDdim(FixedPoint(100, 1e-9, "plain"))
     plain(model, x, here, there)
     assert plain.residual > 0.1

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from unseen_diffusion.models.analytic import natural_gaussian
-from unseen_diffusion.solvers.work_precision import PAIRS, Pair, fresh_latents, solvers_figure, solvers_table
+from unseen_diffusion.solvers.work_precision import Pair, all_pairs, fresh_latents, solvers_figure, solvers_table
 from unseen_diffusion.utils.errors import InputError
 
 FEW = (
@@ -66,5 +66,5 @@ def test_refusals_come_before_any_evaluation() -> None:
     with pytest.raises(InputError, match="1 images: give 2 or more"):
         solvers_table(model, torch.zeros(1, 1, 4, 4), 500.0, (8,))
     with pytest.raises(InputError, match=r"solver\.steps=4: give 8 or more to ddim_implicit"):
-        solvers_table(model, torch.zeros(2, 1, 4, 4), 500.0, (4,), PAIRS[:3])
+        solvers_table(model, torch.zeros(2, 1, 4, 4), 500.0, (4,), all_pairs()[:3])
     assert model.evaluations == 0

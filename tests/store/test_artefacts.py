@@ -1,10 +1,8 @@
 """The store: keys follow every input; artefacts are whole, checked, made once, and readable by others."""
 
 import errno
-import multiprocessing
 import os
 import stat
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from support.store_workers import Workers
 from unseen_diffusion.store.artefacts import RECORD, TENSORS, Artefact, Store, environment, key_of
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import atomic_folder, atomic_path, read_json, write_json
@@ -29,21 +28,6 @@ def make() -> Made:
 
 def forbidden() -> Made:
     raise AssertionError("made although it is stored")
-
-
-def slow(log: Path) -> Made:
-    """Leaves a line per call, and takes long enough for two processes to meet."""
-    with open(log, "a", encoding="utf-8") as file:
-        file.write("made\n")
-    time.sleep(0.5)
-    return make()
-
-
-def ask(root: Path, log: Path, barrier: Any, results: Any) -> None:
-    """One process's part in the race."""
-    barrier.wait()
-    artefact = Store(root).get_or_make("stage", 1, INPUTS, lambda: slow(log))
-    results.put((artefact.reused, artefact.tensors["latents"].tolist()))
 
 
 def put(root: Path) -> Artefact:
@@ -183,20 +167,12 @@ def test_what_a_crash_left_behind_is_harmless(tmp_path: Path) -> None:
     assert get(tmp_path).reused
 
 
-def test_two_processes_make_an_artefact_once(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    barrier, results = context.Barrier(2), context.Queue()
-    log = tmp_path / "log"
-    processes = [context.Process(target=ask, args=(tmp_path, log, barrier, results)) for _ in range(2)]
-    for process in processes:
-        process.start()
-    answers = [results.get(timeout=120) for _ in processes]
-    for process in processes:
-        process.join(timeout=120)
-    assert [process.exitcode for process in processes] == [0, 0]
-    assert log.read_text() == "made\n"
-    assert sorted(reused for reused, _ in answers) == [False, True]
-    assert answers[0][1] == answers[1][1] == make()[0]["latents"].tolist()
+def test_two_processes_make_an_artefact_once(workers: Workers) -> None:
+    """The second one asks while the first one makes it, and reads what that wrote."""
+    reports = workers.reports["once"]
+    assert [len(report["made"]) for report in reports] in ([0, 1], [1, 0])
+    assert sorted(report["reused"] for report in reports) == [False, True]
+    assert reports[0]["x"] == reports[1]["x"] == [1.0, 1.0]
 
 
 def test_artefacts_are_readable_by_others(tmp_path: Path) -> None:

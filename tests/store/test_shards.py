@@ -19,12 +19,12 @@ from typing import Any
 import pytest
 import torch
 
-from support import ROOT
-from support.store_workers import BATCH, ROWS, get, rows_of
+from support.clocks import FakeClock, wait_for
+from support.store_workers import BATCH, ROWS, Workers, get, rows_of
 from support.store_workers import shards as shard_names
 from unseen_diffusion.models.analytic import natural_gaussian
 from unseen_diffusion.runs.stages import LatentSet, Stages
-from unseen_diffusion.solvers.sampling import SolverSettings
+from unseen_diffusion.solvers.settings import SolverSettings
 from unseen_diffusion.store import bucket, shards
 from unseen_diffusion.store.artefacts import RECORD, Recipe, Store, load_tensor, tensor_names
 from unseen_diffusion.store.claims import Claims
@@ -32,16 +32,9 @@ from unseen_diffusion.store.objects import LocalObjects
 from unseen_diffusion.store.shards import cut
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import read_json
+from unseen_diffusion.utils.liveness import SILENCE
 
 COUNT = len(cut(ROWS, BATCH))
-
-
-def workers(mode: str, root: Path, number: int) -> dict[str, Any]:
-    command = [sys.executable, str(ROOT / "tests/support/store_workers.py"), mode, str(root), str(number)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -50,33 +43,33 @@ def contents(root: Path) -> dict[str, bytes]:
     return {name: load_tensor(folder, name).numpy().tobytes() for name in tensor_names(folder)}
 
 
-def test_twenty_kills_lose_one_shard_each_and_change_no_byte(tmp_path: Path) -> None:
+def test_twenty_kills_lose_one_shard_each_and_change_no_byte(tmp_path: Path, workers: Workers) -> None:
     """No start computes again what was finished before it; a killed one began one shard at most in vain."""
-    found = workers("kills", tmp_path / "killed", 20)
-    *killed, last = found["starts"]
-    for start in found["starts"]:
+    report, root = workers.reports["kills"], workers.root / "kills"
+    *killed, last = report["starts"]
+    for start in report["starts"]:
         assert not set(start["before"]) & set(start["made"])
         assert set(start["before"]) <= set(start["after"])
         assert len(start["made"]) == len(set(start["made"]))
     lost = [len(set(start["made"]) - set(start["after"])) for start in killed]
     assert max(lost) <= 1
-    assert sum(len(start["made"]) for start in found["starts"]) == COUNT + sum(lost)
+    assert sum(len(start["made"]) for start in report["starts"]) == COUNT + sum(lost)
     assert last["after"] == [rows.start for rows in cut(ROWS, BATCH)]
     whole = get(tmp_path / "whole")
-    assert found["facts"] == whole.facts
-    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
-    left = {path.name for path in (tmp_path / "killed").glob("slow/**/*") if path.is_file() and path.name[0] != "."}
-    assert left == {*shard_names(tmp_path / "killed"), RECORD}
+    assert report["facts"] == whole.facts
+    assert contents(root) == contents(tmp_path / "whole")
+    left = {path.name for path in root.glob("slow/**/*") if path.is_file() and path.name[0] != "."}
+    assert left == {*shard_names(root), RECORD}
 
 
-def test_three_workers_make_every_shard_once(tmp_path: Path) -> None:
-    reports = workers("together", tmp_path / "shared", 3)["reports"]
+def test_three_workers_make_every_shard_once(tmp_path: Path, workers: Workers) -> None:
+    reports = workers.reports["together"]
     made = sorted(start for report in reports for start in report["made"])
     assert made == [rows.start for rows in cut(ROWS, BATCH)]
     assert sum(report["evaluations"] for report in reports) == ROWS
     assert min(len(report["made"]) for report in reports) > 0
     get(tmp_path / "whole")
-    assert contents(tmp_path / "shared") == contents(tmp_path / "whole")
+    assert contents(workers.root / "together") == contents(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "swap", "extra"])
@@ -222,48 +215,67 @@ def test_a_claim_is_taken_over_when_its_holder_is_gone(tmp_path: Path) -> None:
     with mine.hold("a/x.claim") as held:
         assert held
     objects.create("a/x.claim", json.dumps(claim | {"machine": "another"}).encode())
-    waiting = Claims(objects, stale=0.2)
+    clock = FakeClock()
+    waiting = Claims(objects, clock=clock)
     with waiting.hold("a/x.claim") as held:
         assert not held
-    time.sleep(0.3)
+    clock.advance(SILENCE + 1)
     with waiting.hold("a/x.claim") as held:
         assert held
 
 
 def test_an_empty_claim_is_taken_over(tmp_path: Path) -> None:
     """A disk that was full when its holder wrote it may leave one."""
-    objects, waiting = LocalObjects(tmp_path), Claims(LocalObjects(tmp_path), stale=0.2)
+    objects, clock = LocalObjects(tmp_path), FakeClock()
+    waiting = Claims(objects, clock=clock)
     objects.create("a/x.claim", b"")
     with waiting.hold("a/x.claim") as held:
         assert not held
-    time.sleep(0.3)
+    clock.advance(SILENCE + 1)
     with waiting.hold("a/x.claim") as held:
         assert held
+
+
+def claim_in(objects: LocalObjects) -> dict[str, Any]:
+    """The claim as it is now."""
+    return json.loads(objects.read("a/x.claim") or b"")
 
 
 def test_a_living_holder_of_another_machine_is_waited_for(tmp_path: Path) -> None:
     objects = LocalObjects(tmp_path)
-    with Claims(objects, beat=0.05).hold("a/x.claim") as held:
+    clock, beats = FakeClock(), 0
+    with Claims(objects, beat=0.01).hold("a/x.claim") as held:
         assert held
-        content = json.loads(objects.read("a/x.claim") or b"")
-        other = Claims(objects, stale=0.3)
+        other = Claims(objects, clock=clock)
         for _ in range(8):
-            now = json.loads(objects.read("a/x.claim") or b"") | {"machine": "another"}
-            assert not other._dead("a/x.claim", json.dumps(now).encode())
-            time.sleep(0.1)
-        assert json.loads(objects.read("a/x.claim") or b"")["beats"] > content["beats"]
+            wait_for(lambda last=beats: claim_in(objects)["beats"] > last)
+            content = claim_in(objects) | {"machine": "another"}
+            beats = content["beats"]
+            assert not other.is_abandoned("a/x.claim", json.dumps(content).encode())
+            clock.advance(SILENCE - 1)
+        assert beats >= 8
 
 
 def test_one_of_two_makes_what_has_no_rows(tmp_path: Path) -> None:
     calls: list[int] = []
 
+    refused, finished = threading.Semaphore(0), threading.Event()
+
+    def wait() -> None:
+        refused.release()
+        assert finished.wait(60)
+
     def make() -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         calls.append(1)
-        time.sleep(0.2)
+        assert refused.acquire(timeout=60)  # until both others have met the claim
+        assert refused.acquire(timeout=60)
         return {"x": torch.ones(2)}, {}
 
     def ask() -> None:
-        Store(tmp_path).get_or_make("one", 1, {}, make)
+        store = Store(tmp_path)
+        store.claims = Claims(store.objects, clock=FakeClock(wait))
+        store.get_or_make("one", 1, {}, make)
+        finished.set()
 
     threads = [threading.Thread(target=ask) for _ in range(3)]
     for thread in threads:
@@ -274,7 +286,9 @@ def test_one_of_two_makes_what_has_no_rows(tmp_path: Path) -> None:
 
 
 class Counting(LocalObjects):
-    """Counts what is asked."""
+    """Counts what is asked, and is asked often."""
+
+    pause = 0.01
 
     def __init__(self, folder: Path):
         super().__init__(folder)
@@ -589,9 +603,11 @@ def test_claims_of_a_dead_node_in_a_bucket_are_taken_over(address: str, tmp_path
     names = [f"{folder}/rows-00000006-00000008.claim", f"{folder}/artefact.claim"]
     for name in names:
         assert store.objects.create(name, json.dumps(claim).encode())
-    store.claims = Claims(store.objects, stale=2.0)
+    clock = FakeClock()
+    clock.on_sleep = lambda: clock.advance(5)
+    store.claims = Claims(store.objects, clock=clock)
     for beats in range(1, 4):
-        time.sleep(0.2)
+        clock.advance(SILENCE - 1)
         for name in names:
             with store.claims.hold(name) as mine:
                 assert not mine

@@ -1,4 +1,4 @@
-"""What several test files share beside the fixtures of conftest.py."""
+"""Functions and constants that several test files use; fixtures are in conftest.py."""
 
 from collections.abc import Callable
 from pathlib import Path

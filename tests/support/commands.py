@@ -1,6 +1,10 @@
-"""Command lines that tests run, and what they look at afterwards."""
+"""Command lines that tests run, and checks of their results."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -26,11 +30,12 @@ TINY = (
     "solver.steps=5",
     "samples=12",
     "scores.reconstructions=6",
+    "scores.permutations=100",
     "tracking=none",
     "progress=false",
 )
 FAILING = (*(a for a in LEAN if a != "features.side=8"), "features._target_=support.failing.Failing")
-# One run in small shards with every stage that evaluates the network; and with a model that halts in the middle.
+# A run in small shards with every stage that evaluates the network. HALTING: with a model that halts halfway.
 ALONE = (
     *LEAN,
     "batch_size=2",
@@ -52,24 +57,36 @@ def run(*arguments: str) -> int:
     return int(exit_.value.code or 0)
 
 
+@contextmanager
+def forked(*arguments: str) -> Iterator[BaseProcess]:
+    """One command in a fork of this process, which has imported everything; it ends with the block."""
+    process = get_context("fork").Process(target=main, args=(arguments,))
+    process.start()
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.join(60)
+
+
 def states(folder: str | Path) -> list[str]:
     """States of a sweep's jobs, in order."""
     return [job.state for job in SweepState.of(Path(folder)).jobs]
 
 
 def shards(stage: str, outputs: str = "outputs") -> int:
-    """How many of a stage are there."""
+    """The number of a stage's shards in the store."""
     return len(list(Path(outputs, "artefacts", stage).glob("*/rows-*.safetensors")))
 
 
 def halted(folder: str = "swept") -> list[int]:
-    """Process numbers of the workers that have halted in the middle of their work."""
+    """Process numbers of the workers that have halted before the end of their work."""
     found = [read_status(path.parent) for path in sorted(Path(folder).glob("*/status.json"))]
     return [status.pid for status in found if status and calls_of(status.pid) >= HALT]
 
 
 def same_as_whole(folder: str) -> None:
-    """A run's scores, pictures and images are those of one process with an own, empty store."""
+    """A run's scores, pictures and images equal those of a run by one process with a new store."""
     assert run("run", *ALONE, "hydra.run.dir=whole", "paths.outputs=other") == 0
     split, whole = (json.loads(Path(at, "results.json").read_text()) for at in (folder, "whole"))
     timed = [[{k: v for k, v in row.items() if "seconds" not in k} for row in r["rows"]] for r in (split, whole)]

@@ -1,4 +1,4 @@
-"""Tiny random pipelines of every family, saved as diffusers saves them."""
+"""Tiny random pipelines of every model family, saved in diffusers' format."""
 
 import json
 from collections.abc import Callable
@@ -107,7 +107,7 @@ def sd3() -> SD3Transformer2DModel:
 
 
 def clip(projection: bool = False) -> tuple[Any, Any]:
-    """(tokenizer, text encoder) that know single letters."""
+    """A tokenizer and a text encoder whose vocabulary is the letters a to z."""
     import tempfile
 
     import transformers
@@ -134,7 +134,7 @@ def clip(projection: bool = False) -> tuple[Any, Any]:
 
 
 def save(folder: Path, **parts: Any) -> Path:
-    """Every part by its own ``save_pretrained``, and model_index.json beside them."""
+    """Saves every part with its ``save_pretrained``, and writes model_index.json."""
     index: dict[str, list[str]] = {}
     for name, part in parts.items():
         part.save_pretrained(folder / name)

@@ -1,4 +1,4 @@
-"""Results of runs that never ran, with small drawn pictures, as ``unseen run`` would leave them."""
+"""Folders of finished runs as ``unseen run`` writes them, with invented scores and small drawn pictures."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -45,7 +45,7 @@ def blobs(count: int, channels: int, size: int, seed: int) -> Tensor:
 
 
 class Runs:
-    """Writes runs below one folder, sharing one store as real ones do."""
+    """Writes runs into one folder, with one store for all of them."""
 
     def __init__(self, root: Path, channels: int = 3, size: int = 8, count: int = 12):
         self.root, self.channels, self.size, self.count = root, channels, size, count
@@ -73,7 +73,7 @@ class Runs:
         return self.put(stage, {**inputs, "shape": shape}, lambda: {"images": blobs(count, *shape, seed)})
 
     def nearest(self, inputs: dict[str, Any], seed: int, targets: int) -> str:
-        """Indices and distances of nearest references and of nearest of so many target images."""
+        """Indices and distances of the nearest of 20 references and of the nearest target images."""
         rng = np.random.default_rng(seed)
         tensors = {
             "reference_index": torch.from_numpy(rng.integers(0, 20, self.count)),
@@ -91,7 +91,7 @@ class Runs:
         return self.put("paths", {**inputs, "shape": shape}, lambda: stacked, pairs=[[3, 17], [0, 5], [2, 9]])
 
     def geometry(self, inputs: dict[str, Any], seed: int, without: tuple[str, ...] = ("rejected",)) -> str:
-        """The four statistics of each set of latents."""
+        """Four statistics of every latent: of references, held-out images, own samples, accepted and rejected ones."""
         rng = np.random.default_rng(seed)
         means = {"references": 84, "heldout": 84.5, "own": 78, "accepted": 83, "rejected": 92}
         tensors = {
@@ -110,7 +110,7 @@ class Runs:
         change: Callable[[dict[str, Any]], None] = lambda results: None,
         **settings: Any,
     ) -> Path:
-        """Writes one run; ``change`` may spoil its results first. Its results.json."""
+        """Writes one run, its results changed by ``change`` first; returns the path of its results.json."""
         s = {
             "domain": domain,
             "draw": draw,
@@ -179,7 +179,7 @@ class Runs:
         return folder / RESULTS
 
     def selection(self, selected: bool) -> dict[str, Any]:
-        """What a bounded rejection counts; nothing for methods without one."""
+        """The counts of a rejection; empty for methods without one."""
         if not selected:
             return {}
         bands = {"pair_distance": [78.4, 89.7], "pair_angle": [55.6, 64.5], "origin_angle": [83.8, 87.7]}
@@ -202,7 +202,7 @@ class Runs:
         return found
 
     def scores(self, kid: float, copies: float) -> dict[str, Any]:
-        """Scores that go with a KID and a copy rate."""
+        """Invented scores for a KID and a copy rate."""
         half = 0.02 + abs(kid) / 10
         return {
             "kid_h": kid,

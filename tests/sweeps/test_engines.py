@@ -1,4 +1,4 @@
-"""Sweeps on real engines with a worker killed on each: `make engines`. Plain pytest leaves these out."""
+"""Sweeps on real launchers, each with a killed worker: `make engines` runs these tests, `make test` does not."""
 
 import json
 import os
@@ -19,9 +19,8 @@ import yaml
 from support.commands import FAILING, HALTING, halted, run, same_as_whole, shards, states
 from unseen_diffusion.sweeps.status import read_status
 
-pytestmark = pytest.mark.engine
-
 PATIENCE = 400  # seconds that no wait may take
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(4 * PATIENCE)]
 RAY = (
     "hydra/launcher=ray",
     "+hydra.launcher.ray.init.num_cpus=2",
@@ -38,7 +37,7 @@ def needs(plugin: str) -> None:
 
 @pytest.fixture(scope="session")
 def slurm() -> None:
-    """A Slurm that answers."""
+    """Skips the test where no Slurm is running."""
     needs("hydra_submitit_launcher")
     if shutil.which("sbatch") is None:
         pytest.skip("no sbatch on this machine")
@@ -48,7 +47,7 @@ def slurm() -> None:
 
 @pytest.fixture
 def started(here: Path) -> Iterator[Callable[..., subprocess.Popen]]:
-    """Starts `unseen` beside the test, in an own group of processes that ends with the test."""
+    """Starts `unseen` in the background; its group of processes ends with the test."""
     processes: list[subprocess.Popen] = []
 
     def start(*arguments: str) -> subprocess.Popen:
@@ -65,7 +64,7 @@ def started(here: Path) -> Iterator[Callable[..., subprocess.Popen]]:
 
 
 def until(wanted: Sequence[Any], process: subprocess.Popen, of: Callable[[], Sequence[Any]] | None = None) -> None:
-    """Waits for these states of the sweep (or of something else), while its launcher lives."""
+    """Waits until the sweep's states (or the values of ``of``) are as wanted; fails if its launcher ends before."""
     found: Sequence[Any] = []
     deadline = time.monotonic() + PATIENCE
     while found != wanted:
@@ -89,7 +88,7 @@ def attempts() -> list[int]:
 
 
 def scores(folder: str) -> list[list[dict[str, Any]]]:
-    """All rows of a sweep without what the clock gave."""
+    """All rows of a sweep without measured times."""
     runs = [json.loads(path.read_text())["rows"] for path in sorted(Path(folder).glob("*/results.json"))]
     return [[{k: v for k, v in row.items() if "seconds" not in k} for row in rows] for rows in runs]
 

@@ -1,14 +1,14 @@
-"""Status and resume of runs and sweeps, by real failures."""
+"""Status and resume of runs and sweeps after real failures."""
 
 import errno
 import json
+import logging
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
@@ -21,10 +21,11 @@ from omegaconf import OmegaConf
 
 from benchmarks.service import JOB as LEAN
 from hydra_plugins.unseen_sweeper import ManifestSweeper
-from support.commands import FAILING, HALTING, halted, run, same_as_whole, shards, states
+from support.clocks import FakeClock, wait_for
+from support.commands import FAILING, HALTING, forked, halted, run, same_as_whole, shards, states
 from support.failing import CALLS
 from unseen_diffusion.reports.result import results_files
-from unseen_diffusion.sweeps.composition import PLUGINS, quoted, replaced
+from unseen_diffusion.sweeps.explanations import PLUGINS
 from unseen_diffusion.sweeps.manifest import (
     COMPARISONS,
     FOUND,
@@ -36,9 +37,11 @@ from unseen_diffusion.sweeps.manifest import (
     sweep_folders,
     write_manifest,
 )
+from unseen_diffusion.sweeps.overrides import quoted, replace_overrides
 from unseen_diffusion.sweeps.status import LOCK, STATUS, Status, claimed, read_status, state_of
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import write_json
+from unseen_diffusion.utils.liveness import SILENCE_BY_STAMP
 
 
 @pytest.fixture
@@ -50,7 +53,7 @@ def other(here: Path) -> Iterator[subprocess.Popen]:
 
 
 def running(process: subprocess.Popen) -> Status:
-    """A status that the process could have written."""
+    """A status as a job in that process would have written it."""
     import psutil
 
     with_this = claim_of(Path("probe"))
@@ -58,7 +61,7 @@ def running(process: subprocess.Popen) -> Status:
 
 
 def claim_of(folder: Path) -> Status:
-    """What a running job of this process writes."""
+    """The status that a job in this process writes while it runs."""
     with claimed(folder) as journal:
         assert journal
         status = read_status(folder)
@@ -66,12 +69,12 @@ def claim_of(folder: Path) -> Status:
     return status
 
 
-def test_a_killed_sweep_tells_its_state_and_resumes(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """An exception and sys.exit stop nothing, SIGKILL stops the rest; resume runs those, and no run that was done."""
+def test_a_killed_sweep_reports_its_state_and_resumes(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An exception or sys.exit ends one run, SIGKILL the sweep; resume runs all that are not done, and no other."""
     sweep = ("run", "-m", *FAILING, "+features.how=none,raise,exit,kill,last", "hydra.sweep.dir=swept")
-    command = [sys.executable, "-m", "unseen_diffusion.cli", *sweep]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    with forked(*sweep) as process:
+        process.join(120)
+        assert process.exitcode == -signal.SIGKILL
     assert states("swept") == ["done", "failed", "failed", "dead", "missing"]
 
     assert run("status", "swept") == 1
@@ -81,10 +84,10 @@ def test_a_killed_sweep_tells_its_state_and_resumes(here: Path, capsys: pytest.C
     assert "RuntimeError: as asked" in said
     assert "unseen resume swept" in said
     assert run("status", ".", "--json") == 1
-    (told,) = json.loads(capsys.readouterr().out)
-    assert told["counts"] == {"done": 1, "running": 0, "failed": 2, "dead": 1, "missing": 1}
-    assert told["jobs"][3]["overrides"] == ["+features.how=kill"]
-    assert told["jobs"][2]["status"]["error"] == "SystemExit: 3"
+    (report,) = json.loads(capsys.readouterr().out)
+    assert report["counts"] == {"done": 1, "running": 0, "failed": 2, "dead": 1, "missing": 1}
+    assert report["jobs"][3]["overrides"] == ["+features.how=kill"]
+    assert report["jobs"][2]["status"]["error"] == "SystemExit: 3"
 
     first = {path: path.read_bytes() for path in Path("swept/0").rglob("*") if path.is_file()}
     Path("healed").touch()
@@ -105,26 +108,25 @@ def test_a_killed_sweep_tells_its_state_and_resumes(here: Path, capsys: pytest.C
 
 
 def test_two_workers_share_a_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Worker 0 is killed in the middle: the other makes all that is missing, and worker 0, resumed, the results."""
+    """Worker 0 is killed halfway: worker 1 makes all that is missing; worker 0, resumed, writes the results."""
     sweep = ("run", "-m", *HALTING, "workers=2", "hydra.sweep.dir=swept")
-    with subprocess.Popen([sys.executable, "-m", "unseen_diffusion.cli", *sweep], stderr=subprocess.DEVNULL) as first:
-        while not halted():
-            assert first.poll() is None
-            time.sleep(0.1)
+    with forked(*sweep) as first:
+        wait_for(lambda: halted() or not first.is_alive())
         mine = shards("invert")
         assert mine >= 1
 
         def interrupt() -> None:
-            while len(halted()) < 2:
-                time.sleep(0.05)
-            first.kill()
-            first.wait()
-            Path("healed").touch()
+            try:
+                wait_for(lambda: len(halted()) == 2)
+            finally:
+                first.kill()
+                first.join(60)
+                Path("healed").touch()
 
         killer = threading.Thread(target=interrupt)
         killer.start()
         assert run("resume", "swept") == 1
-        killer.join()
+        killer.join(60)
     assert states("swept") == ["dead", "done"]
     assert shards("invert") > mine
     assert sorted(path.name for path in Path("swept/1").iterdir() if path.suffix in (".json", ".png")) == [STATUS]
@@ -141,7 +143,7 @@ def test_two_workers_share_a_run(here: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_workers_of_a_sweep(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Runs keep their numbers and helpers follow; what became of a helper whose run is done does not count."""
+    """Workers 0 have the numbers of the runs, the others follow; once a run is done, its other workers do not count."""
     assert run("run", "-m", *LEAN, "seed=3,4", "workers=2", "hydra.sweep.dir=swept") == 0
     said = capsys.readouterr().out
     assert "swept (2 of 2 runs done)" in said
@@ -160,8 +162,8 @@ def test_workers_of_a_sweep(here: Path, capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("-m workers=0", "workers=0: give a number of 1 or more"),
-        ("-m workers=-1", "workers=-1: give a number of 1 or more"),
+        ("-m workers=0", "workers=0: give a whole number of 1 or more"),
+        ("-m workers=-1", "workers=-1: give a whole number of 1 or more"),
         ("-m workers=1.5", "workers=1.5: give a whole number"),
         ("-m workers=1,2", "workers=1,2: give one number for the whole sweep"),
         ("-m workers=2 worker=1", "worker=1: the jobs of workers=N get their numbers by themselves"),
@@ -176,7 +178,7 @@ def test_bad_numbers_of_workers(here: Path, capsys: pytest.CaptureFixture[str], 
 
 
 def test_a_single_run_resumes_in_its_folder(here: Path) -> None:
-    """Its folder is the job's own, whatever characters are in it, and from wherever it is resumed."""
+    """Its folder may have any characters in its name, and be resumed from any working folder."""
     folder = Path("it's = here, [too]")
     assert run("run", *FAILING, "+features.how=raise", f"hydra.run.dir={quoted(str(folder))}") == 1
     assert states(folder) == ["failed"]
@@ -200,7 +202,7 @@ def test_resume_keeps_the_settings(
     before = read_status(Path("swept/0"))
     monkeypatch.delenv("UNSEEN_CONF")
     assert run("resume", "swept", "seed=3") == 2
-    assert "seed: the settings of a sweep stay" in capsys.readouterr().err
+    assert "seed: a resumed sweep keeps its settings" in capsys.readouterr().err
     (own / "mine.yaml").write_text("# mine\neta: 0.2\n")
     assert run("resume", "swept") == 2
     assert "bandwidth.eta changed from 0.1 to 0.2" in capsys.readouterr().err
@@ -217,7 +219,7 @@ def test_resume_keeps_the_settings(
 def test_a_folder_is_used_again_only_when_nothing_runs_there(
     here: Path, other: subprocess.Popen, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A second sweep in the same folder starts anew, unless a run of the first is going on; what is not its stays."""
+    """A second sweep in the same folder replaces the first, unless a run of that is going on; other files stay."""
     swept = ("run", "-m", *LEAN, "hydra.sweep.dir=swept")
     assert run(*swept, "seed=0,1") == 0
     assert Path("swept/1/samples.png").is_file()
@@ -238,7 +240,7 @@ def test_a_folder_is_used_again_only_when_nothing_runs_there(
     assert Path("swept/mine/samples.png").is_file()
     write_json(Path("swept/0") / STATUS, asdict(running(other)))
     assert run(*swept, "seed=6") == 2
-    assert "going on there" in capsys.readouterr().err
+    assert "still running there" in capsys.readouterr().err
     assert run("resume", "swept") == 1
     assert "1 running of 1; nothing to resume" in capsys.readouterr().out
 
@@ -247,7 +249,7 @@ def test_states_of_other_processes(other: subprocess.Popen) -> None:
     """A process id is believed only with its birth time, on its machine; elsewhere the heartbeat counts."""
     status = running(other)
     assert state_of(status) == "running"
-    assert state_of(replace(status, born=status.born - 100)) == "dead"  # the number was given anew
+    assert state_of(replace(status, born=status.born - 100)) == "dead"  # the process id was reused
     assert state_of(replace(status, host="elsewhere")) == "running"
     old = (datetime.now(UTC) - timedelta(minutes=5)).isoformat()
     assert state_of(replace(status, heartbeat=old)) == "running"  # suspended, say
@@ -260,8 +262,8 @@ def test_states_of_other_processes(other: subprocess.Popen) -> None:
     assert state_of(None) == "missing"
 
 
-def test_a_folder_has_one_job_at_a_time(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Locked, beating elsewhere or done: nothing to claim. Dead or failed: the next attempt."""
+def test_a_folder_has_one_job_at_a_time(here: Path) -> None:
+    """A locked or finished job, or one with heartbeats, is not claimed; a dead or failed one is attempted again."""
     folder = Path("job")
     status = claim_of(folder)
     assert (status.state, status.attempt, status.pid) == ("running", 1, os.getpid())
@@ -280,20 +282,24 @@ def test_a_folder_has_one_job_at_a_time(here: Path, monkeypatch: pytest.MonkeyPa
         journal.end()
     with claimed(folder) as journal:
         assert journal is None
-    # Elsewhere, and beating while this process watches.
+    # On another machine, with heartbeats while this process watches.
     write_json(folder / STATUS, asdict(away))
-    monkeypatch.setattr(
-        "time.sleep",
-        lambda _: write_json(folder / STATUS, asdict(replace(away, heartbeat=datetime.now(UTC).isoformat()))),
-    )
-    with claimed(folder) as journal:
+    clock = FakeClock()
+    clock.on_sleep = lambda: write_json(folder / STATUS, asdict(replace(away, heartbeat=clock.now().isoformat())))
+    with claimed(folder, clock) as journal:
         assert journal is None
+    # Elsewhere, and silent from now on.
+    clock = FakeClock()
+    write_json(folder / STATUS, asdict(replace(away, heartbeat=clock.now().isoformat())))
+    with claimed(folder, clock) as journal:
+        assert journal
+        assert SILENCE_BY_STAMP - 2 < clock.seconds < SILENCE_BY_STAMP + 2
     with FileLock(folder / LOCK):
         pass  # claims leave the lock free
 
 
 def test_a_job_that_cannot_claim_its_folder_says_why(here: Path) -> None:
-    """Its log names the folder and the cause, and the next job runs."""
+    """The log names the folder and the cause, and the next job runs."""
     Path("swept/0", LOCK).mkdir(parents=True)
     assert run("run", "-m", *LEAN, "seed=0,1", "hydra.sweep.dir=swept") == 1
     assert states("swept") == ["missing", "done"]
@@ -303,9 +309,9 @@ def test_a_job_that_cannot_claim_its_folder_says_why(here: Path) -> None:
 
 
 def test_a_folder_without_locks_is_claimed_by_heartbeats(
-    here: Path, other: subprocess.Popen, without_locks: None, monkeypatch: pytest.MonkeyPatch
+    here: Path, other: subprocess.Popen, without_locks: None
 ) -> None:
-    """A file system without flock: the marker of a node that is lost holds up nothing, a job that beats does."""
+    """Without flock, the marker of a lost node does not prevent a claim, a job with heartbeats does."""
     folder = Path("job")
     status = running(other)
     (folder / LOCK).parent.mkdir()
@@ -315,38 +321,28 @@ def test_a_folder_without_locks_is_claimed_by_heartbeats(
     with claimed(folder) as journal:
         assert journal
     write_json(folder / STATUS, asdict(status))
-    monkeypatch.setattr(
-        "time.sleep",
-        lambda _: write_json(folder / STATUS, asdict(replace(status, heartbeat=datetime.now(UTC).isoformat()))),
-    )
-    with claimed(folder) as journal:
+    clock = FakeClock()
+    clock.on_sleep = lambda: write_json(folder / STATUS, asdict(replace(status, heartbeat=clock.now().isoformat())))
+    with claimed(folder, clock) as journal:
         assert journal is None
 
 
 def test_heartbeats_carry_the_last_line(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A running job's status tells what it does, before it ends."""
-    import logging
-    import time
-
-    monkeypatch.setattr("unseen_diffusion.sweeps.status.BEAT", 0.01)
+    """The status of a running job has its last log line."""
     log = logging.getLogger("unseen_diffusion.runs.stages")
     monkeypatch.setattr(logging.getLogger("unseen_diffusion"), "level", logging.INFO)
-    with claimed(Path("job")) as journal:
+    with claimed(Path("job"), beat=0.01) as journal:
         assert journal
         log.info("half way")
-        deadline = time.monotonic() + 30
-        while (read_status(Path("job")) or journal.status).activity != "half way" and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert read_status(Path("job")).activity == "half way"
+        wait_for(lambda: (read_status(Path("job")) or journal.status).activity == "half way")
         assert read_status(Path("job")).state == "running"
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
 def test_heartbeats_outlive_a_full_disk(here: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
-    """Statuses that cannot be written, the first one and many beats, end neither the job nor later beats."""
-    monkeypatch.setattr("unseen_diffusion.sweeps.status.BEAT", 0.01)
+    """A job goes on, and so do its heartbeats, while its status cannot be written."""
     failed = failing_statuses(monkeypatch, code, lambda: not Path("freed").exists())
-    with claimed(Path("job")) as journal:
+    with claimed(Path("job"), beat=0.01) as journal:
         assert journal
         wait_for(lambda: len(failed) > 5)
         assert read_status(Path("job")) is None
@@ -357,7 +353,7 @@ def test_heartbeats_outlive_a_full_disk(here: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_full_disk_at_a_job_s_end_does_not_stop_the_others(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither the end of a failed job nor that of a finished one, unrecorded, is lost silently or stops the next."""
+    """A job whose last status cannot be written says so in its log, and the next job runs."""
     failing_statuses(monkeypatch, errno.ENOSPC, lambda: not Path("swept/2/.job.lock").exists())
     assert run("run", "-m", *FAILING, "+features.how=raise,none,last", "hydra.sweep.dir=swept") == 1
     assert read_status(Path("swept/0")) is None
@@ -372,7 +368,7 @@ def test_a_full_disk_at_a_job_s_end_does_not_stop_the_others(here: Path, monkeyp
 
 
 def test_a_sweep_does_not_wait_for_itself(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A job of its own process whose end a full disk has kept from its status is not waited for: the next start."""
+    """A sweep does not wait for a job of its own process whose end a full disk kept out of its status."""
     points = [Point([f"seed={seed}"], {"seed": seed}) for seed in (0, 1)]
     write_manifest(here / "swept", Manifest([], ".", None, True, points, 0, "now"))
     started: list[list[str]] = []
@@ -394,7 +390,7 @@ def test_a_sweep_does_not_wait_for_itself(here: Path, monkeypatch: pytest.Monkey
 
 
 def failing_statuses(monkeypatch: pytest.MonkeyPatch, code: int, while_: Callable[[], bool]) -> list[Path]:
-    """A disk that takes no status for the time being; those that it did not take."""
+    """Lets writing a status fail while ``while_`` is true; returns the paths that failed."""
     rename, failed = os.replace, []
 
     def replace_(source: Path, target: Path) -> None:
@@ -407,18 +403,10 @@ def failing_statuses(monkeypatch: pytest.MonkeyPatch, code: int, while_: Callabl
     return failed
 
 
-def wait_for(true: Callable[[], bool]) -> None:
-    """Waits, half a minute at most."""
-    deadline = time.monotonic() + 30
-    while not true() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert true()
-
-
 def test_an_absent_launcher_is_one_line(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The line says what to install."""
+    """The message says what to install."""
     monkeypatch.setitem(PLUGINS, "launcher/absent", "absent")
     assert run("run", "-m", *LEAN, "hydra/launcher=absent", "seed=0,1") == 2
     said = capsys.readouterr().err.strip()
@@ -435,13 +423,13 @@ def test_a_range_needs_a_search(here: Path, capsys: pytest.CaptureFixture[str]) 
 def test_replaced_overrides_and_quotes() -> None:
     """Another launcher drops the settings of the first; a key is given once."""
     old = ["-m", "seed=1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=a"]
-    assert replaced(old, ["hydra/launcher=ray", "hydra.sweep.dir=b"]) == [
+    assert replace_overrides(old, ["hydra/launcher=ray", "hydra.sweep.dir=b"]) == [
         "-m",
         "seed=1,2",
         "hydra/launcher=ray",
         "hydra.sweep.dir=b",
     ]
-    assert replaced(old, ["hydra.launcher.n_jobs=3"])[2:] == [
+    assert replace_overrides(old, ["hydra.launcher.n_jobs=3"])[2:] == [
         "hydra/launcher=joblib",
         "hydra.sweep.dir=a",
         "hydra.launcher.n_jobs=3",
@@ -449,7 +437,7 @@ def test_replaced_overrides_and_quotes() -> None:
 
 
 def test_folders_of_sweeps(here: Path) -> None:
-    """A folder of sweeps stands for those in it."""
+    """A folder that contains sweeps stands for all of them."""
     for name in ("a", "b"):
         write_json(Path("outputs") / name / MANIFEST, {})
     assert sweep_folders(["outputs"]) == [Path("outputs/a"), Path("outputs/b")]

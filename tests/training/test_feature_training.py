@@ -28,7 +28,7 @@ from unseen_diffusion.training.features import (
     domain_accuracy,
     domain_source,
 )
-from unseen_diffusion.training.loop import LOCK
+from unseen_diffusion.training.resume import LOCK
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import locked, read_json
 from unseen_diffusion.utils.images import dequantise, quantise
@@ -228,7 +228,10 @@ def test_other_images_are_not_resumed_with(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_folder_has_one_training_at_a_time(tmp_path: Path) -> None:
     config = tiny_config(tmp_path)
-    with locked(Path(config.folder) / LOCK), pytest.raises(InputError, match="another training is going on there"):
+    with (
+        locked(Path(config.folder) / LOCK),
+        pytest.raises(InputError, match="another training is running in this folder"),
+    ):
         train_features(config, torch.device("cpu"))
 
 

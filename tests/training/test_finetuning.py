@@ -2,15 +2,17 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from support import TinyModelFolder
+from support import ROOT, TinyModelFolder
 from support.commands import TINY, run
 from support.families import make
 from unseen_diffusion.models import DiffusersModel, adapters
@@ -21,13 +23,17 @@ from unseen_diffusion.models.schedules import Node
 from unseen_diffusion.runs.forgetting import forgetting
 from unseen_diffusion.runs.methods import Method
 from unseen_diffusion.runs.stages import Stages
-from unseen_diffusion.solvers.sampling import SolverSettings
+from unseen_diffusion.solvers.settings import SolverSettings
 from unseen_diffusion.store.artefacts import Store
+from unseen_diffusion.training import finetuning
 from unseen_diffusion.training.finetuning import LoraTuning, Tuning, describe, tune
+from unseen_diffusion.utils.configs import build
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.seeds import generator
 
 QUICK = {"learning_rate": 3e-3, "max_steps": 12, "batch_size": 4, "check_every": 3, "patience": 20, "ema": 0.5}
+QUICK |= {"flip": False}
+DRAWS = finetuning.VALIDATION_DRAWS
 KINDS = [Tuning(**QUICK), LoraTuning(**QUICK, rank=2)]
 
 
@@ -36,6 +42,12 @@ def images(count: int, *stream: str) -> Tensor:
     made = torch.randint(0, 60, (count, 3, 8, 8), generator=generator(0, *stream), dtype=torch.uint8)
     made[:, :, 2:6, 2:6] += 150
     return made
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Validation losses on fewer noisy images than in a real tuning."""
+    monkeypatch.setattr(finetuning, "VALIDATION_DRAWS", 36)
 
 
 @pytest.fixture
@@ -102,7 +114,7 @@ def test_the_loss_is_that_of_the_parameterisation(tiny_model_folder: TinyModelFo
                 node: Node = model.schedule.node(step)
                 x0 = (x[row] - node.sigma * eps[row]) / node.alpha
                 target = {"epsilon": eps[row], "sample": x0, "v_prediction": node.alpha * eps[row] - node.sigma * x0}
-                read = model.family.read(target[kind], x[row], node)
+                read = model.family.prediction(target[kind], x[row], node)
                 torch.testing.assert_close(read.eps, eps[row], rtol=1e-3, atol=1e-3)
                 rows.append(target[kind])
             return (torch.stack(rows),)
@@ -141,6 +153,7 @@ def test_tuning_lowers_the_validation_loss(model: DiffusersModel, settings: Tuni
 @pytest.mark.parametrize("settings", KINDS, ids=["full", "lora"])
 def test_the_same_seed_gives_the_same_weights(model: DiffusersModel, settings: Tuning) -> None:
     """Whatever the global random state; another seed gives others."""
+    settings = replace(settings, max_steps=4, check_every=2)
     first, facts = tuned(model, settings)
     torch.manual_seed(99)
     second, again = tuned(model, settings)
@@ -152,14 +165,14 @@ def test_the_same_seed_gives_the_same_weights(model: DiffusersModel, settings: T
 
 def test_the_weights_of_the_best_step_are_kept(model: DiffusersModel) -> None:
     """References unlike the validation images, at a high rate: validation falls, rises, and ends the tuning."""
-    settings = Tuning(learning_rate=3e-2, max_steps=60, batch_size=4, check_every=2, patience=3, ema=0.0)
+    settings = Tuning(learning_rate=3e-2, max_steps=60, batch_size=4, check_every=2, patience=3, ema=0.0, flip=False)
     weights, facts = tuned(model, settings, references=images(2, "few"))
     curve = dict(facts["validation"])
     assert facts["stopped"] == "validation"
     assert curve[facts["best_step"]] == min(curve.values())
     assert facts["steps"] == facts["best_step"] + 3 * 2 < 60
     validation = images(9, "validation")
-    held = model.loss(validation, kept=torch.arange(9).repeat(29))
+    held = model.loss(validation, kept=torch.arange(9).repeat(4))
     assert validation_loss(settings.tuned(model.network, weights), held, 0) == curve[facts["best_step"]]
 
 
@@ -167,15 +180,17 @@ def test_the_weights_of_the_best_step_are_kept(model: DiffusersModel) -> None:
 def test_tuning_that_only_harms_keeps_the_base_model(model: DiffusersModel, kind: type[Tuning]) -> None:
     """Step 0 is a candidate, and its weights are the base model's, exactly."""
     more = {"rank": 2} if kind is LoraTuning else {}
-    settings = kind(0.9, max_steps=4, batch_size=2, check_every=1, patience=2, ema=0.0, **more)
+    values = {"learning_rate": 0.9, "max_steps": 4, "batch_size": 2, "check_every": 1, "patience": 2, "ema": 0.0}
+    settings = kind(**values, flip=False, **more)
     weights, facts = tuned(model, settings)
     assert (facts["best_step"], facts["steps"], facts["stopped"]) == (0, 2, "validation")
     kept = settings.tuned(model.network, weights)
     assert all(torch.equal(a, b) for a, b in zip(state(kept), state(model.network), strict=True))
 
 
-def test_the_cost_of_tuning(model: DiffusersModel) -> None:
+def test_the_cost_of_tuning(model: DiffusersModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three evaluations for an image of a step, one for a validated one: at least 256 a time, step 0 included."""
+    monkeypatch.setattr(finetuning, "VALIDATION_DRAWS", DRAWS)
     _, facts = tuned(model, Tuning(**QUICK))
     assert facts["steps"] == 12
     assert [step for step, _ in facts["validation"]] == [0, 3, 6, 9, 12]
@@ -312,7 +327,7 @@ def test_what_cannot_be_tuned_is_refused_before_the_run(
 ) -> None:
     """Models without a known loss, too few validation images, and a missing peft: one line, and nothing is written."""
     base = [*words(tiny_model_folder()), "method=finetune_full"]
-    assert "analytic: has no network to tune" in refused(capsys, *TINY, "method=finetune_full")
+    assert "analytic: it has no network to tune" in refused(capsys, *TINY, "method=finetune_full")
     assert "domain.validation=7: tuning stops by its loss" in refused(capsys, *base, "domain.validation=7")
     for family, more in (("ncsnpp", []), ("vq", []), ("classes", ["model.condition=1"]), ("edm", [])):
         path = make(family, here / family)
@@ -326,15 +341,19 @@ def test_what_cannot_be_tuned_is_refused_before_the_run(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"learning_rate": 0}, "learning_rate=0: give a number in"),
-        ({"max_steps": 0}, "max_steps=0: give a whole number"),
-        ({"patience": 0}, "patience=0: give a whole number"),
-        ({"ema": 1.0}, "ema=1.0: give a number in"),
-        ({"rank": 0}, "rank=0: give a whole number"),
+        ({"learning_rate": 0}, "learning_rate=0: give a number above 0 and up to 1"),
+        ({"learning_rate": float("nan")}, "learning_rate=nan: give a number above 0 and up to 1"),
+        ({"max_steps": 0}, "max_steps=0: give a whole number of 1 or more"),
+        ({"batch_size": 2.0}, "batch_size=2.0: give a whole number of 1 or more"),
+        ({"patience": 0}, "patience=0: give a whole number of 1 or more"),
+        ({"check_every": True}, "check_every=true: give a whole number of 1 or more"),
+        ({"ema": 1.0}, "ema=1.0: give a number of at least 0 and below 1"),
+        ({"flip": 1}, "flip=1: give true or false"),
+        ({"rank": 0}, "rank=0: give a whole number of 1 or more"),
     ],
 )
 def test_senseless_settings_are_refused(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=rf"^method\.tuning\.{message}$"):
         LoraTuning(**{**QUICK, "rank": 2, **change})
 
 
@@ -349,3 +368,11 @@ def test_the_kind_of_tuning_is_part_of_what_decides_it() -> None:
     """So that full tuning and adapters of equal settings never share an artefact."""
     assert describe(KINDS[0]) != describe(KINDS[1])
     assert describe(KINDS[0])["kind"] == "Tuning"
+
+
+def test_the_description_in_an_artefact_key_is_the_config() -> None:
+    """Its values and their types, so that earlier artefacts are found again."""
+    given = OmegaConf.load(ROOT / "conf" / "method" / "finetune_full.yaml").tuning
+    plain = OmegaConf.to_container(given)
+    del plain["_target_"]
+    assert repr(describe(build(given))) == repr({"kind": "Tuning", **plain})

@@ -18,20 +18,21 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from unseen_diffusion.cli import main
+from support.commands import run
 from unseen_diffusion.domains.folder import Folder
 from unseen_diffusion.domains.parquet import Parquet
 from unseen_diffusion.models.losses import DiffusionLoss, validation_loss
 from unseen_diffusion.models.unet import unet_forward
 from unseen_diffusion.reports.tracking import NoTracker, RunRecord, WandbTracker
 from unseen_diffusion.sweeps.composition import expand
-from unseen_diffusion.training import diffusion_recipe, loop
+from unseen_diffusion.training import loop
 from unseen_diffusion.training.data import OwnImages, decode_once, hold_out, open_images
-from unseen_diffusion.training.diffusion_recipe import train_diffusion
+from unseen_diffusion.training.diffusion_recipe import first_network, train_diffusion
 from unseen_diffusion.training.journal import Journal, journal
-from unseen_diffusion.training.loop import LOCK, LoopSettings, alone, check_resumable, memory_errors, new_state
+from unseen_diffusion.training.loop import LoopSettings, memory_errors, new_state
 from unseen_diffusion.training.networks import levels, scaled_unet
 from unseen_diffusion.training.processes import Processes
+from unseen_diffusion.training.resume import LOCK, check_resumable, exclusive
 from unseen_diffusion.training.state import TrainState, load_checkpoint, save_checkpoint
 from unseen_diffusion.training.tasks import check_training
 from unseen_diffusion.utils.configs import build
@@ -56,12 +57,6 @@ SMALL = (
 )
 
 
-@pytest.fixture(autouse=True)
-def small_sheets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four samples are enough here."""
-    monkeypatch.setattr(diffusion_recipe, "SHEET", 4)
-
-
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 pictures of several sizes and kinds, some in a subfolder."""
@@ -75,21 +70,6 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("UNSEEN_RUN_ID", raising=False)
-    return tmp_path
-
-
-def run(*arguments: str) -> int:
-    """Exit code of one command."""
-    with pytest.raises(SystemExit) as exit_:
-        main(arguments)
-    return int(exit_.value.code or 0)
-
-
 def own(path: Path, **changes: Any) -> OwnImages:
     settings = {"kind": "folder", "path": str(path), "images": Folder(path=str(path)), "size": 16, "channels": 3}
     return OwnImages(**{**settings, "fit": "crop", "validation": 0.1, **changes})
@@ -97,7 +77,7 @@ def own(path: Path, **changes: Any) -> OwnImages:
 
 def settings(**changes: Any) -> LoopSettings:
     values = {"steps": 4, "batch_size": 8, "learning_rate": 1e-3, "weight_decay": 0.0, "warmup_steps": 1}
-    values |= {"ema_decay": 0.9, "gradient_clip": 1.0, "bf16": False, "seed": 0}
+    values |= {"ema_decay": 0.9, "gradient_clip": 1.0, "bf16": False, "fp16": False, "seed": 0, "accumulate": 1}
     return LoopSettings(**{**values, "checkpoint_every": 100, "sample_every": 100, **changes})
 
 
@@ -136,17 +116,17 @@ def test_one_command_from_a_folder_to_a_model_that_runs(photos: Path, here: Path
     [
         (["data=folder"], "data.path: required"),
         (["data=folder", "data.path=x", "data.size=20"], "data.size=20: give a multiple of 8"),
-        (["data=folder", "data.path=x", "data.channels=4"], "data.channels=4: choose 1 (grey) or 3"),
-        (["data=folder", "data.path=x", "data.fit=stretch"], "data.fit=stretch: choose crop or refuse"),
-        (["data=folder", "data.path=x", "data.validation=0.9"], "data.validation=0.9: give a share"),
+        (["data=folder", "data.path=x", "data.channels=4"], "data.channels=4: choose one of 1, 3"),
+        (["data=folder", "data.path=x", "data.fit=stretch"], "data.fit=stretch: choose one of crop, refuse"),
+        (["data=folder", "data.path=x", "data.validation=0.9"], "data.validation=0.9: give a number between 0 and 0.5"),
         (["training=base"], "set data=folder, data=parquet or data=hub"),
         (["data=folder", "data.path=x", "training=photos32"], "photos32 has its own data"),
         (["data=folder", "data.path=x", "training.loop.fp16=true", "training.loop.bf16=true"], "choose one of them"),
-        (["data=folder", "data.path=x", "training.loop.bf16=maybe"], "bf16=maybe: choose true, false or auto"),
-        (["data=folder", "data.path=x", "training.loop.ema_others=[1]"], "ema_others=1: give numbers in [0, 1)"),
+        (["data=folder", "data.path=x", "training.loop.bf16=maybe"], "bf16=maybe: give true or false or auto"),
+        (["data=folder", "data.path=x", "training.loop.ema_others=[1]"], "each a number of at least 0 and below 1"),
         (
             ["data=folder", "data.path=x", "training.loop.ema_others=[0.9995]"],
-            "name each decay once, and not ema_decay",
+            "give every decay once, and not ema_decay",
         ),
         (["data=folder", "data.path=x", "training.loop.accumulate=0"], "accumulate=0: give a whole number"),
         (
@@ -173,42 +153,35 @@ def test_bad_input_is_one_line_and_writes_nothing(
     assert list(here.iterdir()) == []
 
 
+COUNT, RATE = "give a whole number of 1 or more", "give a number of 0 or more"
 WRONG = {
-    "training.loop.batch_size=1e1": "training.loop.batch_size=10.0: give a whole number of 1 or more",
-    "training.loop.steps=abc": "training.loop.steps=abc: give a whole number of 1 or more",
-    "training.loop.seed=true": "training.loop.seed=True: give a whole number of 0 or more",
-    "training.loop.learning_rate=fast": "training.loop.learning_rate=fast: give a finite number of 0 or more",
-    "training.loop.gradient_clip=inf": "training.loop.gradient_clip=inf: give a finite number of 0 or more",
-    "training.loop.ema_decay=null": "training.loop.ema_decay=None: give numbers in [0, 1)",
-    "training.loop.keep=5": "training.loop.keep=5: give a list, such as [1000,2000] or [0.99]",
-    "training.loop.fp16=perhaps": "training.loop.fp16=perhaps: choose true or false",
-    "+training.loop.decay=1": "training.loop: LoopSettings.__init__() got an unexpected keyword argument 'decay'",
-    "data.size=abc": "data.size=abc: give a whole number",
-    "data.validation=half": "data.validation=half: give a number",
+    "training.loop.batch_size=1e1": f"training.loop.batch_size=10.0: {COUNT}",
+    "training.loop.steps=abc": f"training.loop.steps=abc: {COUNT}",
+    "training.loop.seed=true": "training.loop.seed=true: give a whole number of 0 or more",
+    "training.loop.learning_rate=fast": f"training.loop.learning_rate=fast: {RATE}",
+    "training.loop.gradient_clip=inf": f"training.loop.gradient_clip=inf: {RATE}",
+    "training.loop.ema_decay=null": "training.loop.ema_decay=null: give a number of at least 0 and below 1",
+    "training.loop.keep=5": f"training.loop.keep=5: give a list whose entries are each {COUNT.removeprefix('give ')}",
+    "training.loop.fp16=perhaps": "training.loop.fp16=perhaps: give true or false",
+    "+training.loop.decay=1": "training.loop.decay: nothing reads this key; did you mean ema_decay?",
+    "data.size=abc": "data.size=abc: give a whole number of 16 or more",
+    "data.size=8": "data.size=8: give a whole number of 16 or more",
+    "data.validation=half": "data.validation=half: give a number between 0 and 0.5",
+    "data.images.on_unreadable=ignore": "data.images.on_unreadable=ignore: choose one of error, skip",
     "tracking.project=5": "tracking.project=5: give text",
-    "training.network.width=abc": "training.network.width=abc: give a whole number",
+    "training.network.width=abc": "training.network.width=abc: give a whole number of 16 or more",
+    "training.network.pixel_unshuffle=3": "training.network.pixel_unshuffle=3: choose one of 1, 2",
+    "training.network.layers_per_block=0": f"training.network.layers_per_block=0: {COUNT}",
 }
-CHECKED = """
-import sys
-from unseen_diffusion.sweeps.composition import expand
-from unseen_diffusion.training.diffusion_recipe import first_network
-from unseen_diffusion.training.tasks import check_training
 
-for wrong in sys.argv[1:]:
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_values_of_another_type_are_named(wrong: str) -> None:
     (config,) = expand("train", ["data=folder", "data.path=x", wrong]).points
-    try:
-        check_training(config)
-        first_network(config.training)
-    except ValueError as error:
-        print(error)
-"""
-
-
-def test_values_of_another_type_are_named() -> None:
-    """By their keys. In a process of its own: in this one a type checker is faster."""
-    command = [sys.executable, "-c", CHECKED, *WRONG]
-    child = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    assert child.stdout.splitlines() == list(WRONG.values())
+    check = (lambda: first_network(config.training)) if "network" in wrong else (lambda: check_training(config))
+    with pytest.raises(InputError) as refused:
+        check()
+    assert str(refused.value) == WRONG[wrong]
 
 
 @pytest.mark.parametrize(
@@ -280,17 +253,19 @@ def test_a_training_killed_while_it_writes_ends_with_the_same_bits(photos: Path,
 
 
 def test_a_folder_has_one_training_at_a_time(photos: Path, tmp_path: Path) -> None:
-    """A second one is refused and touches nothing; the processes of one training do not lock each other out."""
+    """A second one is refused and changes nothing; the processes of one training do not lock each other out."""
     given = [*SMALL, f"data.path={photos}", f"paths.outputs={tmp_path}"]
     config = expand("train", given).points[0].training
     folder = Path(config.folder)
-    with alone(folder, one_of(2, first=True)), alone(folder, one_of(2, first=False)):
+    with exclusive(folder, one_of(2, first=True)), exclusive(folder, one_of(2, first=False)):
         left = folder / ".checkpoint-half"
         left.touch()
-        with pytest.raises(InputError, match=f"training.folder={folder}: another training.*choose another, or wait"):
+        with pytest.raises(
+            InputError, match=f"training.folder={folder}: another training.*choose another folder, or wait"
+        ):
             train_diffusion(config, torch.device("cpu"))
         assert {path.name for path in folder.iterdir()} == {left.name, LOCK}
-    with alone(folder, one_of(2, first=True)):
+    with exclusive(folder, one_of(2, first=True)):
         pass
 
 
@@ -298,10 +273,10 @@ def test_a_folder_without_locks_is_said_to_be_one(
     tmp_path: Path, without_locks: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A file system without flock cannot keep a second training out: one line, from the first process alone."""
-    with alone(tmp_path, one_of(2, first=True)), alone(tmp_path, one_of(2, first=False)):
+    with exclusive(tmp_path, one_of(2, first=True)), exclusive(tmp_path, one_of(2, first=False)):
         pass
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
-        f"training.folder={tmp_path}: no file locks there; nothing keeps a second training out"
+        f"training.folder={tmp_path}: this file system has no locks; do not start a second training in this folder"
     ]
 
 

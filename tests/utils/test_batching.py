@@ -20,7 +20,8 @@ from unseen_diffusion.runs.stages import Stages
 from unseen_diffusion.scores.features.base import extract
 from unseen_diffusion.scores.features.pixels import Pixels
 from unseen_diffusion.solvers.grids import make_grid
-from unseen_diffusion.solvers.sampling import SolverSettings, denoise, invert
+from unseen_diffusion.solvers.sampling import denoise, invert
+from unseen_diffusion.solvers.settings import SolverSettings
 from unseen_diffusion.store.artefacts import Store
 from unseen_diffusion.utils.batching import in_batches, start_size
 from unseen_diffusion.utils.errors import InputError
@@ -54,7 +55,7 @@ def test_a_trajectory_that_runs_out_of_memory_ends_the_same(caplog: pytest.LogCa
     grid = make_grid(roomy.schedule, "uniform_t", 6, 500, [250])
     with caplog.at_level(logging.WARNING):
         ours, theirs = (invert(m, images, grid, [250, 500], batch_size=8) for m in (small, roomy))
-    assert "going on with batches of 4" in caplog.text
+    assert "continuing with batches of 4" in caplog.text
     assert "batches of 2" in caplog.text
     for t in (250, 500):
         assert torch.equal(ours[t], theirs[t])
@@ -123,19 +124,19 @@ def test_a_stage_keeps_the_smaller_batches_for_its_following_shards(tmp_path: Pa
             return super().__call__(images)
 
     model, solver = Cramped(), SolverSettings(name="ddim", grid="uniform_t", steps=2)
-    images = torch.randint(0, 256, (32, *model.shape), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    images = torch.randint(0, 256, (16, *model.shape), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     stages = Stages(Store(tmp_path), batch_size=8)
     latents = stages.inversion(model, images, solver, 500)[1]
     assert [size for size in tried if size > 3] == [8, 4]
     for stage in (
         lambda: stages.denoising(model, latents, solver, 0.5, 3),
-        lambda: stages.base_latents(model, solver, 500, 32, 1),
+        lambda: stages.base_latents(model, solver, 500, 16, 1),
         lambda: stages.features(CrampedPixels(4, batch_size=8), "images", images, CPU),
     ):
         tried.clear()
         stage()
         assert [size for size in tried if size > 3] == [8, 4]
-    whole = Stages(Store(tmp_path / "whole"), batch_size=32).inversion(Oracle(), images, solver, 500)[1]
+    whole = Stages(Store(tmp_path / "whole"), batch_size=16).inversion(Oracle(), images, solver, 500)[1]
     assert torch.equal(latents.latents, whole.latents)
 
 

@@ -56,7 +56,7 @@ class Longer(Part):
         ({"eta": math.nan}, "part.eta=nan: give a number between 0 and 1"),
         ({"eta": "0.5"}, "part.eta=0.5: give a number between 0 and 1"),
         ({"eta": None}, "part.eta=null: give a number between 0 and 1"),
-        ({"count": 2.0}, "part.count=2.0: give a whole number of 1 or more"),
+        ({"count": 2.0}, "part.count=2: give a whole number of 1 or more"),
         ({"count": True}, "part.count=true: give a whole number of 1 or more"),
         ({"count": 0}, "part.count=0: give a whole number of 1 or more"),
         ({"count": 13}, "part.count=13: choose a luckier number"),
@@ -105,7 +105,7 @@ def test_declarations_carry_type_range_default_and_meaning() -> None:
         None,
     )
     assert (found["count"].meaning, found["count"].default) == ("images", "2")
-    assert (found["length"].values, found["length"].meaning) == ("a number above 0 and below 1", "of the part")
+    assert (found["length"].values, found["length"].meaning) == ("a number above 0, below 1", "of the part")
     assert found["quick"].default == "false"
 
 
@@ -133,15 +133,36 @@ def test_arguments_of_functions_are_checked_alike(values: dict[str, Any], line: 
         build(0)
 
 
+@checked_arguments("model", Longer)
+def build_longer(path: str, **options: Any) -> tuple[str, Longer]:
+    """What a config may call, with the fields of a settings class beside its arguments."""
+    return path, Longer(**options)
+
+
+def test_options_of_a_settings_class_are_checked_with_the_arguments() -> None:
+    """By the function, and before it is called; help shows them behind the arguments."""
+    path, longer = build_longer("a", eta=0.5, length=0.5)
+    assert (path, longer.eta) == ("a", 0.5)
+    assert [one.name for one in declared(build_longer)] == ["path", *(one.name for one in declared(Longer))]
+    for values, line in (
+        ({"eta": 2.0}, "model.eta=2: give a number between 0 and 1"),
+        ({"lenght": 0.5}, "model.lenght: nothing reads this key; did you mean length?"),
+    ):
+        with pytest.raises(InputError) as refused:
+            build_longer.check_arguments(path="a", **values)
+        assert str(refused.value) == line
+
+
 @pytest.mark.parametrize(
     ("annotation", "text"),
     [
         (Annotated[float, Field(le=3)], "a number of at most 3"),
         (Annotated[float, Field(lt=3)], "a number below 3"),
-        (Annotated[float, Field(gt=0, le=0.5)], "a number above 0 and up to 0.5"),
-        (Annotated[int, Field(ge=2, lt=9)], "a whole number of at least 2 and below 9"),
+        (Annotated[float, Field(gt=0, le=0.5)], "a number above 0, up to 0.5"),
+        (Annotated[int, Field(ge=2, lt=9)], "a whole number of at least 2, below 9"),
         (Literal["id"], "id"),
         (bool | None, "true or false or null"),
+        (Annotated[int | float, Field(ge=1)] | None, "a number of 1 or more or null"),
     ],
 )
 def test_annotations_in_words(annotation: Any, text: str) -> None:

@@ -1,5 +1,17 @@
-"""Where images come from: a module per source, each split into references R, validation V and held-out H."""
+"""Domains: one module per source of images, each split into references R, validation V and held-out H."""
 
-from unseen_diffusion.domains.base import Domain, Pool, Split, check_sizes, load_split, pool_of, split_pool
+from unseen_diffusion.domains.base import Domain, check_sizes, load_split, pool_of
+from unseen_diffusion.domains.pools import Pool, array_pool, fingerprint
+from unseen_diffusion.domains.split import Split, split_pool
 
-__all__ = ["Domain", "Pool", "Split", "check_sizes", "load_split", "pool_of", "split_pool"]
+__all__ = [
+    "Domain",
+    "Pool",
+    "Split",
+    "array_pool",
+    "check_sizes",
+    "fingerprint",
+    "load_split",
+    "pool_of",
+    "split_pool",
+]

@@ -1,15 +1,14 @@
-"""Digits: scikit-learn's 8x8 handwritten digits, a domain near to MNIST."""
-
-from dataclasses import dataclass
+"""Digits: scikit-learn's 8x8 handwritten digits, a domain close to MNIST."""
 
 from sklearn.datasets import load_digits
 
 from unseen_diffusion.domains.base import Domain, Pool, array_pool
+from unseen_diffusion.utils.checked import settings
 
-BRIGHTEST = 16  # pixels are counts of 0..16
+BRIGHTEST = 16  # pixel values are 0..16
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings("domain")
 class Digits8(Domain):
     """1,797 grey digits of 8x8 pixels, enlarged."""
 
@@ -18,7 +17,7 @@ class Digits8(Domain):
     licence: str = "CC BY 4.0 (UCI Machine Learning Repository)"
 
     def pool(self, size: int, channels: int) -> Pool:
-        """All digits, named by their position and class."""
+        """All digits, named by position and class."""
         digits = load_digits()
         names = [f"digit-{index:04d}-{label}" for index, label in enumerate(digits.target)]
         return array_pool(names, list(digits.images[..., None] * (255 / BRIGHTEST)), size, channels)

@@ -1,40 +1,33 @@
-"""What domains of image files share: encoded images that are read, and decoded, on demand."""
+"""Base class of the domains of image files: encoded images that are read and decoded on demand."""
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
 from unseen_diffusion.domains.base import Domain, Pool
 from unseen_diffusion.utils import images
+from unseen_diffusion.utils.checked import settings
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import file_states
 
 Reader = Callable[[Sequence[int]], Sequence[bytes | Path]]
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings("domain")
 class EncodedDomain(Domain):
-    """A domain of image files, or of their bytes.
+    """A domain of image files, or of their bytes; an empty ``name`` becomes ``default_name``."""
 
-    Attributes:
-        name: what reports and error messages call it; empty takes ``own_name``.
-        on_unreadable: ``error``, or ``skip``: the next image takes an unreadable one's place, with a warning.
-    """
-
-    on_unreadable: str = "error"
+    on_unreadable: Literal["error", "skip"] = "error"
+    """what an unreadable image does: stop with an error, or make room for the next image, with a warning"""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if not self.name:
-            object.__setattr__(self, "name", self.own_name())
-        if self.on_unreadable not in ("error", "skip"):
-            raise InputError(f"domain.on_unreadable={self.on_unreadable}: choose error or skip")
+            object.__setattr__(self, "name", self.default_name())
 
     def state(self) -> Hashable:
-        """Names, sizes and times of the files; of a data set elsewhere nothing, for it is read once a process."""
+        """Names, sizes and times of the local files; () for a remote data set, which is read once per process."""
         return file_states(self.files())
 
     def files(self) -> Sequence[Path]:
@@ -45,18 +38,24 @@ class EncodedDomain(Domain):
         """
         return ()
 
-    def own_name(self) -> str:
-        """What the images are called where the user gives no name."""
+    def default_name(self) -> str:
+        """The domain's name where the user gives none."""
         return type(self).__name__.lower()
 
     def encoded_pool(self, names: Sequence[str], read: Reader, digest: str, size: int, channels: int) -> Pool:
         """A pool that decodes what ``read`` returns for some indices: bytes of files, or paths."""
 
-        def load(indices: Sequence[int]) -> Tensor:
+        def decode(indices: Sequence[int], size: int | None) -> list[Tensor]:
             cells = zip(indices, read(indices), strict=True)
-            return images.stack([self._decode(cell, size, channels, names[i]) for i, cell in cells])
+            return [self._decode(cell, size, channels, names[i]) for i, cell in cells]
 
-        return Pool(tuple(names), load, digest, skip_unreadable=self.on_unreadable == "skip")
+        return Pool(
+            tuple(names),
+            lambda indices: images.stack(decode(indices, size)),
+            digest,
+            skip_unreadable=self.on_unreadable == "skip",
+            load_uncropped=lambda indices: decode(indices, None),
+        )
 
     def _decode(self, cell: bytes | Path, size: int | None, channels: int, name: str) -> Tensor:
         try:
@@ -68,17 +67,17 @@ class EncodedDomain(Domain):
 
 
 def require_path(path: str) -> None:
-    """Refuses a path of nothing but blanks, which would be the current folder.
+    """Refuses an empty or blank path, which would mean the current folder.
 
     Raises:
-        InputError: it is one.
+        InputError: the path is empty or blank.
     """
     if not path.strip():
         raise InputError(f"domain.path={path!r}: an empty path; write domain.path=. for the current folder")
 
 
 def encoded_bytes(cell: Any, where: str) -> bytes | str:
-    """The encoded image in a cell of a table: bytes, or bytes or else path of the hub's ``{bytes, path}``.
+    """The encoded image in a cell of a table, or its path: a cell is bytes, or the hub's ``{bytes, path}``.
 
     Raises:
         InputError: the cell has neither.

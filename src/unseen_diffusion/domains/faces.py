@@ -1,17 +1,16 @@
 """Faces: the 100 small grey photographs of scikit-image's ``lfw_subset``."""
 
-from dataclasses import dataclass
-
 from skimage.data import lfw_subset
 
 from unseen_diffusion.domains.base import Domain, Pool, array_pool
+from unseen_diffusion.utils.checked import settings
 
 FACES = 100  # the data set's first half; the other half are non-faces
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings("domain")
 class Faces(Domain):
-    """25x25 grey faces."""
+    """100 grey faces of 25x25 pixels."""
 
     name: str = "faces"
     source: str = "Labeled Faces in the Wild, 100 faces of 25x25 pixels, scikit-image's data.lfw_subset()"

@@ -1,10 +1,10 @@
-"""The user's own images: any folder, with its subfolders."""
+"""The user's own images: all image files below a folder."""
 
 import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -12,39 +12,37 @@ from PIL import Image
 
 from unseen_diffusion.domains.base import Pool, fingerprint
 from unseen_diffusion.domains.encoded import EncodedDomain, require_path
+from unseen_diffusion.utils.checked import settings
+from unseen_diffusion.utils.digests import file_digest
 from unseen_diffusion.utils.errors import InputError
-from unseen_diffusion.utils.files import sha256
 
 log = logging.getLogger(__name__)
 
-UNREADABLE = "unreadable"  # in place of a file's digest
-NO_IMAGES = {".h5", ".hdf", ".pfm"}  # Pillow has no decoder for the first two, and the last has no known range
-PAGED = {".tif", ".tiff"}
+UNREADABLE = "unreadable"  # stands for the digest of a file that cannot be read
+UNSUPPORTED = {".h5", ".hdf", ".pfm"}  # Pillow has no decoder for the first two; the range of the last is unknown
+PAGED = {".tif", ".tiff"}  # may hold several images
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings("domain")
 class Folder(EncodedDomain):
-    """All images below a folder, by their suffix; what is hidden, or in a folder that starts with __, is left out.
-
-    Attributes:
-        path: the folder; subfolders are searched, linked ones too.
-    """
+    """All images below a folder, recognised by their suffix; hidden ones and folders that start with __ are skipped."""
 
     path: str
+    """the folder; its subfolders are searched too, linked ones included"""
     name: str = ""
     source: str = "a folder of images"
     licence: str = "not stated"
 
-    def own_name(self) -> str:
-        """The folder's own name."""
-        return self._folder().name or super().own_name()
+    def default_name(self) -> str:
+        """The name of the folder."""
+        return self._folder().name or super().default_name()
 
     def files(self) -> list[Path]:
         require_path(self.path)
         return find_images(self._folder())[0]
 
     def pool(self, size: int, channels: int) -> Pool:
-        """The images, sorted by their path below the folder, which is also their name."""
+        """The images, named and sorted by their path below the folder."""
         require_path(self.path)
         folder = self._folder()
         files = list_images(folder)
@@ -63,7 +61,7 @@ class Folder(EncodedDomain):
 
     def _digest(self, file: Path) -> str:
         try:
-            return sha256(file)
+            return file_digest(file)
         except OSError as error:
             if self.on_unreadable == "skip":
                 return UNREADABLE
@@ -71,7 +69,7 @@ class Folder(EncodedDomain):
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Paths of all images below ``folder``, an absolute path, sorted; logs how many, and what was left out and why.
+    """Sorted paths of all images below ``folder`` (absolute); logs their number, and the skipped files by reason.
 
     Raises:
         InputError: the folder is missing, or has no image.
@@ -80,8 +78,8 @@ def list_images(folder: Path) -> list[Path]:
         raise InputError(f"domain.path={folder}: no such folder; give a folder of images")
     if not any(folder.iterdir()):
         raise InputError(f"domain.path={folder}: the folder is empty; give a folder of images")
-    files, left_out = find_images(folder)
-    reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(left_out.items()))
+    files, skipped = find_images(folder)
+    reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(skipped.items()))
     if not files:
         found = f" (only {reasons})" if reasons else ""
         raise InputError(f"domain.path={folder}: no image there{found}; give a folder with PNG, JPEG or WebP files")
@@ -93,23 +91,23 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def find_images(folder: Path) -> tuple[list[Path], Counter[str]]:
-    """All images below ``folder``, sorted, by their suffix alone; how many other files were left out, by reason."""
+    """Sorted paths of all images below ``folder``, and the number of skipped files by reason."""
     files: list[Path] = []
-    left_out: Counter[str] = Counter()
+    skipped: Counter[str] = Counter()
     for here, names in _folders(folder):
         for file in (here / name for name in names):
             reason = _reason(file, file.relative_to(folder).parts)
             if reason:
-                left_out[reason] += 1
+                skipped[reason] += 1
             else:
                 files.append(file)
-    return sorted(files), left_out
+    return sorted(files), skipped
 
 
 def _folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
-    """``root`` and the folders below with their files' names; linked folders last, and each folder once.
+    """``root`` and all folders below it with the names of their files; linked folders last, each folder once.
 
-    No link is followed in what is left out anyway, nor to a folder that holds ``root`` and what lies beside it.
+    Links inside skipped folders are not followed, nor links to a folder that contains ``root``.
     """
     seen: set[str] = set()
     above = {os.path.realpath(folder) for folder in Path(os.path.realpath(root)).parents}
@@ -125,21 +123,21 @@ def _folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
                 seen.add(real)
                 folders.sort()
                 below = [Path(here, name) for name in folders]
-                links += [path for path in below if path.is_symlink() and not _left_out(path.relative_to(root).parts)]
+                links += [path for path in below if path.is_symlink() and not _skipped(path.relative_to(root).parts)]
                 yield Path(here), files
         waiting = links
 
 
-def _left_out(folders: Sequence[str], name: str = "") -> str | None:
-    """Why nothing below these folders, or no file of this name in them, is looked at; None if it is."""
+def _skipped(folders: Sequence[str], name: str = "") -> str | None:
+    """The reason why a path is skipped (its folders, and the file's name), or None."""
     if any(part.startswith(".") for part in (*folders, name)):
         return "hidden"
     return "in folders that start with __" if any(part.startswith("__") for part in folders) else None
 
 
 def _reason(file: Path, parts: Sequence[str]) -> str | None:
-    """Why a file below the folder is no image of it; None if it is one."""
-    if reason := _left_out(parts[:-1], parts[-1]):
+    """The reason why a file is skipped, or None where it is an image; ``parts`` is its path below the folder."""
+    if reason := _skipped(parts[:-1], parts[-1]):
         return reason
     if not file.is_file():
         return "broken links"
@@ -150,13 +148,14 @@ def _reason(file: Path, parts: Sequence[str]) -> str | None:
 
 @cache
 def suffixes() -> frozenset[str]:
-    """Of the files that Pillow can read."""
-    return frozenset(s for s, kind in Image.registered_extensions().items() if kind in Image.OPEN) - NO_IMAGES
+    """File suffixes, with the dot, of the formats that Pillow can read."""
+    return frozenset(s for s, kind in Image.registered_extensions().items() if kind in Image.OPEN) - UNSUPPORTED
 
 
 def _pages(file: Path) -> int:
+    """Number of images in a file; 1 where it cannot be read."""
     try:
         with Image.open(file) as image:
             return int(getattr(image, "n_frames", 1))
-    except Exception:  # whatever is wrong with it, decoding says so
+    except Exception:  # decoding reports what is wrong with the file
         return 1

@@ -1,9 +1,8 @@
-"""Any image data set of the Hugging Face hub, through the ``datasets`` library (imported only when used)."""
+"""Any image data set of the Hugging Face hub, read with the ``datasets`` library (imported only when used)."""
 
-import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -11,54 +10,47 @@ import fsspec
 
 from unseen_diffusion.domains.base import Pool, fingerprint
 from unseen_diffusion.domains.encoded import EncodedDomain, encoded_bytes
+from unseen_diffusion.utils.checked import Count, settings
+from unseen_diffusion.utils.digests import digest
 from unseen_diffusion.utils.errors import InputError, first_line
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings("domain")
 class Hub(EncodedDomain):
-    """A data set of the hub; data only, never code from it.
-
-    Attributes:
-        id: e.g. ``uoft-cs/cifar10``.
-        config: the data set's configuration; None where it has one only.
-        split: e.g. ``train`` or ``test``.
-        revision: branch, tag or commit; None takes the newest. The fingerprint is of the images' bytes.
-        column: the images.
-        label: the classes; only needed for ``labels``.
-        labels: keeps the rows of these classes; None keeps all.
-        streaming: True fetches the first ``limit`` rows anew each time; False downloads the whole data set
-            into the library's cache, from where it is read offline later on.
-        limit: how many rows, the first ones of the ``labels``, are used and held in memory; None takes all.
-        remedy: what the error proposes when the data set cannot be loaded.
-    """
+    """A data set of the hub; only data is read, never code."""
 
     id: str
+    """the data set, e.g. uoft-cs/cifar10"""
     name: str = ""
     source: str = "the Hugging Face hub"
     licence: str = "see the data set's card"
     config: str | None = None
+    """configuration of the data set; needed where it has several"""
     split: str = "train"
+    """part of the data set, e.g. train or test"""
     revision: str | None = None
+    """branch, tag or commit; null takes the newest"""
     column: str = "image"
+    """column of the images"""
     label: str = "label"
-    labels: Sequence[int] | None = None
+    """column of the classes; only needed for labels"""
+    labels: Sequence[int | str] | None = None
+    """classes whose rows are kept; null keeps all"""
     streaming: bool = True
-    limit: int | None = 2000
+    """true fetches the first rows each time; false downloads the whole data set once, for later use offline"""
+    limit: Count | None = 2000
+    """number of rows (the first ones of the labels) that are used and held in memory; null takes all"""
     remedy: str = "check domain.id, config, split and network (domain.streaming=false keeps a copy for offline use)"
+    """what the error message proposes when the data set cannot be loaded"""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.limit is not None and self.limit < 1:
-            raise InputError(f"domain.limit={self.limit}: needs to be at least 1 (null: all)")
-
-    def own_name(self) -> str:
+    def default_name(self) -> str:
         """The last part of the data set's id."""
-        return self.id.rstrip("/").rsplit("/", 1)[-1] or super().own_name()
+        return self.id.rstrip("/").rsplit("/", 1)[-1] or super().default_name()
 
     def pool(self, size: int, channels: int) -> Pool:
-        """The rows' bytes, held in memory; they are decoded on demand."""
+        """The rows as encoded images in memory, decoded on demand; the fingerprint is that of their bytes."""
         log.info("reading %s (%s) from the hub", self.id, self.split)
         rows = self._rows()
         if not rows:
@@ -67,16 +59,16 @@ class Hub(EncodedDomain):
                 "change domain.split or domain.labels"
             )
         names = [f"{self.id}:{self.split}:{number}" for number, _ in rows]
-        hashes = [hashlib.sha256(data).hexdigest() for _, data in rows]
-        digest = fingerprint(names=names, images=hashes, size=size, channels=channels)
+        hashes = [digest(data) for _, data in rows]
+        pool_digest = fingerprint(names=names, images=hashes, size=size, channels=channels)
 
         def read(indices: Sequence[int]) -> list[bytes]:
             return [rows[index][1] for index in indices]
 
-        return replace(self.encoded_pool(names, read, digest, size, channels), contents=tuple(hashes))
+        return replace(self.encoded_pool(names, read, pool_digest, size, channels), contents=tuple(hashes))
 
     def _rows(self) -> list[tuple[int, bytes]]:
-        """(row number, encoded image) of the rows that are wanted."""
+        """(row number, encoded image) of the selected rows."""
         data = open_dataset(
             self.id,
             self.remedy,
@@ -96,6 +88,7 @@ class Hub(EncodedDomain):
             raise InputError(f"{self.id}: reading stopped ({first_line(error)}); try again") from error
 
     def _selected(self, data: Iterable[dict[str, Any]]) -> Iterator[tuple[int, bytes]]:
+        """(row number, encoded image) of the rows whose class is among the ``labels``."""
         wanted = None if self.labels is None else set(self.labels)
         for number, row in enumerate(data):
             if wanted is None or row[self.label] in wanted:
@@ -103,17 +96,17 @@ class Hub(EncodedDomain):
 
 
 def open_dataset(path: str, remedy: str, **arguments: Any) -> Any:
-    """``datasets.load_dataset`` without progress bars; its many kinds of errors become one line.
+    """Calls ``datasets.load_dataset`` without progress bars; its many kinds of errors become one line.
 
     Args:
         path: a data set of the hub, or one of the library's builders.
-        remedy: the end of the error's line: what to do.
+        remedy: what the error message proposes.
         arguments: of ``datasets.load_dataset``.
 
     Raises:
         InputError: offline and not cached, no such data set, configuration, split or revision.
     """
-    import datasets  # here, for the import takes seconds
+    import datasets  # here, because the import takes seconds
 
     datasets.disable_progress_bars()
     try:
@@ -123,7 +116,7 @@ def open_dataset(path: str, remedy: str, **arguments: Any) -> Any:
 
 
 def undecoded(data: Any, column: str, where: str) -> Any:
-    """The same data set with encoded images, so that ``images.decode`` is the only decoder.
+    """The same data set with images left encoded, so that ``images.decode`` is the only decoder.
 
     Raises:
         InputError: the data set has no such column.
@@ -143,7 +136,7 @@ def _require_column(data: Any, column: str, key: str, where: str) -> None:
 
 
 def _fetch(cell: bytes | str) -> bytes:
-    """The bytes themselves, or those of a local or remote file (``hf://...``)."""
+    """The bytes of an image that is given as bytes, or as a local or remote file (``hf://...``)."""
     if isinstance(cell, bytes):
         return cell
     with fsspec.open(cell, "rb") as file:

@@ -1,69 +1,63 @@
-"""Data sets with classes, as MNIST and CIFAR-10: from local Parquet files or, without them, from the hub."""
+"""Data sets with classes, such as MNIST and CIFAR-10: from local Parquet files or, without them, from the hub."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from unseen_diffusion.domains.base import Pool
 from unseen_diffusion.domains.encoded import EncodedDomain
 from unseen_diffusion.domains.hub import Hub
 from unseen_diffusion.domains.parquet import Parquet, parquet_files
+from unseen_diffusion.utils.checked import settings
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings("domain")
 class Labelled(EncodedDomain):
-    """A hub data set that may also lie on this machine.
-
-    Attributes:
-        path: Parquet files (a file, a folder or a glob pattern); None takes the hub, or its local cache.
-        hub: the data set there; its rows are downloaded once and cached.
-        column: the images in the files; ``hub_column`` is theirs on the hub.
-        label: the classes.
-        labels: keeps the images of these classes; None keeps all.
-        split: on the hub.
-        revision: on the hub; None takes the newest.
-    """
+    """A data set of the hub of which there may be local files."""
 
     hub: str
-    path: str | None = None
-    column: str = "image"
-    hub_column: str = "image"
-    label: str = "label"
-    labels: Sequence[int] | None = None
-    split: str = "train"
-    revision: str | None = None
+    """the data set on the hub; its rows are downloaded once and cached"""
+    path: str | None
+    """local Parquet files (a file, a folder or a glob pattern); null takes the hub, or its local cache"""
+    column: str
+    """column of the images in the local files"""
+    hub_column: str
+    """column of the images on the hub"""
+    label: str
+    """column of the classes"""
+    labels: Sequence[int | str] | None
+    """classes whose images are kept; null keeps all"""
+    split: str
+    """part of the data set on the hub"""
+    revision: str | None
+    """branch, tag or commit on the hub; null takes the newest"""
 
     def files(self) -> Sequence[Path]:
         return () if self.path is None else parquet_files(self.path)
 
     def pool(self, size: int, channels: int) -> Pool:
-        """The rows of the wanted classes."""
-        domain: Parquet | Hub
+        """The rows of the selected classes."""
+        common = {
+            "name": self.name,
+            "source": self.source,
+            "licence": self.licence,
+            "on_unreadable": self.on_unreadable,
+            "label": self.label,
+            "labels": self.labels,
+        }
+        return self._source(common).pool(size, channels)
+
+    def _source(self, common: dict[str, Any]) -> Parquet | Hub:
+        """The domain of the local files, or of the hub."""
         if self.path is not None:
-            domain = Parquet(
-                name=self.name,
-                source=self.source,
-                licence=self.licence,
-                on_unreadable=self.on_unreadable,
-                path=self.path,
-                column=self.column,
-                label=self.label,
-                labels=self.labels,
-            )
-        else:
-            domain = Hub(
-                name=self.name,
-                source=self.source,
-                licence=self.licence,
-                on_unreadable=self.on_unreadable,
-                id=self.hub,
-                split=self.split,
-                revision=self.revision,
-                streaming=False,
-                limit=None,
-                remedy="set domain.path to local Parquet files, or be online once (a copy is then kept)",
-                column=self.hub_column,
-                label=self.label,
-                labels=self.labels,
-            )
-        return domain.pool(size, channels)
+            return Parquet(**common, path=self.path, column=self.column)
+        return Hub(
+            **common,
+            id=self.hub,
+            split=self.split,
+            revision=self.revision,
+            streaming=False,
+            limit=None,
+            remedy="set domain.path to local Parquet files, or be online once (a copy is then kept)",
+            column=self.hub_column,
+        )

@@ -1,43 +1,35 @@
-"""Noise: independent pixels, the domain that is farthest from any photograph."""
+"""Noise: independent pixels, the domain with the widest gap to any photograph."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import Field
 
 from unseen_diffusion.domains.base import Domain, Pool, fingerprint
-from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.checked import Count, settings
 from unseen_diffusion.utils.images import quantise
 from unseen_diffusion.utils.seeds import normal_rows
 
-RECIPE = "normal-1"  # enters the fingerprint: changes with the simulation
+RECIPE = "normal-1"  # part of the fingerprint; change it with the simulation
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings("domain")
 class Noise(Domain):
-    """Independent normal pixels around mid-grey, one random stream per image.
-
-    Attributes:
-        count: how many images there are.
-        contrast: standard deviation of a pixel, as a share of half the range; values are clipped to 0..255.
-        seed: of the simulation.
-    """
+    """Independent normal pixels around mid-grey, one random stream per image."""
 
     name: str = "noise"
     source: str = "simulated here: independent normal pixels"
     licence: str = "as this package"
-    count: int = 1000
-    contrast: float = 0.5
+    count: Count = 1000
+    """number of images"""
+    contrast: Annotated[float, Field(ge=0)] = 0.5
+    """standard deviation of a pixel, as a share of half the range; values are clipped to 0..255"""
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for key, least in {"count": 1, "contrast": 0.0}.items():
-            if getattr(self, key) < least:
-                raise InputError(f"domain.{key}={getattr(self, key)}: needs to be at least {least:g}")
+    """seed of the simulation"""
 
     def pool(self, size: int, channels: int) -> Pool:
-        """The images, made on demand at the size and channels that the model wants."""
+        """The images, simulated on demand at the size and channels of the model."""
 
         def load(indices: Sequence[int]) -> torch.Tensor:
             pixels = normal_rows((channels, size, size), self.seed, "noise domain", list(indices))

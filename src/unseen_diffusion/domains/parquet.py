@@ -1,7 +1,6 @@
-"""Images in Parquet files, as the Hugging Face hub stores them: a column of {bytes} or bytes, and a label."""
+"""Images in Parquet files, as the Hugging Face hub stores them: a column of encoded images, and one of labels."""
 
 import glob
-import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -16,14 +15,15 @@ from torch import Tensor
 
 from unseen_diffusion.domains.base import Pool, fingerprint
 from unseen_diffusion.domains.encoded import EncodedDomain, encoded_bytes, require_path
+from unseen_diffusion.utils.checked import settings
+from unseen_diffusion.utils.digests import digest, file_digest
 from unseen_diffusion.utils.errors import InputError, first_line
-from unseen_diffusion.utils.files import sha256
 from unseen_diffusion.utils.images import decode, stack
 
 
 @dataclass(frozen=True)
 class Row:
-    """Where an image is: ``position`` counts from the beginning of the row group, ``number`` of the file."""
+    """The place of an image: ``position`` counts from the start of its row group, ``number`` from that of the file."""
 
     file: Path
     group: int
@@ -31,30 +31,27 @@ class Row:
     number: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings("domain")
 class Parquet(EncodedDomain):
-    """Rows of Parquet files.
-
-    Attributes:
-        path: a file, a folder or a glob pattern.
-        column: the encoded images.
-        label: the classes; only needed for ``labels``.
-        labels: keeps the rows of these classes; None keeps all.
-    """
+    """Rows of Parquet files."""
 
     path: str
+    """a file, a folder or a glob pattern"""
     name: str = ""
     source: str = "Parquet files"
     licence: str = "not stated"
     column: str = "image"
+    """column of the encoded images: bytes, or {bytes, path} as on the Hugging Face hub"""
     label: str = "label"
-    labels: Sequence[int] | None = None
+    """column of the classes; only needed for labels"""
+    labels: Sequence[int | str] | None = None
+    """classes whose rows are kept; null keeps all"""
 
-    def own_name(self) -> str:
-        """The last part of the path without its suffix; of a pattern, the last part that has no wildcard."""
+    def default_name(self) -> str:
+        """The last part of the path without its suffix; of a pattern, the last part without a wildcard."""
         path = Path(os.path.abspath(Path(self.path).expanduser()))  # noqa: PTH100 - resolve() would follow links
         parts = path.parts[1:] if path.exists() else [part for part in path.parts[1:] if not glob.has_magic(part)]
-        return parts[-1].removesuffix(".parquet") if parts else super().own_name()
+        return parts[-1].removesuffix(".parquet") if parts else super().default_name()
 
     def files(self) -> list[Path]:
         return parquet_files(self.path)
@@ -67,8 +64,8 @@ class Parquet(EncodedDomain):
             raise InputError(
                 f"{self.path}: no row with domain.labels={self.labels}; choose classes of its column {self.label!r}"
             )
-        digest = fingerprint(
-            files=[sha256(file) for file in files],
+        pool_digest = fingerprint(
+            files=[file_digest(file) for file in files],
             rows=[row.number for row in rows],
             column=self.column,
             size=size,
@@ -81,7 +78,7 @@ class Parquet(EncodedDomain):
         folder = os.path.commonpath([file.parent for file in files])
         names = [f"{row.file.relative_to(folder).as_posix()}:{row.number}" for row in rows]
         contents = row_contents(rows, self.column)
-        return replace(self.encoded_pool(names, read, digest, size, channels), contents=contents)
+        return replace(self.encoded_pool(names, read, pool_digest, size, channels), contents=contents)
 
 
 def parquet_files(pattern: str) -> list[Path]:
@@ -102,8 +99,8 @@ def parquet_files(pattern: str) -> list[Path]:
     return files
 
 
-def select_rows(file: Path, column: str, label: str, labels: Sequence[int] | None) -> list[Row]:
-    """All rows of a file, or those of some classes; reads no image.
+def select_rows(file: Path, column: str, label: str, labels: Sequence[int | str] | None) -> list[Row]:
+    """All rows of a file, or the rows of some classes; reads no image.
 
     Raises:
         InputError: the file is no Parquet, or lacks a column that is needed.
@@ -124,7 +121,7 @@ def select_rows(file: Path, column: str, label: str, labels: Sequence[int] | Non
 
 
 def read_rows(rows: Sequence[Row], column: str) -> list[bytes | Path]:
-    """The encoded images of some rows, in their order; reads only the row groups that they are in."""
+    """The encoded images of some rows, in their order; reads only the row groups that contain them."""
     cells: dict[int, bytes | Path] = {}
     for index, cell in _cells(rows, column):
         file = rows[index].file
@@ -134,19 +131,19 @@ def read_rows(rows: Sequence[Row], column: str) -> list[bytes | Path]:
 
 
 def row_contents(rows: Sequence[Row], column: str) -> tuple[str, ...]:
-    """SHA-256, hexadecimal, of the encoded image (or its path) in every row; a cell without one equals no other."""
+    """SHA-256, hexadecimal, of each row's encoded image (or its path); a cell without an image equals no other."""
     contents: dict[int, str] = {}
     for index, cell in _cells(rows, column):
         try:
             data = encoded_bytes(cell, "")
         except InputError:
             data = f"row {index}"
-        contents[index] = hashlib.sha256(data if isinstance(data, bytes) else data.encode()).hexdigest()
+        contents[index] = digest(data)
     return tuple(contents[index] for index in range(len(rows)))
 
 
 def _cells(rows: Sequence[Row], column: str) -> Iterator[tuple[int, object]]:
-    """(index, cell) of some rows, a row group at a time."""
+    """(index, cell) of some rows, one row group at a time."""
     by_group: dict[tuple[Path, int], list[int]] = defaultdict(list)
     for index, row in enumerate(rows):
         by_group[row.file, row.group].append(index)
@@ -165,8 +162,8 @@ def read_parquet(
         pattern: a file, a folder or a glob pattern.
         size: height and width of the result; None keeps the images' own, which must then be equal.
         channels: 1 or 3.
-        column: the encoded images.
-        label: the classes, if there are any.
+        column: column of the encoded images.
+        label: column of the classes, if there is one.
 
     Returns:
         Images (N, channels, size, size) uint8 and labels (N,) int64, -1 in files without a label column.

@@ -1,32 +1,28 @@
 """Textures: crops of scikit-image's brick, grass and gravel photographs."""
 
-from dataclasses import dataclass
+from typing import Annotated
 
+from pydantic import Field
 from skimage import data
 
 from unseen_diffusion.domains.base import Domain, Pool, array_pool
-from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.checked import settings
 
 WIDTH = 512  # of each photograph, which is square
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings("domain")
 class Textures(Domain):
-    """Crops side by side, which therefore share no pixel.
-
-    Attributes:
-        crop: width of a crop in pixels of the photograph; what remains at the right and bottom is unused.
-    """
+    """Crops that lie side by side and therefore share no pixel."""
 
     name: str = "textures"
     source: str = "brick, grass and gravel, 512x512 grey photographs in scikit-image's data"
     licence: str = "CC0"
-    crop: int = 40
+    crop: Annotated[int, Field(ge=8, le=WIDTH)] = 40
+    """width of a crop, in pixels of the photograph; the rest at the right and bottom edge is unused"""
 
     def pool(self, size: int, channels: int) -> Pool:
         """(512 // crop) ** 2 crops of each of the three photographs."""
-        if not 8 <= self.crop <= WIDTH:
-            raise InputError(f"domain.crop={self.crop}: crops are 8 to {WIDTH} pixels wide")
         photographs = {"brick": data.brick(), "grass": data.grass(), "gravel": data.gravel()}
         starts = range(0, WIDTH - self.crop + 1, self.crop)
         names, crops = [], []

@@ -1,49 +1,41 @@
 """Turbulence: simulated column densities of molecular clouds, log-normal with a power-law spectrum."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
 
 from unseen_diffusion.domains.base import Domain, Pool, fingerprint
 from unseen_diffusion.utils import images
-from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.checked import Count, settings
 from unseen_diffusion.utils.seeds import generator
 
-RECIPE = "lognormal-1"  # enters the fingerprint: changes with the simulation
+RECIPE = "lognormal-1"  # part of the fingerprint; change it with the simulation
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings("domain")
 class Turbulence(Domain):
-    """Opacity maps of log-normal random fields, one random stream per image.
-
-    Attributes:
-        count: how many images there are.
-        slope: the spectrum of the log density is k ** -slope.
-        sigma: standard deviation of the log density.
-        depth: optical depth at the mean density; a pixel is 255 (1 - exp(-depth density)).
-        resolution: width of the simulated field, in pixels, before it is resized.
-        seed: of the simulation.
-    """
+    """Opacity maps of log-normal random fields, one random stream per image."""
 
     name: str = "turbulence"
     source: str = "simulated here: log-normal random fields with a power-law spectrum, after molecular clouds"
     licence: str = "as this package"
-    count: int = 1000
-    slope: float = 3.2
-    sigma: float = 1.2
-    depth: float = 0.7
-    resolution: int = 64
+    count: Count = 1000
+    """number of images"""
+    slope: Annotated[float, Field(ge=0)] = 3.2
+    """the power spectrum of the log density is k ** -slope"""
+    sigma: Annotated[float, Field(ge=0)] = 1.2
+    """standard deviation of the log density"""
+    depth: Annotated[float, Field(ge=0.01)] = 0.7
+    """optical depth at the mean density; a pixel is 255 (1 - exp(-depth density))"""
+    resolution: Annotated[int, Field(ge=8)] = 64
+    """width of the simulated field before it is resized, in pixels"""
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for key, least in {"count": 1, "slope": 0.0, "sigma": 0.0, "depth": 0.01, "resolution": 8}.items():
-            if getattr(self, key) < least:
-                raise InputError(f"domain.{key}={getattr(self, key)}: needs to be at least {least}")
+    """seed of the simulation"""
 
     def pool(self, size: int, channels: int) -> Pool:
         """The fields, simulated on demand."""

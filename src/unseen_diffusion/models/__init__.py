@@ -1,4 +1,4 @@
-"""Frozen diffusion models behind one interface; beside training and pipeline, the only place that imports diffusers."""
+"""Frozen diffusion models behind one interface. Only this package, training and pipeline import diffusers."""
 
 from unseen_diffusion.models.analytic import GaussianModel
 from unseen_diffusion.models.base import DiffusionModel, Prediction

@@ -13,17 +13,17 @@ from unseen_diffusion.utils.seeds import generator
 
 
 def check_peft() -> None:
-    """Says what to install where peft is absent.
+    """Checks that peft is installed.
 
     Raises:
-        InputError: it is.
+        InputError: it is not.
     """
     if find_spec("peft") is None:
         raise InputError("method=finetune_lora: needs the package peft; pip install 'unseen-diffusion[tuning]'")
 
 
 def with_adapters(network: nn.Module, rank: int, seed: int) -> Any:
-    """A copy of ``network`` that computes the same, exactly: B A is added to every layer, and B is zero.
+    """A copy of ``network`` with B A added to every layer; B is zero, so its output is exactly the same.
 
     Only A and B are trainable; A depends on ``seed`` alone.
 
@@ -54,7 +54,7 @@ def adapter_weights(network: nn.Module) -> dict[str, Tensor]:
 
 
 def merged(network: nn.Module, rank: int, weights: dict[str, Tensor]) -> nn.Module:
-    """A copy of ``network`` with B A of ``weights`` added to its own: no adapters remain, and it costs what it did.
+    """A copy of ``network`` with B A of ``weights`` added to its weights: no adapters remain, and it costs no more.
 
     Raises:
         InputError: peft is not installed.

@@ -1,13 +1,16 @@
-"""The oracle: exact eps for Gaussian data N(m, S), with the exact probability-flow map beside it."""
+"""The analytic model: exact eps and the exact probability flow for Gaussian data N(m, S). The oracle of the tests."""
 
-import hashlib
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor
 
 from unseen_diffusion.models.base import DiffusionModel, ModelSpec, Prediction
 from unseen_diffusion.models.schedules import Node, Schedule
+from unseen_diffusion.utils.checked import Count, Positive, checked_arguments
+from unseen_diffusion.utils.digests import digest
 from unseen_diffusion.utils.errors import InputError
 
 
@@ -46,12 +49,9 @@ class GaussianModel(DiffusionModel):
         self.mean, self.basis, self.variances = mean, basis, variances
         self.spec = ModelSpec(channels, size, schedule)
         self.device = mean.device
-        digest = hashlib.sha256()
-        for tensor in (mean, basis, variances, schedule.table):
-            digest.update(b"none" if tensor is None else tensor.cpu().numpy().tobytes())
-        if schedule.kind != "vp":
-            digest.update(schedule.kind.encode())
-        self.fingerprint = digest.hexdigest()
+        tensors = (mean, basis, variances, schedule.table)
+        parts = [b"none" if tensor is None else tensor.cpu().numpy().tobytes() for tensor in tensors]
+        self.fingerprint = digest(*parts, "" if schedule.kind == "vp" else schedule.kind)
 
     def _scale(self, x: Tensor, factors: Tensor) -> Tensor:
         """V diag(factors) V^T x for a batch of images."""
@@ -70,12 +70,12 @@ class GaussianModel(DiffusionModel):
         return Prediction(denoised, self._scale(residual, node.sigma / total))
 
     def flow(self, x: Float[Tensor, "b c h w"], here: Node, there: Node) -> Float[Tensor, "b c h w"]:
-        """The exact probability-flow map: each eigendirection of x - alpha m is scaled by the ratio of its sd."""
+        """The exact probability flow: scales each eigendirection of x - alpha m by its ratio of sd."""
         dtype = x.dtype
         variances = self.variances.to(dtype)
         before = here.alpha**2 * variances + here.sigma**2
         after = there.alpha**2 * variances + there.sigma**2
-        # A direction without spread at the clean end carries nothing: keep it at zero instead of dividing by it.
+        # A direction without variance at the clean end stays zero: no division by it.
         ratio = torch.where(before > 0, (after / before.clamp(min=torch.finfo(dtype).tiny)).sqrt(), 0)
         residual = x - here.alpha * self.mean.to(dtype)
         return there.alpha * self.mean.to(dtype) + self._scale(residual, ratio)
@@ -89,8 +89,14 @@ def cosine_basis(size: int) -> Tensor:
     return basis
 
 
+@checked_arguments("model")
 def natural_gaussian(
-    size: int, channels: int, std: float, slope: float, device: str | torch.device = "cpu", name: str = "analytic"
+    size: Count,
+    channels: Count,
+    std: Positive,
+    slope: Annotated[float, Field(ge=0)],
+    device: str | torch.device = "cpu",
+    name: str = "analytic",
 ) -> GaussianModel:
     """Gaussian "natural images": zero mean, power falling as frequency^-slope, independent channels.
 
@@ -99,11 +105,9 @@ def natural_gaussian(
         channels: 1 or 3.
         std: root mean square of the pixels, in units of [-1, 1].
         slope: exponent of the power spectrum, >= 0; about 2 for photographs.
-        device: where to compute.
+        device: on which to compute.
         name: for tables.
     """
-    if std <= 0 or slope < 0:
-        raise InputError(f"analytic model: std={std}, slope={slope}; give std above 0 and slope of 0 or more")
     one = cosine_basis(size)
     frequency = torch.arange(size, dtype=torch.float64)
     radius = (frequency[:, None] ** 2 + frequency[None, :] ** 2).sqrt()

@@ -1,4 +1,4 @@
-"""What a pipeline's JSON files say: its network, scheduler and autoencoder, its shapes, its conditioning."""
+"""Reads the JSON files of a pipeline: its network, scheduler, autoencoder, shapes and conditioning."""
 
 import inspect
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from unseen_diffusion.utils.files import read_json
 
 NETWORKS = ("UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel", "SD3Transformer2DModel")
 AUTOENCODERS = ("AutoencoderKL", "VQModel")
-# Inputs beyond the state, the time and one condition: such networks would run, but on something made up.
+# Inputs beyond the state, the time and one condition. Such networks would run, but without the right input.
 FOREIGN = ("addition_embed_type", "encoder_hid_dim_type", "time_cond_proj_dim", "class_embed_type")
 
 
@@ -57,7 +57,7 @@ class Anatomy:
 
     @property
     def null_class(self) -> int | None:
-        """The label of no class, where there is one: DiT's lies behind the others."""
+        """The label for no class, if there is one: in DiT it follows the others."""
         return self.classes if self.kind == "DiTTransformer2DModel" else None
 
     @property
@@ -148,7 +148,7 @@ def _complete(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_shapes(anatomy: Anatomy) -> None:
-    """Square images, channels that fit each other, a codec where the family wants one or none."""
+    """Checks that images are square, that channels fit each other, and that the autoencoder fits the family."""
     folder, network = anatomy.folder, anatomy.network
     size = network["sample_size"]
     if isinstance(size, list) and len(size) == 2 and size[0] == size[1]:

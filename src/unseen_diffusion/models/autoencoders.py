@@ -1,4 +1,4 @@
-"""Between images and the states that are diffused: identity, the range [0, 1], or an autoencoder's latents."""
+"""Converts images to the states that are diffused (range [0, 1], or latents of an autoencoder), and back."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from unseen_diffusion.utils.precision import full_float32
 
 
 class Codec(ABC):
-    """Images in [-1, 1] <-> clean states, deterministic both ways, in float32."""
+    """Images in [-1, 1] <-> clean states, deterministic in both directions, in float32."""
 
     @abstractmethod
     def encode(self, images: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ class VariationalCodec(Codec):
 
 
 class QuantisedCodec(Codec):
-    """VQModel: the state is the encoder's output before quantisation, which belongs to decoding (Rombach et al.)."""
+    """VQModel: the state is the output of the encoder; ``decode`` quantises it (Rombach et al.)."""
 
     def __init__(self, network: Any, scale: float):
         self.network, self.scale = network, scale
@@ -62,7 +62,7 @@ class QuantisedCodec(Codec):
 
 @torch.inference_mode()
 def convert_all(convert: Callable[[Tensor], Tensor], rows: Tensor, batch_size: Size, device: torch.device) -> Tensor:
-    """``convert`` on float32 batches on ``device``, halved where memory runs out; the result on the CPU."""
+    """Applies ``convert`` to float32 batches on ``device``, halved where memory runs out; the result is on the CPU."""
 
     def job(part: slice) -> Tensor:
         return convert(to_device(rows[part].float(), device)).cpu()

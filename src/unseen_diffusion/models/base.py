@@ -1,4 +1,4 @@
-"""What every frozen model offers: a schedule, and denoised and eps at (x, node)."""
+"""The interface of every frozen model: a schedule, and (denoised, eps) of a state at a node."""
 
 from abc import ABC, abstractmethod
 from typing import NamedTuple
@@ -13,20 +13,20 @@ from unseen_diffusion.utils.precision import full_float32
 
 
 class Prediction(NamedTuple):
-    """The network's reading of a noisy state x = alpha denoised + sigma eps, each (B, C, H, W)."""
+    """The denoised image and the noise that a network predicts: x = alpha denoised + sigma eps, each (B, C, H, W)."""
 
     denoised: Tensor
     eps: Tensor
 
 
 class ModelSpec(NamedTuple):
-    """What can be known of a model before its weights are read.
+    """Facts about a model that need no weights.
 
     Attributes:
         channels: of the images.
         size: of the images, height and width in pixels.
         schedule: the noise schedule.
-        latent_shape: (C, H, W) of the states where an autoencoder stands before the diffusion, else None.
+        latent_shape: (C, H, W) of the states if an autoencoder makes them, else None.
     """
 
     channels: int
@@ -43,14 +43,14 @@ class ModelSpec(NamedTuple):
 class DiffusionModel(ABC):
     """A frozen model of images in [-1, 1].
 
-    Images enter by ``encode`` and leave by ``decode``; between them are the states that are noised and denoised.
+    ``encode`` turns images into states, which are noised and denoised; ``decode`` turns states into images.
 
     Attributes:
         name: for tables.
         spec: image channels and size, the noise schedule and the shape of the states.
-        fingerprint: SHA-256 of all that determines the network's output.
-        device: where the network lives; states may come from anywhere.
-        evaluations: network evaluations so far, one per image and call.
+        fingerprint: SHA-256 of everything that determines the output of the network.
+        device: of the network; states may lie on any device.
+        evaluations: NFE (network function evaluations) so far, one per image and call.
     """
 
     name: str
@@ -85,7 +85,7 @@ class DiffusionModel(ABC):
 
     @torch.inference_mode()
     def predict(self, x: Float[Tensor, "b c h w"], node: Node) -> Prediction:
-        """Denoised image and noise at a state ``x`` of ``node``; counts the evaluations."""
+        """Denoised image and noise at a state ``x`` of ``node``; counts the NFE."""
         self.evaluations += len(x)
         with full_float32():
             return self._predict(x, node)

@@ -1,4 +1,4 @@
-"""Where the parts of a model lie: a local folder, the package or the hub. JSON, word lists and weights only."""
+"""Finds the files of a model in a local folder, the package or the hub: JSON, word lists and weights only."""
 
 from collections.abc import Sequence
 from importlib.resources import files
@@ -23,7 +23,7 @@ def embedded_folder(name: str) -> Path:
 
 
 def resolve(path: str, revision: str | None = None, weights: bool = True) -> Path:
-    """A local folder with configs and weights for a folder, ``embedded:NAME`` or a hub id.
+    """The local folder of a model, given as a folder, ``embedded:NAME`` or a hub id.
 
     Only JSON, the tokenizers' word lists and, with ``weights``, the parts' weights are fetched from the hub:
     safetensors, or .bin files for a part that has no others (they are read without executing anything).
@@ -51,7 +51,7 @@ def snapshot(key: str, path: str, revision: str | None, patterns: Sequence[str])
     """The wanted files of a hub repository, downloaded or from the cache; ``key`` is the setting that names it.
 
     Raises:
-        InputError: neither to be had from the hub nor cached.
+        InputError: the hub cannot be reached, and nothing is cached.
     """
     from huggingface_hub import snapshot_download
 
@@ -59,7 +59,7 @@ def snapshot(key: str, path: str, revision: str | None, patterns: Sequence[str])
         return Path(snapshot_download(path, revision=revision, allow_patterns=list(patterns)))
     except Exception as error:  # the hub library raises a dozen unrelated types
         raise InputError(
-            f"{key}={path}: neither a local folder, nor cached, nor to be had from the hub ({first_line(error)}); "
+            f"{key}={path}: not a local folder, not cached, and not found on the hub ({first_line(error)}); "
             "check the name, or download it once while online"
         ) from error
 

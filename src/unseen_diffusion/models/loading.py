@@ -1,6 +1,5 @@
-"""Weights into networks: every tensor checked for its place, nothing executed, everything frozen."""
+"""Loads weights into frozen networks, and checks that every tensor fits. Never runs code from a file."""
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from unseen_diffusion.utils.digests import raw_digest
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import read_json
 from unseen_diffusion.utils.seeds import generator
@@ -17,7 +17,7 @@ from unseen_diffusion.utils.seeds import generator
 def load_checked(kind: Any, folder: Path, part: str, weights: Sequence[Path]) -> nn.Module:
     """A network of class ``kind`` in float32 with the weights of ``folder``/``part``; half precision is widened.
 
-    Safetensors are read as such; .bin files by torch.load with ``weights_only``, which runs no code.
+    Reads safetensors directly, and .bin files by torch.load with ``weights_only``, which runs no code.
 
     Raises:
         InputError: the weights cannot be read or do not fit the config.
@@ -32,7 +32,7 @@ def load_checked(kind: Any, folder: Path, part: str, weights: Sequence[Path]) ->
     except Exception as error:  # both libraries and pickle raise many types
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{folder}: {part}'s weights cannot be read ({reason[:200]}); download them again") from error
-    # Both libraries fill what is missing with random numbers and go on.
+    # Both libraries would silently fill missing tensors with random numbers.
     wrong = [*loading["missing_keys"], *(entry[0] for entry in loading["mismatched_keys"])]
     if wrong:
         raise InputError(
@@ -43,7 +43,7 @@ def load_checked(kind: Any, folder: Path, part: str, weights: Sequence[Path]) ->
 
 
 def initialise(kind: Any, config: Path, seed: int) -> nn.Module:
-    """The network of a config at initialisation, in float32: no weights are read, other random numbers unharmed."""
+    """The network of a config at initialisation, float32; reads no weights, leaves other random numbers unchanged."""
     logging.getLogger("diffusers").setLevel(logging.ERROR)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(seed, "untrained").initial_seed())
@@ -53,8 +53,7 @@ def initialise(kind: Any, config: Path, seed: int) -> nn.Module:
 
 def weights_digest(network: nn.Module) -> str:
     """SHA-256 of all parameters and buffers by name."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    named = sorted(network.state_dict().items())
+    return raw_digest(
+        part for name, tensor in named for part in (name, tensor.detach().cpu().contiguous().numpy().tobytes())
+    ).hex()

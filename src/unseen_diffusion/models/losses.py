@@ -1,4 +1,4 @@
-"""The simple loss of Ho et al. 2020 (arXiv 2006.11239, equation 14) in a network's own parameterisation."""
+"""The simple loss of Ho et al. 2020 (arXiv 2006.11239, equation 14) in the parameterisation of a network."""
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ class DiffusionLoss:
         kept: the rows of ``images`` that this loss counts as 0, 1, 2, ... (None: all).
         flip: mirrors every second image.
         device: of the network.
-        prediction_type: as diffusers calls it.
+        prediction_type: a key of ``PREDICTION_TYPES``.
         dtype: of the network's arithmetic; the loss is float32.
         min_snr: gamma of Hang et al. 2023 (arXiv 2303.09556): the squared error of x0 counts min(SNR, gamma) times,
             so that timesteps with little noise count less. None: the simple loss.
@@ -74,7 +74,7 @@ class DiffusionLoss:
         return (self.weights(batch[2].to(self.device))[:, None, None, None] * squares).mean()
 
     def weights(self, t: Tensor) -> Tensor:
-        """What ``min_snr`` makes of the squared errors at timesteps t (B,), in the network's parameterisation: (B,)."""
+        """The weight (B,) that ``min_snr`` gives to the network's squared errors at timesteps t (B,)."""
         ac = self.alphas_cumprod[t]
         snr = ac / (1 - ac)
         # Squared errors in units of those of x0: of eps SNR times as large, of v SNR + 1 times.
@@ -91,13 +91,13 @@ class DiffusionLoss:
         target = {"epsilon": lambda: eps, "sample": lambda: x0, "v_prediction": lambda: alpha * eps - sigma * x0}
         with mixed_precision(self.device, self.dtype):
             predicted = unet_forward(network, alpha * x0 + sigma * eps, t, self.factor)
-        # A learned variance, which some networks put behind the prediction, is not trained.
+        # Some networks append a learned variance to the prediction; it is not trained.
         return (predicted[:, : x0.shape[1]].float() - target[self.prediction_type]()).square()
 
 
 @torch.no_grad()
 def validation_loss(network: nn.Module, loss: DiffusionLoss, seed: int) -> float:
-    """Mean loss of all rows of ``loss``, in float32, with timesteps and noise that are the same at every call."""
+    """Mean loss of all rows of ``loss``, in float32, with the same timesteps and noise at every call."""
     total, count = 0.0, len(loss.kept)
     for rows in torch.arange(count).split(VALIDATION_BATCH):
         batch = loss.batch(rows, generator(seed, "validation", int(rows[0])))

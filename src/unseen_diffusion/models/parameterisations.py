@@ -1,6 +1,6 @@
-"""From a scheduler's config to (alpha, sigma), the network's time argument, and (denoised, eps) from its output.
+"""The families of networks: their (alpha, sigma), their inputs, and (denoised, eps) from their output.
 
-Only the tables of diffusers' schedulers are used: their stepping, clipping and variance are not.
+The tables come from the configs of diffusers' schedulers. Their stepping, clipping and variance are not used.
 
 | family | alpha, sigma | time argument | output |
 | --- | --- | --- | --- |
@@ -9,7 +9,7 @@ Only the tables of diffusers' schedulers are used: their stepping, clipping and 
 | EDM (Karras et al. 2022) | 1, sigma | ln(sigma) / 4 | F of c_skip x + c_out F |
 | flow matching (Lipman et al. 2023) | 1 - sigma, sigma | T sigma | u = eps - x0 |
 
-Below the lowest noise level that a network knows, down to the clean image, it is asked at that level.
+Below the lowest noise level that a network knows, down to the clean image, it is evaluated at that level.
 """
 
 import math
@@ -43,7 +43,7 @@ VP_SCHEDULERS = (
 
 
 class Parameterisation(ABC):
-    """What a family's network is given and what its output means."""
+    """The inputs that the networks of a family take, and the meaning of their output."""
 
     schedule: Schedule
 
@@ -52,15 +52,15 @@ class Parameterisation(ABC):
         """The network's time argument."""
 
     @abstractmethod
-    def read(self, output: Tensor, x: Tensor, node: Node) -> Prediction:
+    def prediction(self, output: Tensor, x: Tensor, node: Node) -> Prediction:
         """Network output -> (denoised, eps) of the state ``x``, each (B, C, H, W)."""
 
-    def input(self, x: Tensor, node: Node) -> Tensor:
-        """The state as the network wants it; by default as it is."""
+    def network_input(self, x: Tensor, node: Node) -> Tensor:
+        """The state as the network takes it; by default unchanged."""
         return x
 
-    def lowest(self, node: Node) -> float:
-        """sigma, but no less than at t = 0."""
+    def clamped_sigma(self, node: Node) -> float:
+        """sigma, or that of t = 0 where it is lower: the lowest noise that the network knows."""
         return max(node.sigma, self.schedule.node(0.0).sigma)
 
 
@@ -74,8 +74,8 @@ class VariancePreserving(Parameterisation):
     def time(self, node: Node) -> float:
         return max(node.t, 0.0)
 
-    def read(self, output: Tensor, x: Tensor, node: Node) -> Prediction:
-        """By the prediction type; below t = 0 the noise is what the network sees at t = 0, where it is asked."""
+    def prediction(self, output: Tensor, x: Tensor, node: Node) -> Prediction:
+        """By the prediction type. Below t = 0 the network is evaluated at t = 0, and its noise is kept."""
         lowest = self.schedule.node(0.0)
         if node.sigma >= lowest.sigma:
             return to_prediction(output, x, node, self.prediction_type)
@@ -90,10 +90,10 @@ class Score(Parameterisation):
     schedule: Schedule
 
     def time(self, node: Node) -> float:
-        return self.lowest(node)
+        return self.clamped_sigma(node)
 
-    def read(self, output: Tensor, x: Tensor, node: Node) -> Prediction:
-        eps = -self.lowest(node) * output
+    def prediction(self, output: Tensor, x: Tensor, node: Node) -> Prediction:
+        eps = -self.clamped_sigma(node) * output
         return Prediction(x - node.sigma * eps, eps)
 
 
@@ -106,14 +106,14 @@ class Edm(Parameterisation):
     sign: float
 
     def time(self, node: Node) -> float:
-        return math.log(self.lowest(node)) / 4
+        return math.log(self.clamped_sigma(node)) / 4
 
-    def input(self, x: Tensor, node: Node) -> Tensor:
-        return x / math.hypot(self.lowest(node), self.sigma_data)
+    def network_input(self, x: Tensor, node: Node) -> Tensor:
+        return x / math.hypot(self.clamped_sigma(node), self.sigma_data)
 
-    def read(self, output: Tensor, x: Tensor, node: Node) -> Prediction:
+    def prediction(self, output: Tensor, x: Tensor, node: Node) -> Prediction:
         """D = c_skip x + c_out F and eps = (x - D) / sigma, which needs no division by sigma."""
-        sigma = self.lowest(node)
+        sigma = self.clamped_sigma(node)
         total = math.hypot(sigma, self.sigma_data)
         eps = (sigma / total**2) * x - (self.sign * self.sigma_data / total) * output
         if node.sigma < sigma:
@@ -129,9 +129,9 @@ class Flow(Parameterisation):
     schedule: Schedule
 
     def time(self, node: Node) -> float:
-        return self.schedule.timesteps * self.lowest(node)
+        return self.schedule.timesteps * self.clamped_sigma(node)
 
-    def read(self, output: Tensor, x: Tensor, node: Node) -> Prediction:
+    def prediction(self, output: Tensor, x: Tensor, node: Node) -> Prediction:
         total = node.alpha + node.sigma
         return Prediction((x - node.sigma * output) / total, (x + node.alpha * output) / total)
 
@@ -159,7 +159,7 @@ def to_prediction(output: Tensor, x: Tensor, node: Node, prediction_type: str) -
 
 
 def parameterisation(config: Mapping[str, Any], where: str) -> Parameterisation:
-    """The family of a scheduler's config, ``where`` naming it in errors.
+    """The family that a scheduler's config describes; errors name it by ``where``.
 
     Raises:
         InputError: an unknown scheduler or prediction type.
@@ -173,13 +173,13 @@ def parameterisation(config: Mapping[str, Any], where: str) -> Parameterisation:
 
 
 def _tables(kind: str, config: Mapping[str, Any]) -> Any:
-    """A scheduler of diffusers: the defaults of a class complete its config, whose unknown keys are left out."""
+    """The scheduler of diffusers for a config: absent keys take its defaults, unknown keys are left out."""
     diffusers.utils.logging.set_verbosity_error()
     return getattr(diffusers, kind).from_config({k: v for k, v in config.items() if not k.startswith("_")})
 
 
 def _variance_preserving(kind: str, config: Mapping[str, Any], where: str) -> VariancePreserving:
-    # Configs of 2022 say predict_epsilon; diffusers no longer reads it, and would take x0 for noise.
+    # Configs of 2022 use predict_epsilon. diffusers ignores it now, and would take a predicted x0 for noise.
     prediction_type = config.get("prediction_type", "epsilon" if config.get("predict_epsilon", True) else "sample")
     if prediction_type not in PREDICTION_TYPES:
         raise InputError(f"{where}: prediction_type {prediction_type}; known: {', '.join(PREDICTION_TYPES)}")

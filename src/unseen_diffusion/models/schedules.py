@@ -1,13 +1,13 @@
 """Noise schedules of every family as (alpha, sigma) over continuous time.
 
-Notation: x_t = alpha x_0 + sigma eps and vs = sigma / alpha. The clean image is the state before t = 0,
-written t = -1: alpha 1, sigma 0.
+Notation: x_t = alpha x_0 + sigma eps, and v = sigma / alpha is the noise-to-signal ratio. The clean image is the state
+before t = 0, written t = -1: alpha 1, sigma 0.
 
-| kind | alpha, sigma at vs | table |
+| kind | alpha, sigma at v | table |
 | --- | --- | --- |
-| vp (Ho et al. 2020) | (1, vs) / sqrt(1 + vs^2) | alphas_cumprod, falling |
-| ve (Song et al. 2021; Karras et al. 2022) | 1, vs | sigma, rising |
-| flow (Lipman et al. 2023; Liu et al. 2023) | (1, vs) / (1 + vs) | sigma, rising, at most 1 |
+| vp (Ho et al. 2020) | (1, v) / sqrt(1 + v^2) | alphas_cumprod, falling |
+| ve (Song et al. 2021; Karras et al. 2022) | 1, v | sigma, rising |
+| flow (Lipman et al. 2023; Liu et al. 2023) | (1, v) / (1 + v) | sigma, rising, at most 1 |
 """
 
 import math
@@ -23,7 +23,7 @@ CLEAN = -1.0
 
 
 class Node(NamedTuple):
-    """A point of the schedule: timestep t (fractional, -1 is clean) with its signal and noise levels."""
+    """A point of the schedule: timestep t (may be fractional; -1 is clean) with its signal and noise levels."""
 
     t: float
     alpha: float
@@ -36,6 +36,11 @@ class Node(NamedTuple):
             return math.inf
         return -math.inf if self.alpha == 0 else math.log(self.alpha / self.sigma)
 
+    @property
+    def noise_to_signal(self) -> float:
+        """v = sigma / alpha: 0 at the clean end, infinite at pure noise."""
+        return self.sigma / self.alpha if self.alpha else math.inf
+
 
 CLEAN_NODE = Node(CLEAN, 1.0, 0.0)
 KINDS = ("vp", "ve", "flow")
@@ -45,8 +50,8 @@ KINDS = ("vp", "ve", "flow")
 class Schedule:
     """The noise levels of T timesteps, and all levels between them.
 
-    Between whole timesteps log vs is linear in t; between the clean end (t = -1) and t = 0 vs itself is, and
-    below a last timestep without signal (alpha = 0) 1 / vs is.
+    Between whole timesteps, log v is linear in t. Between the clean end (t = -1) and t = 0, v itself is linear. Below a
+    last timestep without signal (alpha = 0), 1 / v is linear.
 
     Attributes:
         table: (T,) float64; alphas_cumprod within [0, 1) for ``vp``, sigma > 0 for ``ve``, sigma within (0, 1]
@@ -56,7 +61,7 @@ class Schedule:
 
     table: Tensor
     kind: str = "vp"
-    _log_vs: Tensor = field(init=False, repr=False)
+    _log_noise_to_signal: Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -65,16 +70,16 @@ class Schedule:
         object.__setattr__(self, "table", table)
         if self.kind == "vp":
             _check_alphas_cumprod(table)
-            log_vs = 0.5 * ((1 - table) / table).log()
+            log_ratio = 0.5 * ((1 - table) / table).log()
         else:
             _check_sigmas(table, 1.0 if self.kind == "flow" else math.inf)
-            log_vs = (table / (1 - table)).log() if self.kind == "flow" else table.log()
-        object.__setattr__(self, "_log_vs", log_vs)
+            log_ratio = (table / (1 - table)).log() if self.kind == "flow" else table.log()
+        object.__setattr__(self, "_log_noise_to_signal", log_ratio)
 
     @property
     def alphas_cumprod(self) -> Tensor:
-        """(T,) float64: alpha^2 / (alpha^2 + sigma^2), which is the table itself where variance is preserved."""
-        return self.table if self.kind == "vp" else 1 / (1 + (2 * self._log_vs).exp())
+        """(T,) float64: alpha^2 / (alpha^2 + sigma^2); for ``vp``, the table itself."""
+        return self.table if self.kind == "vp" else 1 / (1 + (2 * self._log_noise_to_signal).exp())
 
     @property
     def timesteps(self) -> int:
@@ -95,13 +100,13 @@ class Schedule:
         if t == low and t >= 0:
             return self._table_node(low)
         if t < 0:
-            vs = (t - CLEAN) * math.exp(float(self._log_vs[0]))
+            ratio = (t - CLEAN) * math.exp(float(self._log_noise_to_signal[0]))
         else:
-            first, second = float(self._log_vs[low]), float(self._log_vs[low + 1])
+            first, second = float(self._log_noise_to_signal[low]), float(self._log_noise_to_signal[low + 1])
             share = t - low
-            vs = math.exp(first) / (1 - share) if second == math.inf else math.exp(first + share * (second - first))
-        scale = {"vp": math.hypot(1, vs), "ve": 1.0, "flow": 1 + vs}[self.kind]
-        return Node(float(t), 1 / scale, vs / scale)
+            ratio = math.exp(first) / (1 - share) if second == math.inf else math.exp(first + share * (second - first))
+        scale = {"vp": math.hypot(1, ratio), "ve": 1.0, "flow": 1 + ratio}[self.kind]
+        return Node(float(t), 1 / scale, ratio / scale)
 
     def _table_node(self, index: int) -> Node:
         """A whole timestep, without interpolation."""
@@ -111,21 +116,21 @@ class Schedule:
         return Node(float(index), 1.0 if self.kind == "ve" else 1 - value, value)
 
     def state_std(self, t: float) -> float:
-        """Standard deviation at ``t`` of states of data with unit variance: 1 where variance is preserved.
+        """Standard deviation of the states at ``t``, for data with unit variance: 1 where variance is preserved.
 
-        Noise scaled by it stands for "N(0, I)" in every family: sqrt(1 + sigma^2) for ``ve``, as EDM starts.
+        Noise of this scale takes the place of N(0, I) in every family: sqrt(1 + sigma^2) for ``ve``, as in EDM.
         """
         node = self.node(t)
         return 1.0 if self.kind == "vp" else math.hypot(node.alpha, node.sigma)
 
-    def node_at_noise(self, vs: float) -> Node:
-        """The node whose noise-to-signal ratio is ``vs`` >= 0: the inverse of ``node``."""
-        if vs <= 0:
+    def node_at_noise(self, noise_to_signal: float) -> Node:
+        """The node whose ratio sigma / alpha is ``noise_to_signal`` >= 0: the inverse of ``node``."""
+        if noise_to_signal <= 0:
             return CLEAN_NODE
-        table = self._log_vs
-        target = math.log(vs)
+        table = self._log_noise_to_signal
+        target = math.log(noise_to_signal)
         if target <= float(table[0]):
-            t = CLEAN + vs / math.exp(float(table[0]))
+            t = CLEAN + noise_to_signal / math.exp(float(table[0]))
         else:
             high = min(int(torch.searchsorted(table, target)), self.timesteps - 1)
             first, second = float(table[high - 1]), float(table[high])

@@ -1,4 +1,4 @@
-"""Prompts -> the embeddings that text-conditional networks take. transformers is needed here alone."""
+"""Embeds prompts for text-conditional networks. Only this module needs transformers."""
 
 from importlib import import_module
 from importlib.util import find_spec
@@ -18,10 +18,10 @@ TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
 
 
 def check_text(folder: Path, part: str = "text_encoder") -> None:
-    """Refuses unknown encoders, and says what to install where transformers is absent.
+    """Checks that the text encoder is known and that transformers is installed.
 
     Raises:
-        InputError: either.
+        InputError: it is not.
     """
     index = read_json(folder / "model_index.json")
     words = part.replace("text_encoder", "tokenizer")

@@ -6,21 +6,24 @@ from diffusers import UNet2DModel
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
+from unseen_diffusion.utils.checked import Count, checked_arguments
 
+
+@checked_arguments("training.network")
 def build_unet(
-    image_size: int,
-    image_channels: int,
-    pixel_unshuffle: int,
-    block_out_channels: Sequence[int],
+    image_size: Count,
+    image_channels: Count,
+    pixel_unshuffle: Count,
+    block_out_channels: Sequence[Count],
     attention: Sequence[bool],
-    layers_per_block: int,
-    attention_head_dim: int,
-    norm_num_groups: int,
+    layers_per_block: Count,
+    attention_head_dim: Count,
+    norm_num_groups: Count,
 ) -> UNet2DModel:
     """A UNet2DModel on (C f^2, size / f, size / f) tensors, f = ``pixel_unshuffle``.
 
-    Pixel-unshuffling permutes the coordinates: the diffusion, its latents' distances and angles are those of
-    the plain image, and the network is several times cheaper.
+    Pixel-unshuffling permutes the coordinates: the diffusion and the distances and angles of latents
+    are those of the plain image, and the network is several times cheaper.
     """
     coordinates = image_channels * pixel_unshuffle**2
     down = tuple("AttnDownBlock2D" if wanted else "DownBlock2D" for wanted in attention)

@@ -3,21 +3,22 @@
 import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput
 from torch import Tensor
 
 from unseen_diffusion.models import DiffusersModel, DiffusionModel
-from unseen_diffusion.models.pipeline import Options
+from unseen_diffusion.models.options import Options
 from unseen_diffusion.pipeline.hub import find_domain, is_local, pinned, upload
 from unseen_diffusion.pipeline.pixels import OUTPUT_TYPES, from_pixels, to_pixels
 from unseen_diffusion.pipeline.storage import Base, read_domain, write_domain
 from unseen_diffusion.pipeline.unseen_domain import UnseenDomain, as_tolerances, draw, fit_domain
 from unseen_diffusion.priors import Prior, SampleCovariance
 from unseen_diffusion.rejection import CalibratedTolerances, Tolerances
-from unseen_diffusion.solvers.sampling import SolverSettings
+from unseen_diffusion.solvers.grids import GridKind
+from unseen_diffusion.solvers.settings import SolverSettings
 from unseen_diffusion.utils.errors import InputError
 
 STEPS, GRID = 16, "karras"
@@ -337,7 +338,7 @@ def _base_model(origin: str, base: Base, device: str | torch.device) -> Diffuser
 
 def _settings(solver: str | SolverSettings, grid: str, steps: int) -> SolverSettings:
     if isinstance(solver, str):
-        return SolverSettings(name=solver, grid=grid, steps=steps)
+        return SolverSettings(name=solver, grid=cast(GridKind, grid), steps=steps)
     if (grid, steps) != (GRID, STEPS):
         raise InputError(f"grid={grid}, steps={steps}: the solver's settings have their own; leave these out")
     return solver

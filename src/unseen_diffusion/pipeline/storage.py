@@ -10,14 +10,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from unseen_diffusion.models.pipeline import Options
+from unseen_diffusion.models.options import Options
 from unseen_diffusion.pipeline.card import card
 from unseen_diffusion.pipeline.unseen_domain import FixedBands, ImageFacts, UnseenDomain, as_tolerances, projection
 from unseen_diffusion.priors import FITTED, FittedPrior, MixtureNormal, restore
 from unseen_diffusion.rejection import Band, NoTolerances, Projection, Tolerances
-from unseen_diffusion.solvers.sampling import ImplicitSettings, SolverSettings
+from unseen_diffusion.solvers.settings import restore_settings
+from unseen_diffusion.utils.digests import file_digest
 from unseen_diffusion.utils.errors import InputError
-from unseen_diffusion.utils.files import atomic_path, read_json, sha256, write_json
+from unseen_diffusion.utils.files import atomic_path, read_json, write_json
 from unseen_diffusion.utils.tensors import write_tensors
 
 FORMAT = 1
@@ -38,7 +39,7 @@ class Base:
         path: hub id, local folder, or ``embedded:NAME``.
         revision: commit or branch of a hub id.
         fingerprint: of the loaded model.
-        options: what the model was loaded with beside these (``models.pipeline.Options``).
+        options: what the model was loaded with beside these (``models.options.Options``).
     """
 
     path: str
@@ -66,7 +67,7 @@ def write_domain(folder: Path, domain: UnseenDomain, base: Base, include_referen
         "prior": {"name": domain.prior_name, "kind": type(domain.prior).__name__, "derived": derived},
         "tolerances": _tolerances_to_json(domain.tolerances),
         "images": asdict(domain.images),
-        "tensors": {"file": TENSORS, "sha256": sha256(folder / TENSORS), "references": "references" in tensors},
+        "tensors": {"file": TENSORS, "sha256": file_digest(folder / TENSORS), "references": "references" in tensors},
     }
     with atomic_path(folder / CARD) as temporary:
         temporary.write_text(card(folder.name, facts), encoding="utf-8")
@@ -126,7 +127,7 @@ def read_domain(folder: Path) -> tuple[Base, UnseenDomain]:
     if not path.is_file():
         raise InputError(f"{folder}: no {TENSORS} beside {DOMAIN}; download it again")
     try:
-        if sha256(path) != facts["tensors"]["sha256"]:
+        if file_digest(path) != facts["tensors"]["sha256"]:
             raise InputError(f"{path}: not the file that {DOMAIN} names; download both again")
         base = Base(**facts["base"])
         Options(**base.options)
@@ -144,10 +145,9 @@ def _domain(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> UnseenDo
     if derived and references is None:
         raise KeyError("references")
     prior |= {name: DERIVED[rule](references, prior) for name, rule in derived.items() if references is not None}
-    solver = ImplicitSettings if "iterations" in facts["solver"] else SolverSettings
     return UnseenDomain(
         facts["t"],
-        solver(**facts["solver"]),
+        restore_settings(facts["solver"]),
         restore(facts["prior"]["kind"], prior),
         facts["prior"]["name"],
         _tolerances_from_json(facts["tolerances"]),

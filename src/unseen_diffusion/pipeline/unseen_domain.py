@@ -8,12 +8,13 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from unseen_diffusion.domains.base import array_digest
 from unseen_diffusion.models import DiffusionModel
 from unseen_diffusion.priors import FittedPrior, Prior, prior_at, require
 from unseen_diffusion.rejection import Band, NoTolerances, Projection, Selection, Tolerances, select
 from unseen_diffusion.rejection.geometry import References, check_left_out
-from unseen_diffusion.solvers.sampling import SolverSettings, denoise, invert
+from unseen_diffusion.solvers.sampling import denoise, invert
+from unseen_diffusion.solvers.settings import SolverSettings
+from unseen_diffusion.utils.digests import array_digest
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.images import dequantise, quantise
 

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
+from unseen_diffusion.scores.extra import show_columns
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import read_json, write_json
 
@@ -43,6 +44,8 @@ class RunResult:
     """tests of the references' latents, one entry per recorded step"""
     rows: Sequence[dict[str, Any]]
     """scores of the generated images, then of the comparison rows"""
+    metrics: Mapping[str, Mapping[str, Any]] | None = None
+    """titles and units of scores beyond the suite's (``scores.extra``), by column"""
     selection: Mapping[str, Any] = field(default_factory=dict)
     """candidates proposed and accepted, in total and by each criterion"""
     tuning: Mapping[str, Any] | None = None
@@ -84,6 +87,7 @@ class RunResult:
             )
         if missing := [part for part in (*REQUIRED[:2], *parts, *REQUIRED[2:]) if not content.get(part)]:
             raise InputError(f"{file}: lacks {', '.join(missing)}; run this point again")
+        show_columns(content)
         known = {one.name: content[one.name] for one in fields(cls) if content.get(one.name) is not None}
         for name, value in known.items():
             kind = list if name in ("rows", "artefacts", "latents") else dict

@@ -6,52 +6,43 @@ A function of what the stages keep: a repeated or resumed search evaluates no ne
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
 from jaxtyping import Float, UInt8
+from pydantic import Field
 from torch import Tensor
 
 from unseen_diffusion.scores.intervals import t_interval
+from unseen_diffusion.utils.checked import as_written, settings
 from unseen_diffusion.utils.errors import InputError
 
-Number = int | float
+Decibels = Annotated[float, Field(gt=0, le=100)]
 
 
-@dataclass(frozen=True)
+@settings("bandwidth")
 class BandwidthSearch:
-    """A config of the ``bandwidth`` group: how much reconstruction may lose; exactly one of the first three is given.
+    """How much quality a reconstruction may lose; exactly one of minimum_psnr, minimum_snr and drop is given."""
 
-    Attributes:
-        minimum_psnr: least mean PSNR of references inverted and denoised, in dB.
-        minimum_snr: least mean ratio of the domain's own variance to the error, in dB: comparable between domains
-            of different contrast, where the same PSNR is easy for dark images and hard for bright ones.
-        drop: how far that mean may fall below its value at eta 0, in dB.
-        resolution: of eta, in (0, 0.5]; the etas tried are multiples of it (of the next 1 / whole number).
-        references: how many are reconstructed at each eta: the first ones, or all where there are fewer.
-        recorded: search at every other step of the inversion too; reported and not used.
-    """
-
-    minimum_psnr: Number | None = 20.0
-    minimum_snr: Number | None = None
-    drop: Number | None = None
-    resolution: Number = 0.01
-    references: int = 50
-    recorded: bool = False
+    minimum_psnr: Decibels | None
+    """lowest mean PSNR of the references inverted and denoised, in dB"""
+    minimum_snr: Decibels | None
+    """lowest mean ratio of the domain's variance to the error, in dB; unlike PSNR, comparable across contrasts"""
+    drop: Decibels | None
+    """how far the mean PSNR may fall below its value at eta 0, in dB"""
+    resolution: Annotated[float, Field(gt=0, le=0.5)]
+    """spacing of the etas tried: multiples of it (rounded down to 1 / a whole number)"""
+    references: Annotated[int, Field(ge=2)]
+    """references reconstructed at each eta: the first ones, or all if there are fewer"""
+    recorded: bool
+    """search at every other recorded timestep too; reported only"""
 
     def __post_init__(self) -> None:
         limits = {f"bandwidth.{key}": getattr(self, key) for key in ("minimum_psnr", "minimum_snr", "drop")}
         given = {key: value for key, value in limits.items() if value is not None}
         if len(given) != 1:
-            named = ", ".join(f"{key}={value}" for key, value in (given or limits).items())
+            named = ", ".join(f"{key}={as_written(value)}" for key, value in (given or limits).items())
             raise InputError(f"{named}: give one of them in dB, and null for the others")
-        for key, most in (("minimum_psnr", 100), ("minimum_snr", 100), ("drop", 100), ("resolution", 0.5)):
-            value = getattr(self, key)
-            if value is not None and not (_is_number(value) and 0 < value <= most):
-                raise InputError(f"bandwidth.{key}={value}: give a number above 0, up to {most:g}")
-        if not _is_whole(self.references) or self.references < 2:
-            raise InputError(f"bandwidth.references={self.references}: give a whole number of 2 or more")
-        if not isinstance(self.recorded, bool):
-            raise InputError(f"bandwidth.recorded={self.recorded}: give true or false")
 
     def on(self, images: UInt8[Tensor, "n c h w"]) -> "BandwidthSearch":
         """The same search with ``minimum_snr`` as the PSNR that it means for a domain of these images.
@@ -199,11 +190,3 @@ def crossings(etas: Float[Tensor, " k"], margins: Float[Tensor, "b k"]) -> Float
     slope = (b - a) / (etas[right] - etas[right - 1])
     level = torch.where(a < 0, -torch.inf, torch.inf)  # a curve that does not fall never crosses
     return torch.where(slope < 0, etas[right - 1] - a / slope, level).clamp(float(etas[0]) - 1, float(etas[-1]) + 1)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

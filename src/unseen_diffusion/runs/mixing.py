@@ -7,63 +7,56 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
 
+from pydantic import Field
 from torch import Tensor
 
 from unseen_diffusion.runs.stages import LatentSet, Stages
 from unseen_diffusion.scores.latents.gaussianity import gaussianity
 from unseen_diffusion.scores.latents.separability import distance_separation, separability
+from unseen_diffusion.utils.checked import as_written, hints, settings
 from unseen_diffusion.utils.errors import InputError
 
 log = logging.getLogger(__name__)
 
-Number = int | float
-
 # Criterion -> which value is the best.
 CRITERIA: dict[str, Callable[..., float]] = {"gaussianity": min, "separability": max, "validation": min}
-# Findings of ``gaussianity`` that can be a criterion: outside_edges is not, its null may be a single number.
-STATISTICS = (
-    "radius",
-    "whitened_radius",
-    "components",
-    "projections",
-    "kurtosis",
-    "isotropic_radius",
-    "largest_eigenvalue",
-    "sphericity",
-)
 PERMUTATIONS = 999  # and simulations behind the p-values of ``latent_findings``: enough for Holm over 20 sets
 SIMULATIONS = 99  # draws of a null: its middle 95% is wanted, no p-value
 MINIMUM = {"gaussianity": 8, "separability": 3, "validation": 3}  # references; of validation its own images
 
 
-@dataclass(frozen=True)
+@settings("mixing")
 class MixingSearch:
-    """A config of the ``mixing`` group: the mixing step by a criterion, among steps that one inversion records.
+    """The best mixing step by a criterion, among timesteps that one inversion records.
 
-    Attributes:
-        candidates: timesteps, at least 2 different ones.
-        criterion: ``gaussianity``, smallest ``departure`` of the reference latents; ``separability``, largest
-            ``separation`` from the model's own samples, inverted likewise; or ``validation``, smallest KID of the
-            run's method to the validation images.
-        statistic: of ``STATISTICS``, for ``gaussianity``.
-        samples: per candidate for ``validation``; the model's own for ``separability``.
+    The criteria: ``gaussianity``, smallest ``departure`` of the reference latents; ``separability``, largest
+    ``separation`` from samples of the base model, inverted alike; ``validation``, smallest KID of the run's method to
+    the validation images.
     """
 
-    candidates: Sequence[Number] = (200, 300, 400, 500, 600, 700, 800)
-    criterion: str = "gaussianity"
-    statistic: str = "radius"
-    samples: int = 100
+    candidates: Sequence[Annotated[float, Field(ge=0)]]
+    """timesteps to choose from, at least 2 different ones"""
+    criterion: Literal["gaussianity", "separability", "validation"]
+    """gaussianity and separability look at latents only; validation generates images at every candidate"""
+    statistic: Literal[
+        "radius",
+        "whitened_radius",
+        "components",
+        "projections",
+        "kurtosis",
+        "isotropic_radius",
+        "largest_eigenvalue",
+        "sphericity",
+    ]
+    """statistic of criterion=gaussianity"""
+    samples: Annotated[int, Field(ge=3)]
+    """images per candidate for criterion=validation, samples of the base model for separability"""
 
     def __post_init__(self) -> None:
         if not 2 <= len(self.candidates) == len(set(self.candidates)):
-            raise InputError(f"mixing.candidates={list(self.candidates)}: give 2 or more different timesteps")
-        for key, known in (("criterion", tuple(CRITERIA)), ("statistic", STATISTICS)):
-            if getattr(self, key) not in known:
-                raise InputError(f"mixing.{key}={getattr(self, key)}: choose one of {', '.join(known)}")
-        if not _is_whole(self.samples) or self.samples < 3:
-            raise InputError(f"mixing.samples={self.samples}: give a whole number of 3 or more")
+            raise InputError(f"mixing.candidates={as_written(self.candidates)}: give 2 or more different timesteps")
 
     @property
     def steps(self) -> tuple[float, ...]:
@@ -78,6 +71,10 @@ class MixingSearch:
             "separability": "largest separation of the reference latents from the model's own",
             "validation": "smallest KID of the method's samples to the validation images",
         }[self.criterion]
+
+
+# Statistics that can be a criterion: outside_edges is not one, its null may be a single number.
+STATISTICS: tuple[str, ...] = get_args(hints(MixingSearch)["statistic"])
 
 
 @dataclass(frozen=True)
@@ -194,7 +191,3 @@ def separation(latents: LatentSet, own: LatentSet, seed: int) -> float:
 
 def _listed(steps: Sequence[float]) -> str:
     return ", ".join(f"{t:g}" for t in steps)
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -13,6 +13,7 @@ from unseen_diffusion.runs.run import Generated, Run, generate, searched
 from unseen_diffusion.runs.scoring import score_rows
 from unseen_diffusion.runs.settings import RunSettings
 from unseen_diffusion.runs.stages import Stages
+from unseen_diffusion.scores.extra import description as extra_description
 from unseen_diffusion.store.artefacts import environment
 from unseen_diffusion.utils.files import atomic_path
 
@@ -56,6 +57,7 @@ def _result(run: Run, generated: Generated, folder: Path, searches: dict[str, An
         details=details(run, generated, run_name(flat), folder),
         latents=tested_latents(run) if settings.scores.latents else None,
         rows=rows,
+        **extra_description(settings.scores.extra),
         selection=selection,
         tuning=tuning_of(run),
         geometry=geometry_of(stages, settings.t),

@@ -18,8 +18,9 @@ from unseen_diffusion.priors import prior_at
 from unseen_diffusion.rejection import advice
 from unseen_diffusion.reports.sheets import rows_sheet
 from unseen_diffusion.runs.bandwidth import Bandwidth, find_bandwidth
+from unseen_diffusion.runs.keys import section
 from unseen_diffusion.runs.mixing import Candidate, MixingStep, departure, find_step, separation
-from unseen_diffusion.runs.settings import RunSettings, check_counts, local_artefacts
+from unseen_diffusion.runs.settings import RunSettings, check_counts
 from unseen_diffusion.runs.stages import LatentSet, Stages
 from unseen_diffusion.scores.features.base import FeatureExtractor
 from unseen_diffusion.scores.features.pixels import Pixels
@@ -71,7 +72,9 @@ class Run:
         self.settings = settings
         plain = settings.plain
         self.stages = Stages(
-            Store(plain["paths"]["store"], local_artefacts(plain)), settings.batch_size, settings.progress
+            Store(plain["paths"]["store"], section(plain, "paths").local_artefacts),
+            settings.batch_size,
+            settings.progress,
         )
         self.split = self.stages.split(settings.domain, settings.spec)
         check_readable(settings, self.split)

@@ -15,11 +15,11 @@ def domain_views(run: Run) -> DomainViews:
     """The images that every row is compared with: references, held-out images, the model's own samples."""
     scores = run.settings.scores
     r, target = run.views_of("references"), run.views_of(scores.target)
-    own = None
+    base_samples = None
     if scores.membership:
         samples = run.own_images()
-        own = run.views(samples.key, samples.tensors["images"]).features
-    return DomainViews(r, target, own)
+        base_samples = run.views(samples.key, samples.tensors["images"]).features
+    return DomainViews(r, target, base_samples)
 
 
 def compared(run: Run, generated: Generated) -> Iterator[tuple[str, Artefact | None]]:
@@ -49,7 +49,7 @@ def score_rows(run: Run, generated: Generated) -> list[dict[str, Any]]:
             return {**scores, "images": f"{run.split.key}/{scores['n']}"}
         # The classifier was trained on the model's own samples, so it cannot score these.
         trained_on = row == "base_samples" or (s.method.source == "base" and row == GENERATED)
-        against = domain._replace(own=None) if trained_on else domain
+        against = domain._replace(base_samples=None) if trained_on else domain
         scores = score_row(row, run.views(artefact.key, artefact.tensors["images"]), against, s.scores)
         return {**scores, "images": artefact.key}
 

@@ -5,7 +5,6 @@ nothing else: neither batch size nor device. Stages whose rows are independent (
 features) are made in shards of one batch, which several workers share; the others whole, by one of them.
 """
 
-import hashlib
 import json
 import logging
 import math
@@ -37,13 +36,17 @@ from unseen_diffusion.scores.features.base import FeatureExtractor, extract
 from unseen_diffusion.scores.intervals import wilson
 from unseen_diffusion.scores.memorisation import nearest
 from unseen_diffusion.scores.reconstruction import psnr, ssim
-from unseen_diffusion.solvers.sampling import SolverSettings, denoise, invert
+from unseen_diffusion.solvers.sampling import denoise, invert
+from unseen_diffusion.solvers.settings import SolverSettings
 from unseen_diffusion.store.artefacts import Artefact, Store
-from unseen_diffusion.store.shards import Made, RowWise
+from unseen_diffusion.store.shards import RowWise
+from unseen_diffusion.store.shards import StageOutput as Made
 from unseen_diffusion.training.finetuning import Tuning, describe, tune
 from unseen_diffusion.utils.batching import BatchSize
+from unseen_diffusion.utils.digests import raw_digest, tensor_digest
 from unseen_diffusion.utils.images import dequantise, quantise
 from unseen_diffusion.utils.progress import skip, steps_bar
+from unseen_diffusion.utils.renamed import new_names
 from unseen_diffusion.utils.seeds import normal_rows
 
 log = logging.getLogger(__name__)
@@ -68,9 +71,8 @@ class LatentSet:
     @cached_property
     def key(self) -> str:
         """SHA-256 of the latents and all that their denoising depends on, however they were found."""
-        digest = hashlib.sha256(json.dumps([self.t, list(self.latents.shape), self.indices]).encode())
-        digest.update(self.latents.contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        head = json.dumps([self.t, list(self.latents.shape), self.indices])
+        return raw_digest([head, self.latents.contiguous().numpy().tobytes()]).hex()
 
     def first(self, count: int) -> "LatentSet":
         """The first ``count`` of them."""
@@ -138,7 +140,12 @@ class Stages:
     ) -> tuple[Artefact, LatentSet]:
         """Images (n, C, H, W) uint8 -> latents at ``t``; one trajectory serves every step of ``record``."""
         times = sorted({float(t), *(float(r) for r in record)})
-        inputs = {"model": model.fingerprint, "images": digest(images), "solver": asdict(solver), "record": times}
+        inputs = {
+            "model": model.fingerprint,
+            "images": tensor_digest(images),
+            "solver": asdict(solver),
+            "record": times,
+        }
         grid = solver.make_grid(model.schedule, times[-1], times)
         steps, network, codec = len(grid.up) - 1, BatchSize(self.batch_size), BatchSize(self.batch_size)
         with self._bar("invert", len(images), steps) as bar:
@@ -174,7 +181,7 @@ class Stages:
 
     def real(self, images: Tensor) -> Artefact:
         """Real images as if they had been generated."""
-        return self._get("real", 1, {"images": digest(images)}, lambda: ({"images": images}, {}))
+        return self._get("real", 1, {"images": tensor_digest(images)}, lambda: ({"images": images}, {}))
 
     def base_latents(self, model: DiffusionModel, solver: SolverSettings, t: float, count: int, seed: int) -> LatentSet:
         """The model's own domain at ``t``: pure noise at the schedule's end, denoised deterministically to ``t``."""
@@ -207,8 +214,8 @@ class Stages:
         """Images (n, C, H, W) uint8 -> weights and facts of ``tune``, and the model that they make."""
         inputs = {
             "model": model.fingerprint,
-            "references": digest(references),
-            "validation": digest(validation),
+            "references": tensor_digest(references),
+            "validation": tensor_digest(validation),
             "tuning": describe(settings),
             "seed": seed,
         }
@@ -221,7 +228,7 @@ class Stages:
 
     def image_losses(self, model: DiffusersModel, images: Tensor, seed: int) -> Tensor:
         """The training loss of every image (n, C, H, W) uint8, (n,) float64, at the same noise for all models."""
-        inputs = {"model": model.fingerprint, "images": digest(images), "seed": seed}
+        inputs = {"model": model.fingerprint, "images": tensor_digest(images), "seed": seed}
 
         def make() -> Made:
             losses = image_losses(model.network, model.loss(images), seed, LOSS_DRAWS)
@@ -334,7 +341,7 @@ class Stages:
 
     def fidelity(self, originals: Tensor, made: Artefact) -> Artefact:
         """Originals (n, C, H, W) uint8 against the first n images of ``made``: tensors psnr (dB) and ssim, (n,)."""
-        inputs = {"originals": digest(originals), "made": made.key}
+        inputs = {"originals": tensor_digest(originals), "made": made.key}
 
         def make() -> Made:
             images = made.tensors["images"][: len(originals)]
@@ -377,7 +384,7 @@ class Stages:
         inputs = {
             "model": model.fingerprint,
             "latents": references.key,
-            "images": digest(images),
+            "images": tensor_digest(images),
             "solver": asdict(solver),
             "pairs": pairs,
             "steps": steps,
@@ -411,7 +418,7 @@ class Stages:
         """
         inputs = {
             "references": references.key,
-            "sets": {name: digest(latents) for name, latents in sets.items()},
+            "sets": {name: tensor_digest(latents) for name, latents in sets.items()},
             "k": k,
             "seed": seed,
         }
@@ -428,12 +435,6 @@ class Stages:
         return self._get("geometry", 1, inputs, make)
 
 
-def digest(images: Tensor) -> str:
-    """SHA-256, hexadecimal, of a tensor's type, shape and values."""
-    head = f"{images.dtype}{tuple(images.shape)}".encode()
-    return hashlib.sha256(head + images.contiguous().numpy().tobytes()).hexdigest()
-
-
 def _evaluations(tensors: Mapping[str, Tensor], parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Facts of a row-wise artefact: what all of its shards cost, whoever made them."""
     return {"evaluations": sum(part["evaluations"] for part in parts)}
@@ -448,3 +449,6 @@ def _geometry(latents: Tensor) -> dict[str, dict[str, float]]:
     if len(latents) < 4:
         return {}
     return {name: asdict(value) for name, value in summarise(latents, seed=0).items()}
+
+
+__getattr__ = new_names(__name__)

@@ -1,4 +1,4 @@
-"""Scores: pure numerics from features (or uint8 images) to numbers with intervals, float64 throughout.
+"""Scores: pure functions from features (or uint8 images) to numbers with intervals, in float64.
 
-Inputs are checked at every call (``inputs``), not only under test: features may come from anywhere.
+Every call checks its inputs (``inputs``), not only under test: features may come from anywhere.
 """

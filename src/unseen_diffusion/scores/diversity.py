@@ -8,11 +8,11 @@ from torch import Tensor
 
 from unseen_diffusion.scores.inputs import as_features, as_pair
 
-_RESOLUTION = 1e-12  # of the largest norm: what is left of an image that coincides with the centre
+_RESOLUTION = 1e-12  # of the largest norm; a shorter difference from the centre is rounding
 
 
 class DiversityRatio(NamedTuple):
-    """``samples`` / ``target``: the Vendi scores of ``images`` images of each, seen from the mean of the target."""
+    """``samples`` / ``target``: the Vendi scores of ``images`` images of each, centred on the mean of the target."""
 
     value: float
     samples: float
@@ -24,7 +24,7 @@ def vendi(features: Tensor, centre: Tensor | None = None) -> float:
     """Vendi score: the exponential of the entropy of the eigenvalues of U U^T / N, from 1 to N.
 
     U (N, d) are the features minus ``centre``, scaled to unit norm: the similarity of two images is the cosine
-    of the angle between them as the centre sees it. 10 orthogonal images score 10, 10 duplicates 1. Images that
+    of the angle between them at the centre. 10 orthogonal images score 10, 10 duplicates score 1. Images that
     coincide with the centre have no direction: they count as equal to each other and orthogonal to the rest.
 
     Args:
@@ -56,12 +56,12 @@ def vendi_ratio(samples: Tensor, target: Tensor) -> DiversityRatio:
     """
     samples, target = as_pair(samples, target, ("the samples", "the target images"), 2)
     count, centre = min(len(samples), len(target)), target.mean(0)
-    ours, theirs = vendi(samples[:count], centre), vendi(target[:count], centre)
-    return DiversityRatio(ours / theirs, ours, theirs, count)
+    of_samples, of_target = vendi(samples[:count], centre), vendi(target[:count], centre)
+    return DiversityRatio(of_samples / of_target, of_samples, of_target, count)
 
 
 def _directions(features: Tensor, centre: Tensor | None) -> Float64[Tensor, "n e"]:
-    """Unit vectors of features - centre; a last coordinate holds what has no direction."""
+    """Unit vectors of features - centre; images at the centre get a last coordinate of their own."""
     scale = float(torch.linalg.vector_norm(features, dim=1).max())
     if centre is not None:
         features = features - centre

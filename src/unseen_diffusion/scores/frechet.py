@@ -15,7 +15,7 @@ from torch import Tensor
 from unseen_diffusion.scores.inputs import as_features, as_pair
 from unseen_diffusion.utils.errors import InputError
 
-EXACT_COUNT = 4096  # up to this many images a set is factored as it is; more are streamed
+EXACT_COUNT = 4096  # up to this many images are factored at once; larger sets are streamed
 _BATCH = 4096
 
 
@@ -23,8 +23,8 @@ _BATCH = 4096
 class FeatureStatistics:
     """Moments of any number of images in constant memory, float64.
 
-    The mean is kept as its difference from an image of the set: far from the origin a mean alone would lose with
-    every batch the digits that the distance of two sets needs.
+    The mean is stored as its difference from an image of the set: far from the origin, every batch would cost a plain
+    mean some of the digits that the distance of two sets needs.
 
     Attributes:
         count: images.
@@ -98,7 +98,7 @@ class FeatureStatistics:
     def factor(self) -> Tensor:
         """F (d, d) with F^T F the unbiased covariance, from its eigenvectors.
 
-        Eigenvalues that rounding alone can produce count as zero: their square roots would not be small.
+        Eigenvalues within rounding of zero count as zero: their square roots would not be small.
         """
         values, vectors = torch.linalg.eigh(self.scatter / (self.count - 1))
         noise = values[-1].clamp(min=0) * len(values) * torch.finfo(values.dtype).eps
@@ -136,7 +136,7 @@ def frechet_from_statistics(x: FeatureStatistics, y: FeatureStatistics) -> float
 
 
 def _shift(x: FeatureStatistics, y: FeatureStatistics) -> Tensor:
-    """Difference of the means (d,), to the rounding of their distance from each other."""
+    """Difference of the means (d,), precise relative to that difference even far from the origin."""
     return (x.origin - y.origin) + (x.offset - y.offset)
 
 

@@ -1,4 +1,4 @@
-"""What every score asks of its features before it computes anything."""
+"""Checks that every score runs on its features before it computes anything, and block sizes."""
 
 import torch
 from torch import Tensor
@@ -41,6 +41,12 @@ def as_pair(x: Tensor, y: Tensor, names: tuple[str, str], minimum: int) -> tuple
             "extract both with the same extractor"
         )
     return x, y
+
+
+def require_count(name: str, count: int) -> None:
+    """Raises InputError where the number of permutations, simulations or directions is below 1."""
+    if count < 1:
+        raise InputError(f"{name}={count}: give 1 or more, e.g. 999")
 
 
 def attained_rank(count: int, level: float) -> int:

@@ -1,4 +1,4 @@
-"""Intervals: for shares of a count, for means over draws; and the correction for several tests at once."""
+"""Intervals of shares and of means, p-values, and Holm's correction for several tests. Needs no torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from math import isfinite, sqrt
 from statistics import NormalDist, fmean, median, stdev
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import stdtr, stdtrit
 
 from unseen_diffusion.utils.errors import InputError
@@ -13,7 +14,7 @@ from unseen_diffusion.utils.errors import InputError
 
 @dataclass(frozen=True)
 class Proportion:
-    """``count`` of ``total``: the share in [0, 1] and the bounds of its interval."""
+    """The share ``count`` / ``total`` in [0, 1], and the bounds of its interval."""
 
     count: int
     total: int
@@ -34,7 +35,7 @@ def normal_quantile(level: float) -> float:
 
 
 def wilson(count: int, total: int, level: float = 0.95) -> Proportion:
-    """Score interval of Wilson 1927 for a binomial share; it keeps its coverage at shares of 0 and 1.
+    """Wilson 1927: score interval of a binomial share; it keeps its coverage at shares of 0 and 1.
 
     Args:
         count: successes, 0..total.
@@ -51,7 +52,7 @@ def wilson(count: int, total: int, level: float = 0.95) -> Proportion:
     shrink = 1 + z**2 / total
     centre = (share + z**2 / (2 * total)) / shrink
     half = z * sqrt(share * (1 - share) / total + z**2 / (4 * total**2)) / shrink
-    # At the ends the bound is the share itself, which rounding would miss by 1e-17.
+    # At shares of 0 and 1 the bound is the share itself; the formula would be off by rounding.
     low = 0.0 if count == 0 else centre - half
     high = 1.0 if count == total else centre + half
     return Proportion(count, total, share, low, high)
@@ -82,7 +83,7 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> MeanInterval:
     Raises:
         InputError: fewer than 2 values, one that is not finite, or a level outside (0, 1).
     """
-    normal_quantile(level)  # refuses the level
+    normal_quantile(level)  # checks the level
     count = len(values)
     if count < 2:
         raise InputError(f"{count} value{'s' * (count != 1)}: an interval needs at least 2 independent draws")
@@ -96,7 +97,7 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> MeanInterval:
 def crossed_interval(table: Sequence[Sequence[float]], level: float = 0.95) -> MeanInterval:
     """Interval for the mean of scores over reference draws (rows) crossed with seeds (columns), both random.
 
-    Every draw meets the same seeds, so what a seed does to all of them is not averaged out by more draws. With the
+    Every draw uses the same seeds, so more draws do not average out the effect of a seed. With the
     mean squares of the two-way layout without replication, the variance of the mean is (MS_draw + MS_seed -
     MS_rest) / (D S) (Scheffe 1959, chapter 7), taken to be at least that of either factor alone; the degrees of
     freedom are Satterthwaite's (1946), not below the smaller of D - 1 and S - 1, or those of the factor. One
@@ -114,9 +115,9 @@ def crossed_interval(table: Sequence[Sequence[float]], level: float = 0.95) -> M
         raise InputError("scores of draws and seeds: every draw needs the same seeds")
     if draws < 2 or seeds < 2:
         return t_interval([value for row in table for value in row], level)
-    t_interval([value for row in table for value in row], level)  # refuses what is not finite
+    t_interval([value for row in table for value in row], level)  # checks that all are finite
     values = np.asarray(table, dtype=np.float64)
-    if values.min() == values.max():  # the mean and what is around it would be rounded
+    if values.min() == values.max():  # exactly, without the rounding of a mean
         value = float(values[0, 0])
         return MeanInterval(value, 0.0, value, value, _t_test(value, 0.0, max(draws, seeds)), draws)
     average = float(values.mean())
@@ -135,7 +136,7 @@ def crossed_interval(table: Sequence[Sequence[float]], level: float = 0.95) -> M
 
 
 def _t_test(average: float, error: float, count: float) -> float:
-    """Two-sided p-value of a mean of zero; of equal values, which have no t, that of their signs."""
+    """Two-sided p-value of a mean of zero: of the t test, or of the sign test where all values are equal."""
     if error == 0:
         return 1.0 if average == 0 else 2.0 ** (1 - count)
     return 2 * float(stdtr(count - 1, -abs(average) / error))
@@ -157,6 +158,24 @@ def paired_difference(a: Sequence[float], b: Sequence[float], level: float = 0.9
     return t_interval([first - second for first, second in zip(a, b, strict=True)], level)
 
 
+def normal_p(value: float, standard_error: float) -> float:
+    """Two-sided p-value of "the value is zero" for a normal estimate; without any error 1 for zero, else 0."""
+    return 2 * NormalDist().cdf(-abs(value) / standard_error) if standard_error > 0 else float(value == 0)
+
+
+def upper_p(null: ArrayLike, value: float) -> float:
+    """Share of the draws of a null at or above ``value``, which counts as a draw (Phipson and Smyth 2010)."""
+    draws = np.asarray(null)
+    return (1 + int((draws >= value).sum())) / (len(draws) + 1)
+
+
+def two_sided_p(null: ArrayLike, value: float) -> float:
+    """Twice the smaller tail of the draws of a null, at most 1; ``value`` counts as a draw."""
+    draws = np.asarray(null)
+    low = (1 + int((draws <= value).sum())) / (len(draws) + 1)
+    return min(1.0, 2 * min(low, upper_p(draws, value)))
+
+
 def combined_p(p_values: Sequence[float]) -> float:
     """Twice the median: a p-value of one hypothesis from several, whatever their dependence (Vovk and Wang 2020).
 
@@ -168,7 +187,7 @@ def combined_p(p_values: Sequence[float]) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm 1979: p-values adjusted for their number, in the order given; reject those up to the level.
+    """Holm 1979: p-values adjusted for the number of tests, in the order given; reject those up to the level.
 
     The i-th smallest of m is multiplied by m - i + 1, made non-decreasing along that order, and cut at 1.
 
@@ -185,6 +204,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _check_p_values(p_values: Sequence[float]) -> None:
+    """Raises InputError where there are no p-values, or one is outside [0, 1]."""
     if not p_values:
         raise InputError("no p-values: give at least one")
     if broken := [float(p) for p in p_values if not 0 <= p <= 1]:

@@ -1,24 +1,24 @@
-"""Kernel distance (KID: Binkowski et al. 2018, arXiv 1801.01401) over all pairs, with an interval and a test.
+"""Unbiased MMD^2 of two sets, with a jackknife interval and a permutation test.
 
-The kernel is k(x, y) = (x.y / d + 1)^3 and the estimate of MMD^2 the unbiased one (Gretton et al. 2012,
-equation 3): it is zero in the mean for equal distributions, at any number of images, and can therefore be
-negative.
+Two users: the kernel distance of features (KID: Binkowski et al. 2018, arXiv 1801.01401), whose kernel is
+k(x, y) = (x.y / d + 1)^3, and ``discrepancy`` for any kernel matrix. The estimate is the unbiased one (Gretton et al.
+2012, equation 3): its mean is zero for equal distributions, at any number of images, so it can be negative.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import sqrt
-from statistics import NormalDist
+from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from unseen_diffusion.scores.inputs import as_pair, rows_at_a_time
-from unseen_diffusion.scores.intervals import normal_quantile
-from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.scores.inputs import as_pair, require_count, rows_at_a_time
+from unseen_diffusion.scores.intervals import normal_p, normal_quantile, upper_p
 from unseen_diffusion.utils.seeds import generator
 
-FEW = 2**14  # products of rows that one thread makes in milliseconds
+FEW = 2**14  # entries of a product that one thread computes in milliseconds
 _NAMES = ("the first set", "the second set")
 
 
@@ -43,12 +43,40 @@ class KernelDifference:
     p_value: float
 
 
+@dataclass(frozen=True)
+class Discrepancy:
+    """Unbiased MMD^2 of two sets under any kernel: its mean is 0 for equal distributions, so it can be negative.
+
+    Attributes:
+        value: the estimate, in the units of the kernel.
+        standard_error: by jackknife over single rows; up to sqrt(2) too wide for sets that hardly differ, where pairs
+            of rows carry the noise (Efron and Stein 1981: never too narrow in the mean).
+        low: lower end of a normal 95% interval; valid for sets that differ.
+        high: its upper end.
+        p_value: of "both sets have the same distribution", by permutation of the labels: exact.
+    """
+
+    value: float
+    standard_error: float
+    low: float
+    high: float
+    p_value: float
+
+
+class Replicates(NamedTuple):
+    """MMD^2 of x (N, d) and y (M, d), and its values without each row of x (N,) and without each row of y (M,)."""
+
+    value: float
+    without_x: Tensor
+    without_y: Tensor
+
+
 def kid(x: Tensor, y: Tensor, block: int | None = None) -> KernelDistance:
     """Unbiased MMD^2 between features x (N, d) and y (M, d) over all pairs, with a jackknife interval.
 
-    The jackknife leaves out one image at a time, x and y apart; each replicate follows from the sums of the
-    kernel's rows. The interval is for distributions that differ: where they are equal the estimate is not
-    normal, and ``permutation_p_value`` is the question to ask.
+    The jackknife leaves out one image of x or of y at a time; each replicate follows from the sums of the kernel's
+    rows. The interval is valid for distributions that differ. For equal distributions the estimate is not normal:
+    use ``permutation_p_value``.
 
     Args:
         x: features (N, d), N >= 3.
@@ -59,8 +87,8 @@ def kid(x: Tensor, y: Tensor, block: int | None = None) -> KernelDistance:
         InputError: fewer than 3 images, differing dimensions, or features that are not finite.
     """
     x, y = as_pair(x, y, _NAMES, 3)
-    value, without_x, without_y = _leave_one_out(x, y, _row_sums(y, block), block)
-    error = sqrt(_jackknife_variance(without_x) + _jackknife_variance(without_y))
+    value, without_x, without_y = _kid_replicates(x, y, _row_sums(y, block), block)
+    error = sqrt(jackknife_variance(without_x) + jackknife_variance(without_y))
     half = normal_quantile(0.95) * error
     return KernelDistance(value, error, value - half, value + half)
 
@@ -68,8 +96,8 @@ def kid(x: Tensor, y: Tensor, block: int | None = None) -> KernelDistance:
 def kid_difference(a: Tensor, b: Tensor, target: Tensor, block: int | None = None) -> KernelDifference:
     """KID(a, H) - KID(b, H) of two methods against the same images H, with a paired jackknife interval.
 
-    The jackknife leaves out one image of a, of b, or of H at a time; an image of H leaves both terms at once, so
-    that what the two distances owe to the same H cancels. Samples of a and b count as independent.
+    The jackknife leaves out one image of a, of b, or of H at a time. An image of H leaves both distances at once, so
+    the noise that they share through H cancels. Samples of a and b count as independent.
 
     Args:
         a: features of one method's samples (N, d), N >= 3.
@@ -83,14 +111,12 @@ def kid_difference(a: Tensor, b: Tensor, target: Tensor, block: int | None = Non
     a, target = as_pair(a, target, ("the first samples", "the target images"), 3)
     b, target = as_pair(b, target, ("the second samples", "the target images"), 3)
     rows = _row_sums(target, block)
-    value_a, without_a, target_a = _leave_one_out(a, target, rows, block)
-    value_b, without_b, target_b = _leave_one_out(b, target, rows, block)
+    value_a, without_a, target_a = _kid_replicates(a, target, rows, block)
+    value_b, without_b, target_b = _kid_replicates(b, target, rows, block)
     value = value_a - value_b
-    variance = sum(_jackknife_variance(replicates) for replicates in (without_a, without_b, target_a - target_b))
-    error = sqrt(variance)
+    error = sqrt(sum(jackknife_variance(values) for values in (without_a, without_b, target_a - target_b)))
     half = normal_quantile(0.95) * error
-    p_value = 2 * NormalDist().cdf(-abs(value) / error) if error > 0 else float(value == 0)
-    return KernelDifference(value, error, value - half, value + half, p_value)
+    return KernelDifference(value, error, value - half, value + half, normal_p(value, error))
 
 
 def permutation_p_value(x: Tensor, y: Tensor, permutations: int, seed: int, block: int | None = None) -> float:
@@ -109,43 +135,119 @@ def permutation_p_value(x: Tensor, y: Tensor, permutations: int, seed: int, bloc
     Raises:
         InputError: fewer than 3 images, differing dimensions, features that are not finite, no permutations.
     """
-    if permutations < 1:
-        raise InputError(f"permutations={permutations}: give 1 or more, e.g. 1000")
+    require_count("permutations", permutations)
     x, y = as_pair(x, y, _NAMES, 3)
-    pooled, n, m = torch.cat([x, y]), len(x), len(y)
-    first = torch.zeros(n + m, permutations + 1, dtype=torch.float64)  # 1 where an image is labelled x
-    first[:n, 0] = 1
-    for index in range(permutations):
-        first[torch.randperm(n + m, generator=generator(seed, "permutation", index))[:n], index + 1] = 1
+    pooled = torch.cat([x, y])
+    labels = _labels(len(pooled), len(x), permutations, seed)
     inside, rows = torch.zeros(permutations + 1, dtype=torch.float64), []
     for start, kernel in _kernel_blocks(pooled, pooled, block):
-        inside += (first[start : start + len(kernel)] * (kernel @ first)).sum(0)
+        inside += (labels[start : start + len(kernel)] * (kernel @ labels)).sum(0)
         rows.append(kernel.sum(1))
-    sums = torch.cat(rows)
-    across = first.T @ sums - inside
-    values = _mmd(inside, sums.sum() - inside - 2 * across, across, n, m)
-    tied = values[0] - 1e-12 * sums.abs().max() / (n + m)  # equal labellings differ by rounding
-    return int((values >= tied).sum()) / (permutations + 1)
+    return _permutation_test(labels, inside, torch.cat(rows), len(x))[1]
 
 
-def _leave_one_out(x: Tensor, y: Tensor, rows_yy: Tensor, block: int | None) -> tuple[float, Tensor, Tensor]:
-    """MMD^2 of x (N, d) and y (M, d), and its values without each image of x (N,) and of y (M,)."""
+def discrepancy(kernel: Float[Tensor, "N N"], first: int, permutations: int, seed: int) -> Discrepancy:
+    """mean k(x, x') + mean k(y, y') - 2 mean k(x, y) over pairs of different rows (Gretton et al. 2012, eq. 3).
+
+    With k = <x, y> this is the squared distance of the centres, with k = -|x - y| the energy distance of
+    Szekely and Rizzo 2013. All permutations follow from one product of the kernel with the labels.
+
+    Args:
+        kernel: over the pooled rows of both sets, symmetric; its diagonal is not used.
+        first: rows of the first set, at least 3 of each.
+        permutations: random relabellings, at least 1.
+        seed: relabelling i is the stream (seed, "permutation", i).
+
+    Raises:
+        InputError: no permutations.
+    """
+    require_count("permutations", permutations)
+    kernel = kernel.clone().fill_diagonal_(0)
+    labels = _labels(len(kernel), first, permutations, seed)
+    sums = kernel.sum(1)
+    to_labelled = kernel @ labels
+    value, p_value = _permutation_test(labels, (labels * to_labelled).sum(0), sums, first)
+    to_first = to_labelled[:, 0]
+    to_second = sums - to_first
+    _, without_x, without_y = _replicates(to_first[:first], to_second[:first], to_first[first:], to_second[first:])
+    error = sqrt(jackknife_variance(without_x) + jackknife_variance(without_y))
+    half = normal_quantile(0.95) * error
+    return Discrepancy(value, error, value - half, value + half, p_value)
+
+
+def unbiased_mmd(xx: Tensor, yy: Tensor, xy: Tensor, n: int, m: int) -> Tensor:
+    """Gretton et al. 2012, eq. 3: MMD^2 of n and m rows from sums of the kernel over ordered pairs of different rows.
+
+    Args:
+        xx: sum over pairs within the first set: a number, or one per replicate.
+        yy: the same within the second set.
+        xy: sum of k(x, y) over all x and y.
+        n: rows of the first set.
+        m: rows of the second set.
+    """
+    return xx / (n * (n - 1)) + yy / (m * (m - 1)) - 2 * xy / (n * m)
+
+
+def jackknife_variance(replicates: Float[Tensor, " n"]) -> float:
+    """Efron and Stein 1981: (n - 1) / n times the sum of squared deviations of the leave-one-out values."""
+    count = len(replicates)
+    return float((replicates - replicates.mean()).square().sum()) * (count - 1) / count
+
+
+def _labels(count: int, first: int, permutations: int, seed: int) -> Float[Tensor, "N P"]:
+    """1 where a row belongs to the first set: column 0 as observed, the others relabelled at random."""
+    labels = torch.zeros(count, permutations + 1, dtype=torch.float64)
+    labels[:first, 0] = 1
+    for index in range(permutations):
+        labels[torch.randperm(count, generator=generator(seed, "permutation", index))[:first], index + 1] = 1
+    return labels
+
+
+def _permutation_test(labels: Tensor, inside: Tensor, sums: Tensor, first: int) -> tuple[float, float]:
+    """MMD^2 as observed and its p-value.
+
+    Args:
+        labels: (N, P), as ``_labels`` returns them.
+        inside: (P,) sums of the kernel over pairs within the labelled set.
+        sums: (N,) sums of the kernel's rows.
+        first: rows of the first set.
+    """
+    across = labels.T @ sums - inside
+    values = unbiased_mmd(inside, sums.sum() - inside - 2 * across, across, first, len(sums) - first)
+    observed = float(values[0])
+    tied = observed - 1e-12 * float(sums.abs().max()) / len(sums)  # equal labellings differ by rounding
+    return observed, upper_p(values[1:], tied)
+
+
+def _replicates(xx: Tensor, xy: Tensor, yx: Tensor, yy: Tensor) -> Replicates:
+    """Leave-one-out values of MMD^2 from sums of the kernel's rows.
+
+    Args:
+        xx: (N,) from each row of x to the other rows of x.
+        xy: (N,) from each row of x to all of y.
+        yx: (M,) from each row of y to all of x.
+        yy: (M,) from each row of y to the other rows of y.
+    """
+    n, m = len(xx), len(yy)
+    total_xx, total_yy, total_xy = xx.sum(), yy.sum(), xy.sum()
+    without_x = unbiased_mmd(total_xx - 2 * xx, total_yy, total_xy - xy, n - 1, m)
+    without_y = unbiased_mmd(total_xx, total_yy - 2 * yy, total_xy - yx, n, m - 1)
+    return Replicates(float(unbiased_mmd(total_xx, total_yy, total_xy, n, m)), without_x, without_y)
+
+
+def _kid_replicates(x: Tensor, y: Tensor, rows_yy: Tensor, block: int | None) -> Replicates:
+    """Leave-one-out values of the KID of features x (N, d) and y (M, d); ``rows_yy`` are the row sums of y."""
     rows_xx, rows_xy, rows_yx = _row_sums(x, block), [], torch.zeros(len(y), dtype=x.dtype)
     for _, kernel in _kernel_blocks(x, y, block):
         rows_xy.append(kernel.sum(1))
         rows_yx += kernel.sum(0)
-    across = torch.cat(rows_xy)
-    n, m = len(x), len(y)
-    xx, yy, xy = rows_xx.sum(), rows_yy.sum(), across.sum()
-    without_x = _mmd(xx - 2 * rows_xx, yy, xy - across, n - 1, m)
-    without_y = _mmd(xx, yy - 2 * rows_yy, xy - rows_yx, n, m - 1)
-    return float(_mmd(xx, yy, xy, n, m)), without_x, without_y
+    return _replicates(rows_xx, torch.cat(rows_xy), rows_yx, rows_yy)
 
 
 def _kernel_blocks(x: Tensor, y: Tensor, block: int | None) -> Iterator[tuple[int, Tensor]]:
     """(first row, k(x_rows, y)) block by block, each valid until the next; the diagonal is zero where ``y`` is ``x``.
 
-    All blocks share their memory: anew for each, it grew to gigabytes in the holes of the heap.
+    All blocks share one buffer: allocating one per block fragmented the heap up to gigabytes.
     """
     size = rows_at_a_time(block, len(y))
     memory = x.new_empty(min(size, len(x)), len(y))
@@ -158,7 +260,10 @@ def _kernel_blocks(x: Tensor, y: Tensor, block: int | None) -> Iterator[tuple[in
 
 
 def _products(x: Tensor, y: Tensor, out: Tensor) -> Tensor:
-    """x @ y.T, the same bits for any number of threads: BLAS divides long sums among them where few are asked."""
+    """x @ y.T with the same bits for any number of threads.
+
+    BLAS divides long sums among threads where the product is small, so small products run on one thread.
+    """
     if len(x) * len(y) > FEW:
         return torch.mm(x, y.T, out=out)
     threads = torch.get_num_threads()
@@ -172,14 +277,3 @@ def _products(x: Tensor, y: Tensor, out: Tensor) -> Tensor:
 def _row_sums(x: Tensor, block: int | None) -> Tensor:
     """Sums over the other images of k(x_i, x_j): (N,) float64."""
     return torch.cat([kernel.sum(1) for _, kernel in _kernel_blocks(x, x, block)])
-
-
-def _mmd(xx: Tensor, yy: Tensor, xy: Tensor, n: int, m: int) -> Tensor:
-    """Unbiased MMD^2 from the sums of the kernel over pairs; works on vectors of replicates."""
-    return xx / (n * (n - 1)) + yy / (m * (m - 1)) - 2 * xy / (n * m)
-
-
-def _jackknife_variance(replicates: Tensor) -> float:
-    """Efron and Stein 1981: (n - 1) / n times the sum of squared deviations of the leave-one-out values."""
-    count = len(replicates)
-    return float((replicates - replicates.mean()).square().sum()) * (count - 1) / count

@@ -1,4 +1,4 @@
-"""Regularised logistic regression of two feature sets, solved to the end: no iteration limit shows in a score."""
+"""Regularised logistic regression of two feature sets, iterated to convergence so that no score depends on a limit."""
 
 from collections.abc import Callable
 
@@ -16,8 +16,8 @@ def fit_logistic(positive: Tensor, negative: Tensor) -> Callable[[Tensor], Tenso
     """Fits log odds = w.x + b on features (P, d) and (Q, d), float64; returns x (N, d) -> log odds (N,).
 
     Minimises |w|^2 / 2 + sum_i c_i log(1 + exp(-y_i (w.x_i + b))) on standardised features, with weights c that
-    give both classes half the total: which class has more images says nothing about a sample. The solution lies
-    in the span of the P + Q images, so that features of any dimension cost little.
+    give both classes half the total, so that the class with more images is not favoured. The solution lies in the span
+    of the P + Q images, so features of any dimension cost little.
     """
     x, count = torch.cat([positive, negative]), len(positive) + len(negative)
     mean, spread = x.mean(0), x.std(0, unbiased=False)
@@ -57,7 +57,7 @@ def _newton(x: Tensor, signs: Tensor, costs: Tensor) -> Float64[Tensor, "r1"]:
             break
         curvature = costs * torch.sigmoid(odds) * torch.sigmoid(-odds)
         step = torch.linalg.solve(x.T @ (curvature[:, None] * x) + penalty.diag(), gradient)
-        scale, now = 1.0, loss(weights) * (1 + 1e-13)  # rounding is no rise
+        scale, now = 1.0, loss(weights) * (1 + 1e-13)  # tolerates rounding
         while scale > 1e-9 and loss(weights - scale * step) > now - 1e-4 * scale * gradient @ step:
             scale /= 2
         weights = weights - scale * step

@@ -1,5 +1,7 @@
-"""Fidelity and coverage by nearest neighbours: precision and recall (Kynkaanniemi et al. 2019, arXiv 1904.06991),
-density and coverage (Naeem et al. 2020, arXiv 2002.09797).
+"""Fidelity and coverage by nearest neighbours.
+
+Precision and recall: Kynkaanniemi et al. 2019, arXiv 1904.06991. Density and coverage: Naeem et al. 2020, arXiv
+2002.09797.
 """
 
 from typing import NamedTuple
@@ -12,7 +14,7 @@ from unseen_diffusion.scores.neighbours import nearer, neighbour_squares, square
 
 
 class Manifold(NamedTuple):
-    """How samples and target images lie in each other's balls.
+    """Shares and counts of samples and target images inside each other's balls (see ``prdc``).
 
     Attributes:
         precision: share of samples inside a ball of the target, in [0, 1].
@@ -30,12 +32,12 @@ class Manifold(NamedTuple):
 def prdc(samples: Tensor, target: Tensor, k: int = 5, block: int | None = None) -> Manifold:
     """Precision, recall, density and coverage of samples (N, d) against target images H (M, d).
 
-    A set's balls reach from each image to its k-th nearest neighbour in that set; their surface is outside.
+    Each image of a set has a ball that reaches to its k-th nearest neighbour in that set, surface excluded.
 
     Args:
         samples: features (N, d), N > k.
         target: features (M, d), M > k.
-        k: neighbours that span a ball.
+        k: the neighbour at the radius of a ball.
         block: rows of the distance matrix in memory at a time; no result depends on it.
 
     Raises:

@@ -1,7 +1,7 @@
-"""Is a sample in the target domain? One answer by a classifier, one by conformal distances: report both.
+"""The share of samples in the target domain, by a classifier and by conformal distances: report both.
 
-The classifier knows two domains and is blind to junk that belongs to neither; the distances know one domain and
-are blind to another that lies within the target's spread.
+The classifier compares two domains and cannot recognise images that belong to neither. The distances use one domain
+and cannot recognise another one that lies within its spread.
 """
 
 from math import nan, sqrt
@@ -21,12 +21,12 @@ class TargetShare(NamedTuple):
     """Share of samples in the target domain, with an interval; not clipped to [0, 1].
 
     Attributes:
-        value: (raw - fpr) / (tpr - fpr); NaN, with its interval, where the classifier tells nothing.
+        value: (raw - fpr) / (tpr - fpr); NaN, with its interval, where the classifier cannot separate the domains.
         low: lower bound.
         high: upper bound.
-        raw: share of samples that the classifiers call target.
-        tpr: share of target images that they call so.
-        fpr: share of ID images that they call so.
+        raw: share of samples classified as target.
+        tpr: share of target images classified as target.
+        fpr: share of in-distribution images classified as target.
     """
 
     value: float
@@ -38,7 +38,7 @@ class TargetShare(NamedTuple):
 
 
 class ConformalShare(NamedTuple):
-    """Share of samples that pass the conformal test, over that of real images; with an interval."""
+    """Share of samples that pass the conformal test over the share of real images that do, with an interval."""
 
     value: float
     low: float
@@ -48,21 +48,21 @@ class ConformalShare(NamedTuple):
 def classifier_share(samples: Tensor, target: Tensor, source: Tensor, level: float = 0.95) -> TargetShare:
     """Rogan and Gladen 1978: the share of samples in the target domain, from an imperfect classifier.
 
-    Two logistic classifiers tell target from ID images, one trained on the even and one on the odd rows of both
-    sets; each is judged on the rows that it has not seen, and both judge the samples, which must not be among
-    the rows. The interval is Fieller's (1954) at the classifiers as fitted.
+    Two logistic classifiers separate target from in-distribution images, one trained on the even and one on the odd
+    rows of both sets. Each is tested on the other rows, and both classify the samples, which must not be among the
+    rows. The interval is Fieller's (1954), with the classifiers taken as fixed.
 
     Args:
         samples: features (N, d).
         target: features of held-out target images (M, d), M >= 4.
-        source: features of ID images (K, d), K >= 4.
-        level: two-sided confidence level in (0, 1). Where tpr does not exceed fpr at this level, all is NaN.
+        source: features of in-distribution images (K, d), K >= 4.
+        level: two-sided confidence level in (0, 1). The share is NaN where tpr does not exceed fpr at this level.
 
     Raises:
         InputError: too few images, differing dimensions, or features that are not finite.
     """
     samples = as_features(samples, "the samples", 1)
-    target, source = as_pair(target, source, ("the target images", "the ID images"), 4)
+    target, source = as_pair(target, source, ("the target images", "the in-distribution images"), 4)
     as_pair(samples, target, ("the samples", "the target images"), 1)
     called = [torch.zeros(len(x), dtype=torch.float64) for x in (samples, target, source)]
     for seen, unseen in ((0, 1), (1, 0)):
@@ -76,14 +76,14 @@ def classifier_share(samples: Tensor, target: Tensor, source: Tensor, level: flo
 def conformal_share(
     samples: Tensor, target: Tensor, k: int = 5, alpha: float = 0.05, block: int | None = None
 ) -> ConformalShare:
-    """Share of samples with p > alpha against the target images H, over that of real images (Vovk et al. 2005).
+    """Share of samples with a conformal p > alpha over the share of real images with it (Vovk et al. 2005).
 
-    The strangeness of a sample is the distance to its k-th nearest neighbour in H, that of an image of H the
-    same among the others; p = (1 + images of H at least as strange) / (M + 1). The interval is Wilson's.
+    The strangeness of a sample is the distance to its k-th nearest neighbour in H, that of an image of H the distance
+    to its k-th nearest among the others; p = (1 + images of H at least as strange) / (M + 1). The interval is Wilson's.
 
     Args:
         samples: features (N, d).
-        target: features (M, d), M > k. Below M = 1 / alpha - 1 no sample can be rejected, and all is NaN.
+        target: features of H (M, d), M > k. Below M = 1 / alpha - 1 no sample can be rejected: the share is NaN.
         k: which neighbour.
         alpha: level of the test in (0, 1).
         block: rows of the distance matrix in memory at a time; no result depends on it.
@@ -111,9 +111,9 @@ def conformal_share(
 
 
 def real_pass_rate(count: int, alpha: float = 0.05) -> float:
-    """Share of new images that pass a conformal test against M others: 1 - floor(alpha (M + 1)) / (M + 1).
+    """Share of new real images that pass the test against M others: 1 - floor(alpha (M + 1)) / (M + 1).
 
-    More than 1 - alpha where M is small; 1 where no image can be rejected.
+    It exceeds 1 - alpha where M is small, and is 1 where no image can be rejected.
     """
     return 1 - attained_rank(count, alpha) / (count + 1)
 
@@ -124,7 +124,7 @@ def _adjusted(samples: Tensor, target: Tensor, source: Tensor, z: float) -> Targ
     over, gap = raw - fpr, tpr - fpr
     # The bounds solve (over - share gap)^2 = z^2 (raw_var + share^2 tpr_var + (1 - share)^2 fpr_var).
     square = gap**2 - z**2 * (tpr_var + fpr_var)
-    # Equal domains: what tells the halves apart by chance does so in both directions, which doubles the variance.
+    # With equal domains, a chance difference between the halves counts in both directions: twice the variance.
     if gap <= 0 or gap**2 <= 2 * z**2 * (tpr_var + fpr_var):
         return TargetShare(nan, nan, nan, raw, tpr, fpr)
     middle = over * gap - z**2 * fpr_var

@@ -1,4 +1,4 @@
-"""Is a sample new? Distances to the references, measured against those of held-out images."""
+"""Copies of the references: samples that are nearer to a reference than held-out images are."""
 
 from dataclasses import dataclass
 
@@ -15,9 +15,8 @@ from unseen_diffusion.utils.errors import InputError
 def nearest(x: Tensor, refs: Tensor, block: int | None = None) -> tuple[Float64[Tensor, "n"], Int64[Tensor, "n"]]:
     """Euclidean distance (N,) float64 from x (N, d) to the nearest of ``refs`` (M, d), and its index (N,).
 
-    The index is found by one matrix product per block, around the mean of the references; the distance is
-    then taken from the difference itself, since |x|^2 - 2 x.y + |y|^2 loses half the digits where it matters
-    (a copy has 0).
+    One matrix product per block, about the mean of the references, gives the index. The distance then comes from the
+    difference itself: |x|^2 - 2 x.y + |y|^2 would lose half the digits of small distances (a copy has 0).
 
     Raises:
         InputError: no images, differing dimensions, or features that are not finite.
@@ -34,11 +33,11 @@ def nearest(x: Tensor, refs: Tensor, block: int | None = None) -> tuple[Float64[
 
 @dataclass(frozen=True)
 class CopyRate(Proportion):
-    """Share of samples that count as copies, with Wilson's interval at the threshold as it is.
+    """Share of samples that count as copies, with Wilson's interval for a fixed threshold.
 
     Attributes:
-        expected: what new images of the domain score on average over the held-out images that set the threshold.
-        p_value: of so many copies or more among new images of the domain.
+        expected: mean share among new images of the domain, over draws of the held-out images behind the threshold.
+        p_value: probability of at least as many copies among new images of the domain.
     """
 
     expected: float
@@ -48,7 +47,7 @@ class CopyRate(Proportion):
 def copy_threshold(references: Tensor, heldout: Tensor, quantile: float = 0.01) -> float:
     """The k-th smallest distance from H (M, d) to R (K, d), k = floor(quantile (M + 1)) and at least 1.
 
-    A new image of the domain undercuts it with probability k / (M + 1), which is at most ``quantile`` where M is
+    A new image of the domain lies nearer with probability k / (M + 1): at most ``quantile`` for M of
     1 / quantile - 1 or more.
 
     Raises:
@@ -60,23 +59,24 @@ def copy_threshold(references: Tensor, heldout: Tensor, quantile: float = 0.01) 
 def copy_rate(samples: Tensor, references: Tensor, heldout: Tensor, quantile: float = 0.01) -> CopyRate:
     """Share of samples (N, d) no farther from R than ``copy_threshold``; a replay of the references scores 1.
 
-    Under "samples are new images of the domain", that is exchangeable with H, the number of copies has a
-    beta-binomial distribution, whatever that of the distances is, if none are tied: the p-value is exact, and allows
-    for a threshold that few held-out images set.
+    If samples are new images of the domain (exchangeable with H) and no distances are tied, the number of copies has a
+    beta-binomial distribution, whatever the distribution of the distances. So the p-value is exact, also for a
+    threshold from few held-out images.
 
     Raises:
         InputError: as ``copy_threshold``.
     """
-    known, _ = nearest(heldout, references)
-    threshold = _threshold(known, quantile)
-    distance, _ = nearest(samples, references)
-    count, total, rank = int((distance <= threshold).sum()), len(distance), int((known <= threshold).sum())
-    p_value = float(betabinom.sf(count - 1, total, rank, len(known) + 1 - rank))
-    found = wilson(count, total)
-    return CopyRate(count, total, found.share, found.low, found.high, rank / (len(known) + 1), p_value)
+    of_heldout, _ = nearest(heldout, references)
+    threshold = _threshold(of_heldout, quantile)
+    of_samples, _ = nearest(samples, references)
+    count, total, rank = int((of_samples <= threshold).sum()), len(of_samples), int((of_heldout <= threshold).sum())
+    p_value = float(betabinom.sf(count - 1, total, rank, len(of_heldout) + 1 - rank))
+    share = wilson(count, total)
+    return CopyRate(count, total, share.share, share.low, share.high, rank / (len(of_heldout) + 1), p_value)
 
 
 def _threshold(distances: Tensor, quantile: float) -> float:
+    """The k-th smallest of the held-out distances (M,), k as in ``copy_threshold``."""
     if not 0 < quantile < 1:
         raise InputError(f"quantile={quantile}: give a share between 0 and 1, e.g. 0.01")
     rank = max(1, attained_rank(len(distances), quantile))

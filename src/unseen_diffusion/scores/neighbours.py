@@ -1,8 +1,8 @@
-"""Nearest neighbours of feature sets from matrix products, block by block: what manifolds and conformal tests read.
+"""Nearest neighbours of feature sets, from matrix products in blocks.
 
-|x - y|^2 = |x|^2 - 2 x.y + |y|^2 is a matrix product, ten times faster than the differences, but exact to rounding
-of |x|^2 + |y|^2 alone. Comparisons therefore go through ``nearer``, for which distances this close are ties:
-the answers depend neither on the block size nor on the order of summation, and duplicates stay duplicates.
+|x - y|^2 = |x|^2 - 2 x.y + |y|^2 is a matrix product, ten times faster than the differences, but its rounding error is
+that of |x|^2 + |y|^2. So ``nearer`` compares distances and treats those within the error as ties: results depend
+neither on the block size nor on the order of summation, and duplicates stay duplicates.
 """
 
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ class Squares(NamedTuple):
 def squared_distances(x: Tensor, y: Tensor, block: int | None = None) -> Iterator[Squares]:
     """Squared Euclidean distances of x (N, d) to y (M, d), float64, some rows of x at a time.
 
-    Centre both sets before, where their mean is far from the origin: the margin grows with the norms.
+    Centre both sets first if their mean is far from the origin: the margin grows with the norms.
     """
     norms_x, norms_y = x.square().sum(1), y.square().sum(1)
     size = rows_at_a_time(block, len(y))
@@ -40,7 +40,7 @@ def squared_distances(x: Tensor, y: Tensor, block: int | None = None) -> Iterato
 
 
 def nearer(values: Tensor, radii: Tensor, margin: Tensor | float) -> Bool[Tensor, "..."]:
-    """Whether squared distances lie inside squared radii: strictly, and by more than rounding can feign."""
+    """Whether squared distances are below squared radii by more than the rounding error."""
     return values < radii - margin
 
 

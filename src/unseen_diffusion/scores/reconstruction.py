@@ -1,4 +1,4 @@
-"""How well a round trip (inversion, then denoising) gives an image back: one number per image."""
+"""How well a round trip (inversion, then denoising) restores an image: one number per image."""
 
 import torch
 from jaxtyping import Float64
@@ -7,8 +7,8 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 
 from unseen_diffusion.utils.errors import InputError
 
-PSNR_CAP = 100.0  # dB; equal images would be infinite, which no mean and no JSON file can hold
-_BORDER = 5  # half the 11 x 11 Gaussian window of SSIM (sigma 1.5): what is reflected at the edges
+PSNR_CAP = 100.0  # dB, of equal images: infinity would break means and JSON files
+_BORDER = 5  # half the 11 x 11 Gaussian window of SSIM (sigma 1.5): pixels reflected at each edge
 
 
 def psnr(a: Tensor, b: Tensor) -> Float64[Tensor, "n"]:
@@ -28,8 +28,8 @@ def psnr(a: Tensor, b: Tensor) -> Float64[Tensor, "n"]:
 def ssim(a: Tensor, b: Tensor) -> Float64[Tensor, "n"]:
     """Structural similarity (Wang et al. 2004) of uint8 images a, b (N, C, H, W): (N,) float64, 1 if equal.
 
-    The Gaussian window is 11 x 11 with sigma 1.5. Every pixel counts, those at the edges with reflected
-    surroundings: of a 32 x 32 image the usual cropping would leave less than half.
+    The Gaussian window is 11 x 11 with sigma 1.5. Every pixel counts; the image is reflected at its edges. The usual
+    cropping would leave less than half of a 32 x 32 image.
 
     Raises:
         InputError: as ``psnr``, or images that are smaller than their reflected border.

@@ -1,72 +1,59 @@
-"""Rows of the results table: one set of images against the held-out images and the references."""
+"""The scores of one set of images: a row of the results table, against the held-out images and the references."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
+from pydantic import Field
 from torch import Tensor
 
 from unseen_diffusion.scores.diversity import vendi_ratio
+from unseen_diffusion.scores.extra import Score, check_columns, extra_columns
 from unseen_diffusion.scores.frechet import frechet_distance
 from unseen_diffusion.scores.kernel import kid, permutation_p_value
 from unseen_diffusion.scores.manifold import prdc
 from unseen_diffusion.scores.membership import classifier_share, conformal_share
 from unseen_diffusion.scores.memorisation import CopyRate, copy_rate
 from unseen_diffusion.scores.metrics import CLASSIFIER
-from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.checked import Count, settings
 
-ROWS = ("held_out", "replay", "standard", "base_samples")
-LATENTS = 8  # least of a set that can be tested
-MINIMUM = 4  # images behind any score; more for those of nearest neighbours
+Row = Literal["held_out", "replay", "standard", "base_samples"]
+ROWS: tuple[str, ...] = get_args(Row)
+MINIMUM = 4  # images that every scored set must have; more for the scores of nearest neighbours
+ZeroOrMore = Annotated[int, Field(ge=0)]
+OpenShare = Annotated[float, Field(gt=0, lt=1)]
+Testable = Literal[0] | Annotated[int, Field(ge=8)]
 
 
-@dataclass(frozen=True)
+@settings("scores")
 class ScoreSettings:
-    """A config of the ``scores`` group.
+    """Which scores a run computes, and against which images."""
 
-    Attributes:
-        target: score against ``heldout`` images, or against ``validation`` images to choose settings.
-        rows: comparison rows beside the generated images.
-        copy_quantile: share of new images of the domain that lie as near to the references as a "copy".
-        reconstructions: references reconstructed for PSNR and SSIM; 0 for none.
-        permutations: behind the p-value of "KID-H is zero"; 0 for none.
-        membership: score the share that a classifier takes for the target domain rather than the base model's own;
-            it needs samples of the base model.
-        neighbours: k of precision, recall, density, coverage and the conformal share.
-        paths: pairs of references between which images are made; 0 for none.
-        geometry: latents per set whose distances and angles a report shows; 0 for none.
-        latents: latents per set that are tested for separability from the model's own and for Gaussianity, at every
-            step that the inversion records; 0 for none.
-    """
-
-    target: str = "heldout"
-    rows: Sequence[str] = ROWS
-    copy_quantile: float = 0.01
-    reconstructions: int = 100
-    permutations: int = 1000
-    membership: bool = True
-    neighbours: int = 5
-    paths: int = 3
-    geometry: int = 100
-    latents: int = 0
+    target: Literal["heldout", "validation"]
+    """images to score against; validation leaves the held-out images unused while settings are chosen"""
+    rows: Sequence[Row]
+    """comparison rows beside the generated images"""
+    copy_quantile: OpenShare
+    """a sample is a copy if it is nearer to a reference than this share of new images of the domain would be"""
+    reconstructions: ZeroOrMore
+    """references inverted and denoised for PSNR and SSIM; 0: none"""
+    permutations: ZeroOrMore
+    """random relabellings behind the p-value of KID-H; 0: no p-value"""
+    membership: bool
+    """whether a classifier estimates the share of samples in the domain; it needs samples of the base model"""
+    neighbours: Count
+    """k of precision, recall, density, coverage and the conformal share"""
+    paths: ZeroOrMore
+    """pairs of references between which images are generated; 0: none"""
+    geometry: ZeroOrMore
+    """latents per set whose distances and angles the report shows; 0: none"""
+    latents: Testable
+    """latents per set tested for Gaussianity and separability at every recorded step; 0: none"""
+    extra: Mapping[str, Score] = Field(default_factory=dict)  # absent from configs written before version 0.4
+    """further scores by name, each a config of a class with columns and a call (CONTRIBUTING.md)"""
 
     def __post_init__(self) -> None:
-        if self.target not in ("heldout", "validation"):
-            raise InputError(f"scores.target={self.target}: choose heldout or validation")
-        if unknown := [row for row in self.rows if row not in ROWS]:
-            raise InputError(f"scores.rows={unknown}: choose among {', '.join(ROWS)}")
-        if not 0 < self.copy_quantile < 1:
-            raise InputError(f"scores.copy_quantile={self.copy_quantile}: give a share between 0 and 1, e.g. 0.01")
-        for name in ("reconstructions", "permutations", "paths", "geometry", "latents", "neighbours"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise InputError(f"scores.{name}={value}: give a whole number of 0 or more")
-        if 0 < self.latents < LATENTS:
-            raise InputError(f"scores.latents={self.latents}: give {LATENTS} or more, or 0 for none")
-        if not isinstance(self.membership, bool):
-            raise InputError(f"scores.membership={self.membership}: give true or false")
-        if self.neighbours < 1:
-            raise InputError(f"scores.neighbours={self.neighbours}: give 1 or more")
+        check_columns(self.extra)
 
     @property
     def minimum(self) -> int:
@@ -75,24 +62,24 @@ class ScoreSettings:
 
 
 class Views(NamedTuple):
-    """One set of images as scores see it: features (n, d) for distances, pixels (n, p) for copies."""
+    """One set of images as scores get it: features (n, d) for distances, pixels (n, p) in [-1, 1] for copies."""
 
     features: Tensor
     pixels: Tensor
 
 
 class DomainViews(NamedTuple):
-    """What samples are held against: references R, target images H (or V), features of the model's own samples."""
+    """What samples are compared with: references R, target images H (or V), features of the base model's samples."""
 
     references: Views
     target: Views
-    own: Tensor | None = None
+    base_samples: Tensor | None = None
 
 
 def score_row(row: str, samples: Views, domain: DomainViews, settings: ScoreSettings) -> dict[str, Any]:
     """Scores of one set of images against the target set H (or V) and the references R.
 
-    Copies are judged by pixels: features of a network can be blind to a copy that is slightly blurred.
+    Copies are judged by pixels: a network's features can miss a copy that is slightly blurred.
     """
     references, target = domain.references, domain.target
     copies = copy_rate(samples.pixels, references.pixels, target.pixels, settings.copy_quantile)
@@ -108,12 +95,19 @@ def score_row(row: str, samples: Views, domain: DomainViews, settings: ScoreSett
         **prdc(samples.features, target.features, settings.neighbours)._asdict(),
         "vendi": vendi_ratio(samples.features, target.features).value,
         **_membership(samples, domain, settings.neighbours),
+        **extra_columns(settings.extra, samples, domain),
     }
-    return {name: None if value != value else value for name, value in scores.items()}  # JSON knows no NaN
+    return {name: None if value != value else value for name, value in scores.items()}  # JSON has no NaN
 
 
-def _copies(found: CopyRate) -> dict[str, float]:
-    return {"value": found.share, "low": found.low, "high": found.high, "p": found.p_value, "expected": found.expected}
+def _copies(copies: CopyRate) -> dict[str, float]:
+    return {
+        "value": copies.share,
+        "low": copies.low,
+        "high": copies.high,
+        "p": copies.p_value,
+        "expected": copies.expected,
+    }
 
 
 def _p_value(samples: Views, target: Views, permutations: int) -> dict[str, float]:
@@ -123,26 +117,26 @@ def _p_value(samples: Views, target: Views, permutations: int) -> dict[str, floa
 
 
 def _membership(samples: Views, domain: DomainViews, neighbours: int) -> dict[str, float]:
-    """Both target fractions: the classifier's needs the model's own samples, the conformal one does not."""
-    near = conformal_share(samples.features, domain.target.features, neighbours)
-    found = _prefixed("target_conformal", near._asdict())
-    if domain.own is not None:
-        share = classifier_share(samples.features, domain.target.features, domain.own)
-        found |= _prefixed(CLASSIFIER, share._asdict())
-    return found
+    """Both shares of samples in the target domain; the classifier's needs samples of the base model."""
+    conformal = conformal_share(samples.features, domain.target.features, neighbours)
+    shares = _prefixed("target_conformal", conformal._asdict())
+    if domain.base_samples is not None:
+        classified = classifier_share(samples.features, domain.target.features, domain.base_samples)
+        shares |= _prefixed(CLASSIFIER, classified._asdict())
+    return shares
 
 
 def held_out_row(domain: DomainViews, count: int, settings: ScoreSettings) -> dict[str, Any]:
-    """The floor: what real images of the domain score at the same number of images.
+    """The floor of every score: what the same number of real images of the domain scores.
 
-    Against H the real images are references (they and H never share an image), against R they are H itself. Their
-    copy rate is what new images score on average: H set the threshold, and cannot be counted against it.
+    Scores against H take the references as the real images (R and H share no image), scores against R take H. The
+    copy rate is its mean for new images: H sets the threshold, so counting copies among H would mean nothing.
     """
-    real = score_row("held_out", _first(domain.references, count), domain, settings)
-    back = score_row("held_out", _first(domain.target, count), domain, settings)
-    taken = {key: value for key, value in back.items() if key.startswith(("kid_r", "fid_r"))}
-    floor = {key: value for key, value in real.items() if not key.startswith("copy_rate")}
-    return {**floor, **taken, "copy_rate": real["copy_rate_expected"]}
+    references = score_row("held_out", _first(domain.references, count), domain, settings)
+    target = score_row("held_out", _first(domain.target, count), domain, settings)
+    against_r = {key: value for key, value in target.items() if key.startswith(("kid_r", "fid_r"))}
+    against_h = {key: value for key, value in references.items() if not key.startswith("copy_rate")}
+    return {**against_h, **against_r, "copy_rate": references["copy_rate_expected"]}
 
 
 def _first(views: Views, count: int) -> Views:
@@ -150,5 +144,5 @@ def _first(views: Views, count: int) -> Views:
 
 
 def _prefixed(prefix: str, values: dict[str, float]) -> dict[str, float]:
-    """Names of a score's parts: ``kid_h`` for its value, ``kid_h_low`` and so on for the rest."""
+    """Column names of a score's parts: ``kid_h`` for its value, ``kid_h_low`` and so on for the rest."""
     return {prefix if name == "value" else f"{prefix}_{name}": value for name, value in values.items()}

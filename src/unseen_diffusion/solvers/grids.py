@@ -1,23 +1,27 @@
-"""The grids of nodes that solvers walk on."""
+"""Grids of nodes between the clean image and a mixing step."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from unseen_diffusion.models.schedules import CLEAN, CLEAN_NODE, Node, Schedule
 from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.renamed import new_names
 
-GRIDS = ("uniform_t", "trailing", "karras", "log_snr", "paper")
-WHOLE = ("trailing", "paper")  # of whole timesteps only
+GridKind = Literal["uniform_t", "trailing", "karras", "log_snr", "paper"]
+GRIDS = get_args(GridKind)
+WHOLE_TIMESTEPS = ("trailing", "paper")  # grids of whole timesteps only
 RHO = 7  # Karras et al. 2022
+CleanEnd = Literal["full", "half"]  # the step between the clean image and the lowest node
 
 
 @dataclass(frozen=True)
 class Grid:
     """Nodes of one trajectory between the clean image and ``up[-1]``.
 
-    ``up`` is walked by the inversion, ``down`` by the denoising. They are mirror images, save for the
-    ``paper`` grid: the released code starts its inversion with the clean image taken as the state at t = 0.
+    The inversion follows ``up`` and the denoising ``down``. They are mirror images, except for the ``paper`` grid: the
+    released code starts its inversion at t = 0, with the clean image in place of that state.
     """
 
     up: tuple[Node, ...]
@@ -31,8 +35,8 @@ def make_grid(schedule: Schedule, kind: str, steps: int, t_top: float, through: 
         schedule: the noise schedule.
         kind: ``uniform_t`` (equal steps in t, fractional), ``trailing`` (the same rounded to whole timesteps, which
             at t_top = T - 1 is diffusers' trailing spacing), ``karras`` (Karras et al. 2022, equation 5, rho 7,
-            from the noise at t = 0 up), ``log_snr`` (from there in equal steps of log vs) or ``paper``
-            (linspace(0, t_top, steps) rounded down, as released: its inversion has steps - 1 intervals).
+            from the noise at t = 0 up), ``log_snr`` (from there in equal steps of log v) or ``paper``
+            (linspace(0, t_top, steps) rounded down, as in the released code: its inversion has steps - 1 intervals).
         steps: intervals, at least 2; fewer where rounding makes timesteps coincide.
         t_top: the upper end, in (0, T - 1].
         through: mixing steps that must be nodes: the nearest inner node is moved onto each.
@@ -42,9 +46,9 @@ def make_grid(schedule: Schedule, kind: str, steps: int, t_top: float, through: 
     """
     if t_top <= 0:
         raise InputError(f"mixing.t={t_top:g}: choose a mixing step above 0")
-    if kind in WHOLE and any(t != math.floor(t) for t in (t_top, *through)):
+    if kind in WHOLE_TIMESTEPS and any(t != math.floor(t) for t in (t_top, *through)):
         wrong = next(t for t in (t_top, *through) if t != math.floor(t))
-        raise InputError(f"mixing.t={wrong:g}: solver.grid={kind} knows whole timesteps only; choose another grid or t")
+        raise InputError(f"mixing.t={wrong:g}: solver.grid={kind} has whole timesteps only; choose another grid or t")
     nodes = tuple(schedule.node(t) for t in _snap(_times(schedule, kind, steps, t_top), through))
     if kind == "paper":
         return Grid(nodes, (*reversed(nodes), CLEAN_NODE))
@@ -52,7 +56,7 @@ def make_grid(schedule: Schedule, kind: str, steps: int, t_top: float, through: 
 
 
 def _times(schedule: Schedule, kind: str, steps: int, t_top: float) -> list[float]:
-    """The grid's timesteps, upwards."""
+    """The timesteps of the grid, rising."""
     if kind == "paper":
         return sorted({float(math.floor(t_top * i / (steps - 1))) for i in range(steps)})
     if kind == "trailing":
@@ -62,24 +66,24 @@ def _times(schedule: Schedule, kind: str, steps: int, t_top: float) -> list[floa
     top = schedule.node(t_top)
     if top.alpha > 0:
         return [CLEAN, *_by_noise(schedule, kind, steps, top), t_top]
-    # vs is infinite at the top: the spacing ends one timestep below, and the top is one more node.
+    # v is infinite at the top: the spacing ends one timestep below it, and the top is an extra node.
     return [CLEAN, *_by_noise(schedule, kind, steps - 1, schedule.node(t_top - 1)), t_top - 1, t_top]
 
 
 def _by_noise(schedule: Schedule, kind: str, count: int, top: Node) -> list[float]:
-    """``count`` levels of vs from t = 0 to ``top``, equally spaced in vs^(1/7) or log vs; the last is left out."""
+    """``count`` levels of v from t = 0 to ``top``, without the last, equally spaced in v^(1/7) or log v."""
     bottom = schedule.node(0.0)
-    low, high = bottom.sigma / bottom.alpha, top.sigma / top.alpha
+    low, high = bottom.noise_to_signal, top.noise_to_signal
     if kind == "karras":
         first, last = low ** (1 / RHO), high ** (1 / RHO)
         levels = [(first + (last - first) * i / (count - 1)) ** RHO for i in range(count - 1)]
     else:
         levels = [low * (high / low) ** (i / (count - 1)) for i in range(count - 1)]
-    return [schedule.node_at_noise(vs).t for vs in levels]
+    return [schedule.node_at_noise(v).t for v in levels]
 
 
 def _snap(times: list[float], through: Sequence[float]) -> list[float]:
-    """Moves the nearest inner node onto each of ``through``; two that want the same node add one."""
+    """Moves the nearest inner node onto each step of ``through``; adds a node where the nearest is taken already."""
     times, fixed = list(times), {times[0], times[-1], *through}
     for wanted in sorted(set(through) - set(times)):
         if not times[0] < wanted < times[-1]:
@@ -97,3 +101,6 @@ def _keeps_order(times: list[float], moved: float, wanted: float) -> bool:
     """True if no other node lies between ``moved`` and ``wanted``."""
     low, high = min(moved, wanted), max(moved, wanted)
     return not any(low < t < high for t in times)
+
+
+__getattr__ = new_names(__name__)

@@ -1,7 +1,8 @@
-"""Work-precision of solvers: error against network evaluations, beside a fine reference trajectory.
+"""Work-precision of solvers: errors against NFE (network function evaluations).
 
-Three errors, since none stands for another (DDIM's implicit inverse has the best round trips and the worst latents):
-the latent's own, the round trip of an image, and the round trip of a fresh latent, which no image was inverted to.
+Three errors, because none predicts another (the implicit inverse of DDIM has the best round trips and the worst
+latents): the error of the latent against a fine reference trajectory, the round trip of an image, and the round trip
+of a fresh latent, to which no image was inverted.
 """
 
 import math
@@ -17,13 +18,15 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from unseen_diffusion.models.base import DiffusionModel
-from unseen_diffusion.solvers.sampling import SolverSettings, denoise, invert
+from unseen_diffusion.solvers.grids import CleanEnd, GridKind
+from unseen_diffusion.solvers.methods import solvers
+from unseen_diffusion.solvers.sampling import denoise, invert
+from unseen_diffusion.solvers.settings import SolverSettings
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import atomic_path
 from unseen_diffusion.utils.seeds import generator
 
-REFERENCE = ("rk4", "log_snr")
-REFERENCE_STEPS = 241  # evaluations: 61 intervals; at least four times what it is to judge
+REFERENCE_STEPS = 241  # NFE: 61 intervals; raised to four times the largest budget measured
 PANELS = {
     "latent_rms": "latent: RMS error",
     "pair_psnr": "image round trip: PSNR (dB)",
@@ -32,11 +35,11 @@ PANELS = {
 
 
 class Pair(NamedTuple):
-    """A method to measure: a solver, its grid and its clean end (see ``SolverSettings``)."""
+    """A solver to measure, with its grid and its clean end (see ``SolverSettings``)."""
 
     solver: str
-    grid: str
-    clean_end: str = "full"
+    grid: GridKind
+    clean_end: CleanEnd = "full"
 
     @property
     def label(self) -> str:
@@ -44,18 +47,9 @@ class Pair(NamedTuple):
         return f"{self.solver}, {self.grid}" + (", half clean end" if self.clean_end == "half" else "")
 
 
-PAIRS = (
-    Pair("ddim", "uniform_t"),
-    Pair("ddim", "karras"),
-    Pair("ddim_implicit", "karras"),
-    Pair("dpmpp_2m", "uniform_t"),
-    Pair("dpmpp_2m", "karras"),
-    Pair("dpmpp_2m", "karras", "half"),
-    Pair("dpmpp_2m", "log_snr"),
-    Pair("trapezoid", "karras"),
-    Pair("heun", "karras"),
-    Pair("rk4", "karras"),
-)
+def all_pairs() -> list[Pair]:
+    """Every solver with the grids and clean ends in which it is measured (its ``pairings``)."""
+    return [Pair(name, *pairing) for name, solver in solvers().items() for pairing in solver.pairings]
 
 
 def solvers_table(
@@ -63,7 +57,7 @@ def solvers_table(
     images: Float[Tensor, "n c h w"],
     t: float,
     evaluations: Sequence[int],
-    pairs: Sequence[Pair] = PAIRS,
+    pairs: Sequence[Pair] | None = None,
     batch_size: int = 64,
     progress: bool = False,
 ) -> pd.DataFrame:
@@ -73,14 +67,14 @@ def solvers_table(
         model: the frozen model.
         images: in [-1, 1], at least 2.
         t: mixing step.
-        evaluations: budgets per direction (``SolverSettings.steps``).
-        pairs: what to measure.
+        evaluations: budgets per direction, in NFE (``SolverSettings.steps``).
+        pairs: what to measure; by default every solver in each of its ``pairings``.
         batch_size: images per network call.
         progress: show progress bars.
 
     Returns:
         A row per pair and budget: ``solver``, ``grid``, ``clean_end``, ``steps`` (the budget), ``up`` and ``down``
-        (evaluations really spent, per image), ``latent_rms`` (against RK4 on the log_snr grid with the same clean
+        (NFE really spent, per image), ``latent_rms`` (against RK4 on the log_snr grid with the same clean
         end), ``pair_psnr`` (dB, mean over images, of float images with peak 2) and ``fresh_rms`` (latents drawn from
         the reference latents' mean and covariance, denoised and inverted again).
 
@@ -95,13 +89,14 @@ def measure(
     images: Float[Tensor, "n c h w"],
     t: float,
     evaluations: Sequence[int],
-    pairs: Sequence[Pair] = PAIRS,
+    pairs: Sequence[Pair] | None = None,
     batch_size: int = 64,
     progress: bool = False,
 ) -> Iterator[dict[str, object]]:
-    """The rows of ``solvers_table``, budget by budget, each as soon as it is known."""
+    """The rows of ``solvers_table``, budget by budget, each as soon as it is measured."""
     if len(images) < 2:
         raise InputError(f"{len(images)} images: give 2 or more, fresh latents need a spread")
+    pairs = all_pairs() if pairs is None else pairs
     settings = [
         SolverSettings(name=pair.solver, grid=pair.grid, steps=steps, clean_end=pair.clean_end)
         for steps in evaluations
@@ -109,7 +104,7 @@ def measure(
     ]
     fine = max(REFERENCE_STEPS, 4 * max(evaluations, default=0))
     truths = {
-        clean_end: _up(model, images, SolverSettings(*REFERENCE, fine, clean_end), t, batch_size, progress)
+        clean_end: _up(model, images, _reference(fine, clean_end), t, batch_size, progress)
         for clean_end in dict.fromkeys(pair.clean_end for pair in pairs)
     }
     for solver in settings:
@@ -122,6 +117,11 @@ def fresh_latents(latents: Float[Tensor, "n c h w"], seed: int = 0) -> Float[Ten
     draws = [torch.randn(len(latents), generator=generator(seed, "fresh", index)) for index in range(len(latents))]
     weights = torch.stack(draws) / math.sqrt(len(latents) - 1)
     return mean + torch.einsum("kn,nchw->kchw", weights, latents - mean)
+
+
+def _reference(steps: int, clean_end: CleanEnd) -> SolverSettings:
+    """The solver whose latents the others are compared with."""
+    return SolverSettings(name="rk4", grid="log_snr", steps=steps, clean_end=clean_end)
 
 
 def _up(
@@ -180,7 +180,7 @@ def _rms(x: Tensor) -> float:
 
 
 def solvers_figure(table: pd.DataFrame, path: Path | str) -> None:
-    """Draws ``solvers_table``: three panels against evaluations spent upwards, as SVG or PNG by the suffix.
+    """Draws ``solvers_table``: three panels against the NFE of the inversion, as SVG or PNG by the suffix.
 
     Raises:
         InputError: another suffix.
@@ -199,7 +199,7 @@ def solvers_figure(table: pd.DataFrame, path: Path | str) -> None:
 
 
 def _panel(axis: Axes, table: pd.DataFrame, column: str, title: str) -> None:
-    """One error against the evaluations, a line per pair."""
+    """One error against the NFE, a line per pair."""
     for number, (key, lines) in enumerate(table.groupby(["solver", "grid", "clean_end"], sort=False)):
         spent = lines.sort_values("up")
         marker, style = "osD^vP*Xh<>d"[number % 12], "--" if key[2] == "half" else "-"
@@ -210,5 +210,5 @@ def _panel(axis: Axes, table: pd.DataFrame, column: str, title: str) -> None:
     if column != "pair_psnr":
         axis.set_yscale("log")
     axis.set_title(title, fontsize=12)
-    axis.set_xlabel("network evaluations of the inversion", fontsize=11)
+    axis.set_xlabel("NFE of the inversion", fontsize=11)
     axis.grid(alpha=0.3)

@@ -1,4 +1,4 @@
-"""Content-addressed artefacts: made once, shared by any number of processes, on disk or in a bucket."""
+"""Content-addressed artefacts: computed once, shared by any number of processes, on disk or in a bucket."""
 
 from unseen_diffusion.utils.renamed import old_names
 

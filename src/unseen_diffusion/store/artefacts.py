@@ -1,11 +1,9 @@
-"""Content-addressed artefacts: made once, checked whenever they are read, found again by what determines them.
+"""Content-addressed artefacts: computed once, stored under a key of all their inputs, and checked at every read.
 
-An artefact is the folder ``root``/<stage>/<key>: its tensors, in one safetensors file or in shards of rows, and
-``artefact.json``, which is written last and makes it complete. See docs/store.md.
+An artefact is the folder ``root``/<stage>/<key>. It holds tensors, in one safetensors file or in shards of rows, and
+``artefact.json``, which is written last and makes the artefact complete. See docs/store.md.
 """
 
-import hashlib
-import json
 import platform
 import time
 from collections.abc import Callable
@@ -23,7 +21,8 @@ from torch import Tensor
 from unseen_diffusion.store import shards
 from unseen_diffusion.store.claims import Claims
 from unseen_diffusion.store.objects import LocalObjects, Objects
-from unseen_diffusion.store.shards import Facts, Made, RowWise, Spent, Tensors
+from unseen_diffusion.store.shards import Cost, Facts, RowWise, StageOutput, Tensors
+from unseen_diffusion.utils.digests import digest, json_digest
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import seal, unseal
 from unseen_diffusion.utils.tensors import pack
@@ -35,16 +34,16 @@ LIBRARIES = ("unseen-diffusion", "torch", "diffusers", "numpy", "safetensors")
 
 @dataclass(frozen=True)
 class Artefact:
-    """What a stage made.
+    """The result of a stage.
 
     Attributes:
         key: SHA-256 over stage, stage version and inputs, hexadecimal.
         tensors: its arrays, on the CPU.
         facts: its numbers and names, as JSON values.
-        seconds: what making it took, by all who took part.
-        reused: True if all of it was found instead of made.
+        seconds: time that it took, summed over all workers.
+        reused: True if this process computed no part of it.
         spent: what this process spent on it.
-        folder: where it lies.
+        folder: where it is stored.
     """
 
     key: str
@@ -52,19 +51,18 @@ class Artefact:
     facts: Facts
     seconds: float
     reused: bool
-    spent: Spent
+    spent: Cost
     folder: Path
 
 
 def key_of(stage: str, stage_version: int, inputs: dict[str, Any]) -> str:
-    """SHA-256 over the canonical JSON of what determines an artefact."""
-    text = json.dumps([stage, stage_version, inputs], sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    """The key of an artefact: SHA-256, hexadecimal, over the canonical JSON of all that determines it."""
+    return json_digest([stage, stage_version, inputs])
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What determines an artefact: stage, its version, and inputs as JSON values."""
+    """All that determines an artefact: stage, stage version, and inputs as JSON values."""
 
     stage: str
     version: int
@@ -77,11 +75,11 @@ class Recipe:
 
     @property
     def folder(self) -> str:
-        """Where it lies below the store's root."""
+        """The artefact's folder, relative to the store's root."""
         return f"{self.stage}/{self.key[:24]}"
 
     def record(self, facts: Facts, seconds: float, contents: dict[str, Any]) -> bytes:
-        """Content of ``artefact.json``."""
+        """The content of ``artefact.json``."""
         record = {
             "key": self.key,
             "stage": self.stage,
@@ -97,15 +95,15 @@ class Recipe:
 
 @lru_cache(maxsize=1)
 def environment() -> dict[str, str]:
-    """Versions for provenance."""
+    """Versions of Python and of the libraries, for provenance."""
     return {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
 
 
 class Store:
-    """Artefacts below ``root``: a folder, or s3://bucket/prefix with a folder below ``cache`` in front of it.
+    """Artefacts below ``root``: a folder, or s3://bucket/prefix with a local copy in a folder below ``cache``.
 
-    Any number of processes, on any number of machines, share it: each artefact is made once, and the shards of a
-    row-wise one are split among those who want it.
+    Any number of processes, on any number of machines, can share it. Each artefact is made once; workers that need the
+    same artefact of rows split its shards among themselves.
     """
 
     def __init__(self, root: Path | str, cache: Path | str | None = None):
@@ -113,11 +111,13 @@ class Store:
         self.root = self.objects.folder
         self.claims = Claims(self.objects)
 
-    def get_or_make(self, stage: str, stage_version: int, inputs: dict[str, Any], make: Callable[[], Made]) -> Artefact:
-        """The artefact of these inputs: read where it exists, else made by ``make`` and written.
+    def get_or_make(
+        self, stage: str, stage_version: int, inputs: dict[str, Any], make: Callable[[], StageOutput]
+    ) -> Artefact:
+        """Reads the artefact of these inputs; where it does not exist, calls ``make`` and writes the result.
 
         Args:
-            stage: name of the arrow.
+            stage: name of the stage.
             stage_version: raised whenever the stage's meaning changes.
             inputs: JSON values that determine the result, upstream keys included.
             make: returns (tensors, facts).
@@ -127,64 +127,65 @@ class Store:
         """
         recipe = Recipe(stage, stage_version, inputs)
 
-        def made() -> Artefact:
+        def make_and_write() -> Artefact:
             started = time.monotonic()
             tensors, facts = make()
             seconds = time.monotonic() - started
-            spent = Spent(seconds, facts.get("evaluations", 0))
-            if (found := self._find(recipe)) is not None:  # of a worker that took this one for dead
+            spent = Cost(seconds, facts.get("evaluations", 0))
+            if (found := self._find(recipe)) is not None:  # another worker took over, thinking this one dead
                 return replace(found, spent=spent, reused=False)
             data = pack(tensors)
-            record = recipe.record(facts, seconds, {"sha256": hashlib.sha256(data).hexdigest()})
+            record = recipe.record(facts, seconds, {"sha256": digest(data)})
             self.objects.put(f"{recipe.folder}/{TENSORS}", data)
             self.objects.put(f"{recipe.folder}/{RECORD}", record)
             self.objects.tidy(f"{recipe.folder}/")
             tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
             return Artefact(recipe.key, tensors, facts, seconds, False, spent, self.root / recipe.folder)
 
-        return self.claims.once(f"{recipe.folder}/artefact.claim", lambda: self._find(recipe), made)
+        return self.claims.once(f"{recipe.folder}/artefact.claim", lambda: self._find(recipe), make_and_write)
 
-    def get_or_make_rows(self, stage: str, stage_version: int, inputs: dict[str, Any], how: RowWise) -> Artefact:
-        """The same for an artefact of independent rows, made shard by shard as ``how`` says.
+    def get_or_make_rows(self, stage: str, stage_version: int, inputs: dict[str, Any], work: RowWise) -> Artefact:
+        """Does the same for an artefact of independent rows, which ``work`` makes shard by shard.
 
-        Whoever asks for it takes part: claims a free shard, computes and writes it, then the next, until all are there.
-        A process that is killed loses the shard it was at; the others, or the next start, go on with what is missing.
+        Every process that asks for it takes part: it claims a free shard, computes and writes it, then the next, until
+        all exist. A killed process loses the shard it was computing; other processes, or the next start, make it.
 
         Raises:
             InputError: the store cannot be written to, or is full.
         """
-        recipe, spent = Recipe(stage, stage_version, inputs), Spent()
+        recipe, spent = Recipe(stage, stage_version, inputs), Cost()
         while True:
             if (found := self._find(recipe)) is None:
-                names, spent = shards.make_missing(self.objects, self.claims, recipe.folder, recipe.key, how, spent)
-                found = self._complete(recipe, how, names)
+                names, spent = shards.make_missing(self.objects, self.claims, recipe.folder, recipe.key, work, spent)
+                found = self._complete(recipe, work, names)
             if found is not None:
-                return replace(found, spent=spent, reused=spent == Spent())
+                return replace(found, spent=spent, reused=spent == Cost())
 
-    def _complete(self, recipe: Recipe, how: RowWise, names: list[str]) -> Artefact | None:
-        """One worker reads all shards and writes the record, the others wait and read what it chose.
+    def _complete(self, recipe: Recipe, work: RowWise, names: list[str]) -> Artefact | None:
+        """Completes an artefact of shards: one worker reads all of them and writes the record, the others read it.
 
-        None where a shard is missing or damaged.
+        Returns:
+            The artefact; None where a shard is missing or damaged.
         """
         folder = recipe.folder
 
         def make() -> Artefact | None:
-            whole = shards.read_all(self.objects, recipe.key, names, how.rows)
+            whole = shards.read_all(self.objects, recipe.key, names, work.rows)
             if whole is None:
                 return None
-            facts = how.finish(whole.tensors, whole.facts)
-            if (found := self._find(recipe)) is not None:  # of a worker that took this one for dead
+            facts = work.finish(whole.tensors, whole.facts)
+            if (found := self._find(recipe)) is not None:  # another worker took over, thinking this one dead
                 return found
             files = [name.rsplit("/", 1)[1] for name in names]
-            contents = {"rows": how.rows, "size": shards.size(names), "shards": files}
+            contents = {"rows": work.rows, "size": shards.size(names), "shards": files}
             self.objects.put(f"{folder}/{RECORD}", recipe.record(facts, whole.seconds, contents))
             shards.tidy(self.objects, folder, [*names, f"{folder}/{RECORD}"])
-            return Artefact(recipe.key, whole.tensors, facts, whole.seconds, False, Spent(), self.root / folder)
+            return Artefact(recipe.key, whole.tensors, facts, whole.seconds, False, Cost(), self.root / folder)
 
         return self.claims.once(f"{folder}/artefact.claim", lambda: self._find(recipe), make)
 
     def _record(self, recipe: Recipe) -> dict[str, Any] | None:
-        """What makes an artefact complete; None where it is not, or the record was damaged."""
+        """Reads ``artefact.json``; None where it is missing, damaged or another artefact's."""
 
         def record(data: bytes) -> dict[str, Any] | None:
             found = parse(data) or {}
@@ -194,18 +195,18 @@ class Store:
         return record(data) if data else None
 
     def _find(self, recipe: Recipe) -> Artefact | None:
-        """A complete artefact; None where there is none. What is damaged or missing is named in the log."""
+        """Reads a complete artefact; None where there is none. The log names files that are damaged or missing."""
         record = self._record(recipe)
         if record is None:
             return None
         folder = recipe.folder
         tensors = self._tensors(recipe, record)
         if tensors is None:
-            if "shards" in record:  # those that are intact stay in use
+            if "shards" in record:  # intact shards stay in use
                 self.objects.create(f"{folder}/{shards.PLAN}", shards.plan_of(record["rows"], record["size"]))
             self.objects.delete(f"{folder}/{RECORD}")
             return None
-        return Artefact(recipe.key, tensors, record["facts"], record["seconds"], True, Spent(), self.root / folder)
+        return Artefact(recipe.key, tensors, record["facts"], record["seconds"], True, Cost(), self.root / folder)
 
     def _tensors(self, recipe: Recipe, record: dict[str, Any]) -> Tensors | None:
         if "shards" in record:
@@ -213,18 +214,18 @@ class Store:
             whole = shards.read_all(self.objects, recipe.key, names, record["rows"])
             return whole.tensors if whole else None
         name, sha256 = f"{recipe.folder}/{TENSORS}", record["sha256"]
-        data = self.objects.get(name, lambda data: hashlib.sha256(data).hexdigest() == sha256, expected=True)
+        data = self.objects.get(name, lambda data: digest(data) == sha256, expected=True)
         return None if data is None else safetensors.torch.load(data)
 
 
 def parse(data: bytes) -> dict[str, Any] | None:
-    """A record, or None where it is damaged; those without a seal are of version 0.2, which had no shards."""
+    """Parses a record; None where it is damaged. Records of version 0.2, which had no shards, carry no checksum."""
     record = unseal(data, required=False)
     return record if record is None or "shards" not in record else unseal(data)
 
 
 def tensor_names(folder: Path | str) -> list[str]:
-    """Names of a complete artefact's tensors.
+    """The names of a complete artefact's tensors.
 
     Raises:
         InputError: it is not there, or damaged.
@@ -233,14 +234,14 @@ def tensor_names(folder: Path | str) -> list[str]:
 
 
 def load_tensor(folder: Path | str, name: str, most: int | None = None) -> Tensor:
-    """A tensor of a complete artefact, or its first ``most`` rows: no shard beyond them is read.
+    """Reads a tensor of a complete artefact, or its first ``most`` rows without reading further shards.
 
     Raises:
         InputError: it is not there, or damaged.
     """
     parts: list[Tensor] = []
-    for path, digest in _files(Path(folder)):
-        tensors = _load(path, digest)
+    for path, start in _files(Path(folder)):
+        tensors = _load(path, start)
         if name not in tensors:
             raise InputError(f"{folder}: the artefact has no tensor {name}; delete this folder and run again")
         parts.append(tensors[name])
@@ -251,7 +252,7 @@ def load_tensor(folder: Path | str, name: str, most: int | None = None) -> Tenso
 
 
 def _files(folder: Path) -> list[tuple[Path, str]]:
-    """Files of a complete artefact, in order, each with the start of its SHA-256."""
+    """The files of a complete artefact, in order, each with the start of its SHA-256."""
     record = parse((folder / RECORD).read_bytes()) if (folder / RECORD).is_file() else None
     if record is None:
         raise InputError(f"{folder / RECORD}: missing or damaged; run again to make it")
@@ -260,15 +261,15 @@ def _files(folder: Path) -> list[tuple[Path, str]]:
     ]
 
 
-def _load(path: Path, digest: str) -> Tensors:
+def _load(path: Path, digest_start: str) -> Tensors:
     data = path.read_bytes() if path.is_file() else b""
-    if not hashlib.sha256(data).hexdigest().startswith(digest):
+    if not digest(data).startswith(digest_start):
         raise InputError(f"{path}: missing or damaged; run again to make it")
     return safetensors.torch.load(data)
 
 
 def open_objects(location: Path | str, cache: Path | str | None = None) -> Objects:
-    """The objects of a folder, or of s3://bucket/prefix with a folder below ``cache`` in front of it.
+    """Opens a folder, or s3://bucket/prefix with a local copy in a folder below ``cache``.
 
     Raises:
         InputError: another kind of address, or one that cannot be used here.

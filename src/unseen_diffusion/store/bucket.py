@@ -1,12 +1,10 @@
-"""An S3-compatible bucket behind a local folder: nodes that share no disk share artefacts through it, by obstore.
+"""An S3-compatible bucket with a local copy, through which machines that share no disk share artefacts (by obstore).
 
-What is found or written is kept in the folder as well, where reports and tables read it: below it each address has a
-folder of its own, for what lies there passes for being in the bucket. Credentials and the endpoint
-come from the usual variables (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL) and are never
-written.
+Every object that is read or written is also kept in a local folder, where reports and tables read it. Each address has
+its own folder, because an object in it is assumed to be in the bucket too. Credentials and the endpoint come from the
+usual variables (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL) and are never written.
 """
 
-import hashlib
 import logging
 import os
 from collections.abc import Iterator
@@ -17,18 +15,20 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from unseen_diffusion.store.objects import Check, LocalObjects
+from unseen_diffusion.utils.digests import digest
 from unseen_diffusion.utils.errors import InputError, first_line
+from unseen_diffusion.utils.renamed import new_names
 
 log = logging.getLogger(__name__)
 
 SCHEME = "s3"
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
-PASSING = (".claim", "/plan.json")  # ends of names that change or go while an artefact is made: never kept locally
+PASSING = (".claim", "/plan.json")  # ends of names that change or vanish while an artefact is made: never kept locally
 TIMES = {"timeout": "60s", "connect_timeout": "10s"}
 
 
 def check_address(text: str) -> None:
-    """What can be known of a bucket's address without a connection.
+    """Checks a bucket's address as far as possible without a connection.
 
     Raises:
         InputError: another scheme, no bucket, or obstore is not installed.
@@ -41,7 +41,7 @@ def check_address(text: str) -> None:
 
 
 class BucketObjects:
-    """The objects of s3://bucket/prefix, with a folder below ``cache`` in front of them."""
+    """The objects of s3://bucket/prefix, with a local copy in a folder below ``cache``."""
 
     pause = 5.0
 
@@ -58,7 +58,7 @@ class BucketObjects:
         prefix = address.path.strip("/") or None
         self.address = text.rstrip("/")
         self.store = S3Store(address.netloc, prefix=prefix, config=config, client_options=options)
-        self.folder = Path(cache) / own_folder(self.address, endpoint)
+        self.folder = Path(cache) / local_folder(self.address, endpoint)
         self.local = LocalObjects(self.folder)
 
     def names(self, prefix: str) -> set[str]:
@@ -129,7 +129,7 @@ class BucketObjects:
 
     @contextmanager
     def _errors(self, name: str) -> Iterator[None]:
-        """What the bucket refuses as one line.
+        """Turns errors of the bucket into one line.
 
         Raises:
             InputError: no connection, no permission, no such bucket.
@@ -138,18 +138,21 @@ class BucketObjects:
 
         try:
             yield
-        except (BaseError, FileNotFoundError) as error:  # the latter where the bucket itself is not there
+        except (BaseError, FileNotFoundError) as error:  # the latter where the bucket itself does not exist
             raise InputError(
                 f"{self.address}/{name}: {first_line(error)}; check the address, AWS_ENDPOINT_URL and the credentials"
             ) from error
 
 
-def own_folder(address: str, endpoint: str | None) -> str:
-    """The name of an address's local folder, which no other address has, on whatever server."""
-    digest = hashlib.sha256(f"{endpoint or ''} {address}".encode()).hexdigest()
-    return f"{SCHEME}-{urlsplit(address).netloc}-{digest[:12]}"
+def local_folder(address: str, endpoint: str | None) -> str:
+    """The name of an address's local folder: no other address, nor the same one on another server, has it."""
+    identity = digest(f"{endpoint or ''} {address}")
+    return f"{SCHEME}-{urlsplit(address).netloc}-{identity[:12]}"
 
 
 def _keeps(name: str) -> bool:
-    """Whether the local folder keeps it."""
+    """Whether the local folder keeps a copy of an object."""
     return not name.endswith(PASSING)
+
+
+__getattr__ = new_names(__name__)

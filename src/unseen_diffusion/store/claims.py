@@ -1,154 +1,139 @@
-"""Who works at what: claims that a worker holds while it computes, and that others take over when it dies.
+"""Work leases: one worker computes an artefact while others wait, and another takes over if it dies.
 
-A claim is a small object that only one worker can create. Its holder rewrites it every ``BEAT`` seconds. It is taken
-over at once when its process on the same machine is gone, and elsewhere when nobody has rewritten it for ``STALE``
-seconds, by the clock of the one who waits: machines need not agree on the time. Claims save work and guard nothing:
-what is computed is determined by its inputs, so that two workers who both hold a claim write the same results.
+A claim is a small object that only one worker can create. Its holder rewrites it every ``HEARTBEAT`` seconds. Another
+worker takes it over at once when the holder's process on the same machine has ended, and elsewhere when nobody has
+rewritten it for ``SILENCE`` seconds, by the clock of the worker that waits: clocks of machines need not agree. Claims
+save work but guard nothing: inputs determine the result, so two workers that hold one claim write the same artefact.
 """
 
 import json
 import logging
 import os
-import platform
 import random
 import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from unseen_diffusion.store.objects import Objects
 from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.liveness import CLOCK, HEARTBEAT, SILENCE, Clock, ProcessIdentity, SilenceWatch
+from unseen_diffusion.utils.renamed import new_names
 
 log = logging.getLogger(__name__)
-
-BEAT = 10.0  # seconds
-STALE = 60.0
 
 T = TypeVar("T")
 
 
 class Claims:
-    """The claims of one worker among ``objects``."""
+    """The claims that one worker holds or waits for.
 
-    def __init__(self, objects: Objects, beat: float = BEAT, stale: float = STALE):
+    Args:
+        objects: where claims are kept.
+        beat: seconds between two heartbeats of a held claim.
+        stale: seconds without a heartbeat after which another machine's worker counts as dead.
+        clock: for waiting; tests pass their own.
+    """
+
+    def __init__(self, objects: Objects, beat: float = HEARTBEAT, stale: float = SILENCE, clock: Clock = CLOCK):
         self.objects = objects
-        self.beat, self.stale = beat, stale
-        self._seen: dict[str, tuple[bytes | None, float]] = {}  # others' claims: content, and since when it is so
+        self.beat, self.stale, self.clock = beat, stale, clock
+        self._watch = SilenceWatch(clock)
 
     @contextmanager
     def hold(self, name: str) -> Iterator[bool]:
-        """Yields whether the claim ``name`` is this worker's for the length of the block; never waits."""
-        me = _identity()
-        if not self._take(name, me):
+        """Tries to get the claim ``name`` for the length of the block, without waiting; yields whether it did."""
+        claim = _new_claim()
+        if not self._take(name, claim):
             yield False
             return
         ended = threading.Event()
-        pulse = threading.Thread(target=self._pulse, args=(name, me, ended), daemon=True)
-        pulse.start()
+        heartbeats = threading.Thread(target=self._send_heartbeats, args=(name, claim, ended), daemon=True)
+        heartbeats.start()
         try:
             yield True
         finally:
             ended.set()
-            pulse.join()
-            if _token(self.objects.read(name)) == me["token"]:
+            heartbeats.join()
+            if _token(self.objects.read(name)) == claim["token"]:
                 self.objects.delete(name)
 
     def once(self, name: str, find: Callable[[], T | None], make: Callable[[], T]) -> T:
-        """What ``find`` finds; while that is None, one worker makes it under the claim ``name`` and the others wait."""
-        pause = Pause(self.objects.pause)
+        """Returns what ``find`` finds; while that is None, one worker makes it under the claim, and others wait."""
+        pause = self.pause()
         while True:
-            if (found := find()) is not None:
-                return found
-            with self.hold(name) as mine:
-                if mine:
-                    found = find()  # another may have ended between the look and the claim
-                    return make() if found is None else found
+            if (existing := find()) is not None:
+                return existing
+            with self.hold(name) as is_held:
+                if is_held:
+                    existing = find()  # another worker may have finished before this one got the claim
+                    return make() if existing is None else existing
             pause()
 
-    def _take(self, name: str, me: dict[str, Any]) -> bool:
-        theirs = self.objects.read(name)  # most claims looked at are held: reading costs less than to be refused
-        if theirs is not None:
-            if not self._dead(name, theirs):
+    def pause(self) -> "Pause":
+        """A new series of waits between looks at what other workers do."""
+        return Pause(self.objects.pause, self.clock)
+
+    def is_abandoned(self, name: str, content: bytes) -> bool:
+        """Whether a claim's holder is dead: its local process ended, or no heartbeat came for ``stale`` seconds."""
+        return self._watch.silent_for(name, content) > self.stale or _has_ended(content)
+
+    def _take(self, name: str, claim: dict[str, Any]) -> bool:
+        """Creates the claim, after deleting an abandoned one; False where another worker holds it."""
+        existing = self.objects.read(name)  # most claims are held: a read costs less than a refused write
+        if existing is not None:
+            if not self.is_abandoned(name, existing):
                 return False
-            log.info("%s: its holder died; taken over", name)
+            log.info("%s: the worker that held it died; this one takes over", name)
             self.objects.delete(name)
-        return self.objects.create(name, _dump(me))
+        return self.objects.create(name, _dump(claim))
 
-    def _dead(self, name: str, content: bytes) -> bool:
-        """Whether a claim's holder is gone: its process is, or its content has not changed for ``stale`` seconds."""
-        now = time.monotonic()
-        seen, since = self._seen.get(name, (None, now))
-        if seen != content:
-            self._seen[name] = (content, now)
-            since = now
-        return now - since > self.stale or _gone(content)
-
-    def _pulse(self, name: str, me: dict[str, Any], ended: threading.Event) -> None:
-        """Rewrites the claim until the block ends or another has taken it over."""
+    def _send_heartbeats(self, name: str, claim: dict[str, Any], ended: threading.Event) -> None:
+        """Rewrites the claim until the block ends or another worker has taken it over."""
         while not ended.wait(self.beat):
-            me["beats"] += 1
+            claim["beats"] += 1
             try:
-                if _token(self.objects.read(name)) != me["token"]:
+                if _token(self.objects.read(name)) != claim["token"]:
                     return
-                self.objects.put(name, _dump(me))
-            except (OSError, InputError) as error:  # a full disk, say: the next beat may pass
-                log.debug("%s: no beat (%s)", name, error)
+                self.objects.put(name, _dump(claim))
+            except (OSError, InputError) as error:  # a full disk, say: the next heartbeat may succeed
+                log.debug("%s: heartbeat failed (%s)", name, error)
 
 
 class Pause:
-    """Waits between two looks: short at first, then longer up to ``most`` seconds, and never in step with others."""
+    """Waits between two looks: briefly at first, then longer, with random lengths so that workers do not coincide.
 
-    def __init__(self, most: float):
-        self.most, self.next = most, min(0.02, most)
+    Args:
+        longest: seconds that a wait grows to.
+        clock: does the waiting.
+    """
+
+    def __init__(self, longest: float, clock: Clock = CLOCK):
+        self.longest, self.clock = longest, clock
+        self.next = min(0.02, longest)
 
     def __call__(self) -> None:
-        time.sleep(self.next * random.uniform(0.5, 1.0))
-        self.next = min(self.most, 1.5 * self.next)
+        self.clock.sleep(self.next * random.uniform(0.5, 1.0))
+        self.next = min(self.longest, 1.5 * self.next)
 
 
-def _identity() -> dict[str, Any]:
-    """This worker, as told to others."""
-    pid = os.getpid()
-    return {"machine": _machine(), "pid": pid, "started": _state(pid)[1], "token": os.urandom(8).hex(), "beats": 0}
+def _new_claim() -> dict[str, Any]:
+    """The content of a claim by this process; the token tells it from every other claim."""
+    process = ProcessIdentity.current()
+    machine = "/".join((process.host, process.boot, process.space)).rstrip("/")
+    token = os.urandom(8).hex()
+    return {"machine": machine, "pid": process.pid, "started": process.ticks, "token": token, "beats": 0}
 
 
-def _machine() -> str:
-    """Where process numbers mean the same: host, boot, and namespace of processes (containers)."""
-    parts = [platform.node()]
-    with suppress(OSError):  # no Linux: the host's name must do
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-        parts.append(str(Path("/proc/self/ns/pid").readlink()))
-    return "/".join(parts)
-
-
-def _state(pid: int) -> tuple[str, str]:
-    """State and starting time of a process; empty where the system does not tell."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    except OSError:
-        return "", ""
-    return fields[0], fields[19]
-
-
-def _gone(content: bytes) -> bool:
+def _has_ended(content: bytes) -> bool:
     """Whether a claim's holder was a process of this machine that has ended."""
     try:
         claim = json.loads(content)
-        machine, pid, started = claim["machine"], int(claim["pid"]), claim["started"]
+        host, boot, space = [*str(claim["machine"]).split("/"), "", ""][:3]
+        process = ProcessIdentity(host, boot, space, int(claim["pid"]), ticks=claim["started"])
     except (ValueError, KeyError, TypeError):
         return False
-    if machine != _machine():
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:  # another user's, alive
-        return False
-    state, since = _state(pid)
-    return state in ("Z", "X") or since != started  # killed but not yet buried, or the number was given to another
+    return process.is_local and not process.is_running()
 
 
 def _dump(claim: dict[str, Any]) -> bytes:
@@ -160,3 +145,6 @@ def _token(content: bytes | None) -> str | None:
         return json.loads(content or b"{}").get("token")
     except (ValueError, AttributeError):
         return None
+
+
+__getattr__ = new_names(__name__)

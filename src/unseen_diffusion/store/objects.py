@@ -1,6 +1,6 @@
-"""Named bytes below one root: a local folder, or an S3-compatible bucket behind a local folder.
+"""Named objects of bytes: files below a local folder, or objects of an S3-compatible bucket with a local copy.
 
-Names are relative, with slashes. Nothing half written is ever seen under a name.
+Names are relative, with slashes. Nobody ever sees a partly written object.
 """
 
 import errno
@@ -21,43 +21,43 @@ NO_LINKS = {errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EN
 
 @runtime_checkable
 class Objects(Protocol):
-    """What a store keeps its files in.
+    """The interface of a place in which a store keeps its files.
 
     Attributes:
-        folder: where what was read or written lies as local files.
-        pause: seconds at most between two looks at what other workers do.
+        folder: local folder in which all objects that were read or written are files.
+        pause: longest time in seconds between two looks at what other workers do.
     """
 
     folder: Path
     pause: float
 
     def names(self, prefix: str) -> set[str]:
-        """Names that start with ``prefix``, which holds at least one slash."""
+        """Lists the names that start with ``prefix``, which contains at least one slash."""
 
     def get(self, name: str, intact: Check, expected: bool = False) -> bytes | None:
-        """The content, None where there is none; what is not ``intact`` is deleted, never returned.
+        """Reads an object; None where there is none. One that is not ``intact`` is deleted and never returned.
 
-        One line of the log names what is damaged, or missing though ``expected``.
+        A line of the log names an object that is damaged, or that is missing although ``expected``.
         """
 
     def read(self, name: str) -> bytes | None:
-        """The content as it is now, unchecked and uncached: for claims."""
+        """Reads an object as it is now, without check or local copy: for claims."""
 
     def put(self, name: str, data: bytes) -> None:
-        """Writes, over what was there."""
+        """Writes an object, replacing an existing one."""
 
     def create(self, name: str, data: bytes) -> bool:
-        """Writes if nothing is there, in one step: of many workers exactly one is answered True."""
+        """Writes an object unless it exists, in one step: of many workers exactly one gets True."""
 
     def delete(self, name: str) -> None:
-        """Deletes what may be there."""
+        """Deletes an object if it exists."""
 
     def tidy(self, prefix: str) -> None:
-        """Deletes temporary files that writers killed long ago left at ``prefix``, a folder's name and a slash."""
+        """Deletes old temporary files of killed writers in the folder ``prefix``, which ends with a slash."""
 
 
 class LocalObjects:
-    """Files below a folder, which processes and machines may share."""
+    """Files below a folder, which several processes and machines may share."""
 
     pause = 0.5
 
@@ -99,7 +99,7 @@ class LocalObjects:
         path = self.folder / name
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            # A link appears with its content, or not at all.
+            # A hard link appears together with its content, or not at all.
             temporary = path.with_name(f".{path.name}-{os.urandom(6).hex()}")
             try:
                 temporary.write_bytes(data)
@@ -127,7 +127,7 @@ class LocalObjects:
 
 
 def _create_exclusively(path: Path, data: bytes) -> bool:
-    """``create`` without hard links: for a moment the file is there and empty, which readers take for damage."""
+    """``create`` without hard links: the file is empty for a moment, which readers treat as damage."""
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     except FileExistsError:

@@ -1,12 +1,11 @@
-"""Row-wise making: an artefact of many rows in shards, each written whole as soon as it is computed.
+"""Shards: an artefact of many independent rows is written in pieces, each as soon as it is computed.
 
-A shard is a safetensors file ``rows-START-STOP.DIGEST.safetensors``: tensors of rows START to STOP, and in its header
-the artefact's key, its JSON facts and the seconds that it took. DIGEST, the first 16 digits of the file's SHA-256,
-stands in the name, so that one rename makes a shard and says what it must contain. ``plan.json`` fixes the boundaries
-for all workers while the artefact is being made, by the batch size of the first of them.
+A shard is a safetensors file ``rows-START-STOP.DIGEST.safetensors``. It holds the tensors of rows START to STOP, and in
+its header the artefact's key, the JSON facts and the seconds that it took. DIGEST is the first 16 digits of the file's
+SHA-256: one rename publishes a shard together with its checksum. While the artefact is being made, ``plan.json`` fixes
+the boundaries of all shards, by the batch size of the worker that came first.
 """
 
-import hashlib
 import json
 import logging
 import random
@@ -23,14 +22,16 @@ from torch import Tensor
 
 from unseen_diffusion.store.claims import Claims, Pause
 from unseen_diffusion.store.objects import Objects
+from unseen_diffusion.utils.digests import digest
 from unseen_diffusion.utils.files import seal, unseal
+from unseen_diffusion.utils.renamed import new_names
 from unseen_diffusion.utils.tensors import pack
 
 log = logging.getLogger(__name__)
 
 Tensors = dict[str, Tensor]
 Facts = dict[str, Any]
-Made = tuple[Tensors, Facts]
+StageOutput = tuple[Tensors, Facts]
 
 PLAN = "plan.json"
 SHARD = re.compile(r"rows-(\d+)-(\d+)\.([0-9a-f]{16})\.safetensors")
@@ -38,42 +39,47 @@ SHARD = re.compile(r"rows-(\d+)-(\d+)\.([0-9a-f]{16})\.safetensors")
 
 @dataclass(frozen=True)
 class RowWise:
-    """How to make an artefact whose rows do not depend on one another.
+    """The functions and sizes that make an artefact whose rows do not depend on one another.
 
     Attributes:
-        rows: how many.
-        batch: rows of a shard, where no other worker has begun with shards of another size.
+        rows: number of rows.
+        batch: rows of a shard, unless another worker has begun with shards of another size.
         make: rows -> (tensors whose first dimension is these rows, JSON facts). It may be called for any rows, in any
             order, by any worker, and must return the same each time.
         finish: whole tensors and the facts of all shards, in order -> facts of the artefact.
-        found: told of rows that are done already, or by other workers; for progress.
+        on_existing: called with the number of rows that were made earlier or by other workers; for progress bars.
     """
 
     rows: int
     batch: int
-    make: Callable[[range], Made]
+    make: Callable[[range], StageOutput]
     finish: Callable[[Tensors, Sequence[Facts]], Facts]
-    found: Callable[[int], None] = lambda rows: None
+    on_existing: Callable[[int], None] = lambda rows: None
 
 
-class Spent(NamedTuple):
-    """What this process has spent: seconds, and network evaluations as facts count them."""
+class Cost(NamedTuple):
+    """What this process has spent on an artefact.
+
+    Attributes:
+        seconds: time.
+        evaluations: NFE, network function evaluations, as facts count them.
+    """
 
     seconds: float = 0.0
     evaluations: int = 0
 
-    def plus(self, seconds: float, evaluations: int) -> "Spent":
-        """With more of both."""
-        return Spent(self.seconds + seconds, self.evaluations + evaluations)
+    def plus(self, seconds: float, evaluations: int) -> "Cost":
+        """A copy with these seconds and evaluations added."""
+        return Cost(self.seconds + seconds, self.evaluations + evaluations)
 
 
 class Whole(NamedTuple):
-    """All rows.
+    """All shards of an artefact, joined.
 
     Attributes:
-        tensors: whole, on the CPU.
-        facts: of each shard, in order.
-        seconds: what all shards took together.
+        tensors: all rows, on the CPU.
+        facts: facts of each shard, in order.
+        seconds: sum over all shards.
     """
 
     tensors: Tensors
@@ -82,98 +88,104 @@ class Whole(NamedTuple):
 
 
 def cut(rows: int, size: int) -> list[range]:
-    """0 to ``rows`` in pieces of ``size``; no rows are one empty piece, so that shapes are known."""
+    """Splits 0..``rows`` into ranges of ``size``; no rows give one empty range, so that shapes are known."""
     return [range(start, min(start + size, rows)) for start in range(0, rows, size)] or [range(0)]
 
 
 def stem(folder: str, rows: range) -> str:
-    """Start of a shard's name."""
+    """Start of the name of a shard, up to its digest."""
     return f"{folder}/rows-{rows.start:08d}-{rows.stop:08d}"
 
 
 def make_missing(
-    objects: Objects, claims: Claims, folder: str, key: str, how: RowWise, spent: Spent
-) -> tuple[list[str], Spent]:
-    """Makes the shards that are missing, sharing the work with whoever makes the same artefact.
+    objects: Objects, claims: Claims, folder: str, key: str, work: RowWise, cost: Cost
+) -> tuple[list[str], Cost]:
+    """Makes the missing shards, together with all other workers that make the same artefact.
 
-    Listing a folder costs as much as it has entries, so that it is done as seldom as will do: one list is worked
-    through until a shard of it turns out to be another's, and one who waits for others looks at single claims.
+    Listing a folder takes time in proportion to its entries, so it is listed rarely: a worker makes the free shards of
+    one list until another worker turns out to have one of them, and while it waits it reads single claims only.
 
     Returns:
-        The names of all shards, in order, when they are there; and what this process has spent, ``spent`` included.
+        The names of all shards, in order, once all exist; and ``cost`` with what this process has spent here added.
     """
-    plan = agree(objects, folder, how)
+    plan = shared_boundaries(objects, folder, work)
     seen: set[range] = set()
-    pause = Pause(objects.pause)
+    pause = claims.pause()
 
-    def mine(rows: range) -> bool:
-        nonlocal spent, pause
-        made = _make(objects, claims, folder, key, how, rows)
-        if made is not None:
-            spent, pause = spent.plus(*made), Pause(objects.pause)
+    def try_to_make(rows: range) -> bool:
+        nonlocal cost, pause
+        added = _make(objects, claims, folder, key, work, rows)
+        if added is not None:
+            cost, pause = cost.plus(*added), claims.pause()
             seen.add(rows)
-        return made is not None
+        return added is not None
 
     while True:
         names = objects.names(f"{folder}/")
         done = present(names)
         for rows in plan:
             if rows in done and rows not in seen:
-                how.found(len(rows))
+                work.on_existing(len(rows))
                 seen.add(rows)
         if not (missing := [rows for rows in plan if rows not in done]):
-            return [done[rows] for rows in plan], spent
-        free, claimed = _split(missing, folder, names)
-        if not _work_through(free, mine):
-            _wait(objects, folder, claimed, mine, pause)
+            return [done[rows] for rows in plan], cost
+        free, claimed = split_by_claim(missing, folder, names)
+        if not _make_free(free, try_to_make):
+            _wait(objects, folder, claimed, try_to_make, pause)
 
 
-def _work_through(free: list[range], mine: Callable[[range], bool]) -> bool:
-    """Makes shards from a random place on, so that workers seldom meet, until the list is seen to be old."""
-    first, some = random.randrange(len(free)) if free else 0, False
+def _make_free(free: list[range], try_to_make: Callable[[range], bool]) -> bool:
+    """Makes free shards from a random one on, so that workers rarely meet, until the list turns out to be outdated.
+
+    Returns:
+        Whether any shard was made.
+    """
+    first, any_made = random.randrange(len(free)) if free else 0, False
     for rows in free[first:] + free[:first]:
-        if mine(rows):
-            some = True
-        elif some:
+        if try_to_make(rows):
+            any_made = True
+        elif any_made:
             break
-    return some
+    return any_made
 
 
-def _wait(objects: Objects, folder: str, claimed: list[range], mine: Callable[[range], bool], pause: Pause) -> None:
-    """Until one of these claims is given up, or was a dead worker's and its shard is made."""
+def _wait(
+    objects: Objects, folder: str, claimed: list[range], try_to_make: Callable[[range], bool], pause: Pause
+) -> None:
+    """Waits until a claim is released, or until a dead worker's claim is taken over and its shard made."""
     while True:
         pause()
         rows = random.choice(claimed) if claimed else None
-        if rows is None or objects.read(f"{stem(folder, rows)}.claim") is None or mine(rows):
+        if rows is None or objects.read(f"{stem(folder, rows)}.claim") is None or try_to_make(rows):
             return
 
 
-def _make(objects: Objects, claims: Claims, folder: str, key: str, how: RowWise, rows: range) -> Spent | None:
-    """One shard, if nobody else is at it or has just ended it."""
-    with claims.hold(f"{stem(folder, rows)}.claim") as mine:
-        if not mine or present(objects.names(f"{stem(folder, rows)}.")):
+def _make(objects: Objects, claims: Claims, folder: str, key: str, work: RowWise, rows: range) -> Cost | None:
+    """Makes one shard and returns its cost; None where another worker is making it or has just finished it."""
+    with claims.hold(f"{stem(folder, rows)}.claim") as is_held:
+        if not is_held or present(objects.names(f"{stem(folder, rows)}.")):
             return None
         started = time.monotonic()
-        tensors, facts = how.make(rows)
+        tensors, facts = work.make(rows)
         seconds = time.monotonic() - started
         write(objects, folder, key, rows, tensors, facts, seconds)
-    return Spent(seconds, facts.get("evaluations", 0))
+    return Cost(seconds, facts.get("evaluations", 0))
 
 
-def agree(objects: Objects, folder: str, how: RowWise) -> list[range]:
-    """The boundaries that all workers use: those of the first, or of shards that are there already."""
+def shared_boundaries(objects: Objects, folder: str, work: RowWise) -> list[range]:
+    """The boundaries that all workers use: those of existing shards, or of the worker that came first."""
     name = f"{folder}/{PLAN}"
 
     def size_of(data: bytes) -> int:
         plan = unseal(data) or {}
-        return plan["size"] if plan.get("rows") == how.rows else 0
+        return plan["size"] if plan.get("rows") == work.rows else 0
 
     while True:
         if data := objects.get(name, lambda data: size_of(data) > 0):
-            return cut(how.rows, size_of(data))
+            return cut(work.rows, size_of(data))
         lengths = Counter(len(rows) for rows in present(objects.names(f"{folder}/")))
-        size = lengths.most_common(1)[0][0] if lengths else how.batch
-        objects.create(name, plan_of(how.rows, size))
+        size = lengths.most_common(1)[0][0] if lengths else work.batch
+        objects.create(name, plan_of(work.rows, size))
 
 
 def plan_of(rows: int, size: int) -> bytes:
@@ -182,52 +194,52 @@ def plan_of(rows: int, size: int) -> bytes:
 
 
 def size(names: Sequence[str]) -> int:
-    """Rows of the largest of these shards."""
+    """Number of rows in the largest of these shards."""
     return max(len(rows) for rows in present(set(names)))
 
 
 def present(names: set[str]) -> dict[range, str]:
-    """Shards by their rows; of several with the same rows, the first by name."""
-    found: dict[range, str] = {}
+    """The shards among these names, by their rows; of several with the same rows, the first by name."""
+    shards: dict[range, str] = {}
     for name in sorted(names, reverse=True):
         if match := SHARD.fullmatch(name.rsplit("/", 1)[1]):
-            found[range(int(match[1]), int(match[2]))] = name
-    return found
+            shards[range(int(match[1]), int(match[2]))] = name
+    return shards
 
 
-def _split(missing: list[range], folder: str, names: set[str]) -> tuple[list[range], list[range]]:
-    """Missing shards that nobody has claimed, and the others."""
+def split_by_claim(missing: list[range], folder: str, names: set[str]) -> tuple[list[range], list[range]]:
+    """Splits missing shards into those that nobody has claimed and those that somebody has."""
     claimed = [rows for rows in missing if f"{stem(folder, rows)}.claim" in names]
     return [rows for rows in missing if f"{stem(folder, rows)}.claim" not in names], claimed
 
 
 def write(objects: Objects, folder: str, key: str, rows: range, tensors: Tensors, facts: Facts, seconds: float) -> None:
-    """One shard, whole or not at all."""
+    """Writes one shard, whole or not at all."""
     header = {"key": key, "rows": f"{rows.start}-{rows.stop}"}
     header["made"] = json.dumps({"facts": facts, "seconds": seconds}, allow_nan=False)
     data = pack(tensors, header)
-    objects.put(f"{stem(folder, rows)}.{digest(data)}.safetensors", data)
+    objects.put(f"{stem(folder, rows)}.{short_digest(data)}.safetensors", data)
 
 
-def read(objects: Objects, name: str, key: str) -> Made | None:
-    """Tensors, and the header's {"facts", "seconds"}; None where the shard is missing or was damaged."""
+def read(objects: Objects, name: str, key: str) -> StageOutput | None:
+    """Reads a shard's tensors and its header's {"facts", "seconds"}; None where it is missing or damaged."""
     match = SHARD.fullmatch(name.rsplit("/", 1)[1])
-    data = objects.get(name, lambda data: match is not None and digest(data) == match[3], expected=True)
+    data = objects.get(name, lambda data: match is not None and short_digest(data) == match[3], expected=True)
     if data is None or match is None:
         return None
     header = header_of(data)
     if (header["key"], header["rows"]) != (key, f"{int(match[1])}-{int(match[2])}"):
-        log.warning("%s: a shard of something else; made again", objects.folder / name)
+        log.warning("%s: belongs to another artefact; made again", objects.folder / name)
         objects.delete(name)
         return None
     return safetensors.torch.load(data), json.loads(header["made"])
 
 
 def read_all(objects: Objects, key: str, names: Sequence[str], rows: int) -> Whole | None:
-    """All shards as one, or None where one is missing or damaged (then named in the log)."""
+    """Reads and joins all shards; None where one is missing or damaged, which the log names."""
     tensors: Tensors = {}
     facts, seconds = list[Facts](), 0.0
-    place = 0
+    start = 0
     for name in names:
         shard = read(objects, name, key)
         if shard is None:
@@ -235,18 +247,18 @@ def read_all(objects: Objects, key: str, names: Sequence[str], rows: int) -> Who
         for label, part in shard[0].items():
             if label not in tensors:
                 tensors[label] = torch.empty((rows, *part.shape[1:]), dtype=part.dtype)
-            tensors[label][place : place + len(part)] = part
-        place += len(part)
+            tensors[label][start : start + len(part)] = part
+        start += len(part)
         facts.append(shard[1]["facts"])
         seconds += shard[1]["seconds"]
     return Whole(tensors, facts, seconds)
 
 
 def tidy(objects: Objects, folder: str, names: Sequence[str]) -> None:
-    """Deletes what a finished artefact needs no more; a shard that does not belong to it is named in the log."""
+    """Deletes what a finished artefact no longer needs; the log names shards that do not belong to it."""
     for name in objects.names(f"{folder}/") - set(names):
         if SHARD.fullmatch(name.rsplit("/", 1)[1]):
-            log.warning("%s: an extra shard; deleted", objects.folder / name)
+            log.warning("%s: not one of this artefact's shards; deleted", objects.folder / name)
             objects.delete(name)
         elif name.endswith(("/" + PLAN, ".claim")) and not name.endswith("/artefact.claim"):
             objects.delete(name)
@@ -254,10 +266,13 @@ def tidy(objects: Objects, folder: str, names: Sequence[str]) -> None:
 
 
 def header_of(data: bytes) -> dict[str, str]:
-    """The strings in a safetensors file's header."""
+    """The metadata strings in the header of a safetensors file."""
     return json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
 
 
-def digest(data: bytes) -> str:
-    """The first 16 digits of SHA-256."""
-    return hashlib.sha256(data).hexdigest()[:16]
+def short_digest(data: bytes) -> str:
+    """The first 16 digits of SHA-256, as in the names of shards."""
+    return digest(data)[:16]
+
+
+__getattr__ = new_names(__name__)

@@ -1,17 +1,17 @@
-"""What a launcher starts: one job, which writes its own status; and the account after the last of them."""
+"""One job of a sweep, started by a launcher, and the summary after the last job."""
 
 import logging
 import os
 import sys
 import traceback
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from unseen_diffusion.reports.result import RESULTS
-from unseen_diffusion.runs.settings import RunSettings
-from unseen_diffusion.sweeps.composition import own_config
+from unseen_diffusion.sweeps.composition import run_config
 from unseen_diffusion.sweeps.manifest import (
     COMPARISONS,
     FOUND,
@@ -27,37 +27,40 @@ from unseen_diffusion.sweeps.status import claimed, read_status
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import atomic_path
 
+if TYPE_CHECKING:
+    from unseen_diffusion.runs.settings import RunSettings
+
 log = logging.getLogger(__name__)
 
 
-OBJECTIVES = ("kid_h", "copy_rate")  # of the generated images; what a search minimises
+OBJECTIVES = ("kid_h", "copy_rate")  # scores of the generated images that a search minimises
 
 
 def run_job(config: DictConfig) -> list[float] | None:
-    """One point, unless it is done or another process has it. A failure is recorded and never stops the others.
+    """Runs one job, unless it is done or another process works on it. A failure is recorded and stops no other job.
 
     Returns:
-        Its objectives, for a search; None after a failure, and from a helper.
+        The objectives of a search; None after a failure, and from a worker other than 0.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     sweep = sweep_of(folder)
     os.chdir(read_manifest(sweep).cwd)  # a launcher may start its workers elsewhere
     try:
         return _claimed_job(config, folder, sweep)
-    except (InputError, OSError) as error:  # of the claim itself: without a status, only the log tells of it
-        log.error("%s: not started, for it cannot be claimed: %s", folder, error)
+    except (InputError, OSError) as error:  # while claiming: there is no status file, only the log
+        log.error("%s: not started, because its folder cannot be claimed: %s", folder, error)
         return None
 
 
 def _claimed_job(config: DictConfig, folder: Path, sweep: Path) -> list[float] | None:
-    """``run_job`` once its folder is known: claims it, works, and records how that ended."""
+    """Claims the job's folder, works, and records how the job ended."""
     with claimed(folder) as journal:
         if journal is None:
-            log.info("%s: done, or another process has it", folder)
+            log.info("%s: done, or another process works on it", folder)
             return None
         try:
             (folder / RESULTS).unlink(missing_ok=True)  # of an earlier attempt
-            check_unchanged(sweep, folder.relative_to(sweep).as_posix(), own_config(config))
+            check_unchanged(sweep, folder.relative_to(sweep).as_posix(), run_config(config))
             objectives = _work(config, folder, sweep)
         except InputError as error:
             journal.end(str(error))
@@ -76,7 +79,7 @@ def _claimed_job(config: DictConfig, folder: Path, sweep: Path) -> list[float] |
 
 
 def _work(config: DictConfig, folder: Path, sweep: Path) -> list[float] | None:
-    """Makes and writes a run's results, as its worker 0, or takes part in making them; the objectives of the former."""
+    """Worker 0 computes and writes a run's results and returns its objectives; other workers only help to compute."""
     from unseen_diffusion.runs.results import execute
     from unseen_diffusion.runs.settings import check
     from unseen_diffusion.runs.workers import take_part
@@ -85,15 +88,15 @@ def _work(config: DictConfig, folder: Path, sweep: Path) -> list[float] | None:
     if not config.worker:
         result = execute(settings, folder, sweep.name)
         return [float(result.generated[name]) for name in OBJECTIVES]
-    of = sweep / read_manifest(sweep).runs()[folder.relative_to(sweep).as_posix()]
-    status = read_status(of)
+    run_folder = sweep / read_manifest(sweep).runs()[folder.relative_to(sweep).as_posix()]
+    status = read_status(run_folder)
     spent = take_part(settings) if status is None or status.state != "done" else 0
-    log.info("worker %d spent %d network evaluations; results: %s", config.worker, spent, os.path.relpath(of))
+    log.info("worker %d spent %d NFE; results: %s", config.worker, spent, os.path.relpath(run_folder))
     return None
 
 
 def train_job(config: DictConfig) -> None:
-    """One training; bad input found on the way is one line and exit code 2."""
+    """One training; bad input is one line in the log and exit code 2."""
     from unseen_diffusion.training.tasks import TASKS
     from unseen_diffusion.utils.configs import build
     from unseen_diffusion.utils.devices import choose_device
@@ -107,16 +110,16 @@ def train_job(config: DictConfig) -> None:
     log.info("weights in %s", folder)
 
 
-WORK = (8, 16, 32, 64)  # network evaluations per direction
+WORK_NFE = (8, 16, 32, 64)  # per direction
 WORK_IMAGES = 16  # references
 CAPTION = (
-    "latent_rms: against a fine RK4 trajectory. pair_psnr: images inverted and denoised, dB. fresh_rms: latents that "
-    "no image was inverted to, denoised and inverted."
+    "latent_rms: latents against those of a fine RK4 trajectory. pair_psnr: images inverted and denoised, in dB. "
+    "fresh_rms: random latents denoised and inverted."
 )
 
 
-def compare_solvers(settings: RunSettings, folder: Path) -> None:
-    """Accuracy of every solver per evaluation on the first references, as table, CSV and figure in ``folder``."""
+def compare_solvers(settings: "RunSettings", folder: Path) -> None:
+    """Measures the accuracy of every solver per NFE on the first references: a table, a CSV and a figure."""
     import pandas as pd
     from rich.console import Console
 
@@ -129,7 +132,7 @@ def compare_solvers(settings: RunSettings, folder: Path) -> None:
     images = dequantise(run.split.tensors["references"][:WORK_IMAGES])
     states = run.model.encode(images, settings.batch_size)
     table = solvers_table(
-        run.model, states, settings.t, WORK, batch_size=settings.batch_size, progress=settings.progress
+        run.model, states, settings.t, WORK_NFE, batch_size=settings.batch_size, progress=settings.progress
     )
     with atomic_path(folder / "solvers.csv") as path:
         table.to_csv(path, index=False)
@@ -144,7 +147,7 @@ def compare_solvers(settings: RunSettings, folder: Path) -> None:
 
 
 def report(folder: Path) -> int:
-    """Prints the table of a run or sweep and where everything is; 1 if any of its runs is not done."""
+    """Prints the table of a run or sweep and the folder of its results; 1 if any run is not done, else 0."""
     from unseen_diffusion.reports.comparison import is_comparison, show_comparison
     from unseen_diffusion.reports.sheets import sweep_sheet
     from unseen_diffusion.reports.tables import load_results, print_table, write_table

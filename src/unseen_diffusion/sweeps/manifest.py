@@ -1,4 +1,4 @@
-"""A run or sweep as its folder tells it: what was to run, recorded before it started, and how far each job is."""
+"""The record of a run or sweep, written before it starts, and the state of each of its jobs."""
 
 import json
 import os
@@ -17,15 +17,15 @@ from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import read_json, write_json
 
 MANIFEST = "manifest.json"
-FOUND = "optimization_results.yaml"  # what Optuna's sweeper leaves
+FOUND = "optimization_results.yaml"  # written by Optuna's sweeper
 TABLES, COMPARISONS, SHEET = ("table.csv", "table.md"), ("comparison.csv", "comparison.md"), "samples.png"
-SUMMARIES = (*TABLES, *COMPARISONS, SHEET, FOUND)  # of a sweep's runs, in its own folder
+SUMMARIES = (*TABLES, *COMPARISONS, SHEET, FOUND)  # over all runs of a sweep, in the sweep's folder
 SCHEMA = 1
 
 
 @dataclass(frozen=True)
 class Point:
-    """One run of a sweep: its overrides, and its composed config with interpolations as they were written."""
+    """One run of a sweep: its overrides, and its composed config with interpolations unresolved."""
 
     overrides: list[str]
     config: dict[str, Any]
@@ -33,17 +33,17 @@ class Point:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What manifest.json holds.
+    """The content of manifest.json.
 
     Attributes:
         command: arguments of ``unseen run``.
         cwd: folder that relative paths start from.
         own_configs: $UNSEEN_CONF.
-        multirun: False for a single run, whose folder is the job's own.
-        points: all runs in order; a sweep's are numbered from 0, in folders of these names; empty for a search.
-        trials: runs of a search, which chooses its points as it goes; 0 for a sweep.
-        made: when, ISO 8601 in UTC.
-        schema: of this file.
+        multirun: False for a single run, whose folder is also that of its job.
+        points: all runs in order; those of a sweep have folders named 0, 1, ...; empty for a search.
+        trials: number of runs of a search, which chooses its points as it proceeds; 0 for a sweep.
+        made: time of writing, ISO 8601 in UTC.
+        schema: version of this file's format.
     """
 
     command: list[str]
@@ -56,34 +56,34 @@ class Manifest:
     schema: int = SCHEMA
 
     def names(self) -> list[str]:
-        """Each job's folder below that of the sweep."""
+        """The folder of each job, relative to the sweep's."""
         return [str(number) for number in range(self.trials or len(self.points))] if self.multirun else ["."]
 
     def runs(self) -> dict[str, str]:
-        """By each job's name, that of the job which writes its results: for a helper (``worker`` above 0) another."""
-        found = {name: name for name in self.names()}
+        """Maps each job to the job that writes its results: itself, or worker 0 for a helper (``worker`` above 0)."""
+        writers = {name: name for name in self.names()}
         whole: dict[str, str] = {}
-        for name, point in zip(found, self.points, strict=False):  # of a search there are none
+        for name, point in zip(writers, self.points, strict=False):  # a search has no points
             run = json.dumps(point.config | {"worker": 0}, sort_keys=True)
             if point.config.get("worker"):
-                found[name] = whole[run]
+                writers[name] = whole[run]
             else:
                 whole[run] = name
-        return found
+        return writers
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Records a sweep before it starts, and forgets states, results and summaries of the one that it held before.
+    """Records a sweep before it starts, and deletes states, results and summaries of an earlier sweep in this folder.
 
-    Tables, reports and tracking would else take them for the new sweep's. Only what it wrote is removed.
+    Otherwise tables, reports and tracking would count them to the new sweep. Files of other origin stay.
 
     Raises:
-        InputError: a run is going on there.
+        InputError: a run is still running there.
     """
     if (folder / MANIFEST).is_file():
         before = SweepState.of(folder)
         if running := [job.name for job in before.jobs if job.state == "running"]:
-            raise InputError(f"{folder}: {len(running)} run(s) are going on there; choose another folder or wait")
+            raise InputError(f"{folder}: {len(running)} run(s) are still running there; choose another folder or wait")
         for job in before.jobs:
             for name in (RESULTS, STATUS, TABLE, *PICTURES):
                 (folder / job.name / name).unlink(missing_ok=True)
@@ -93,26 +93,26 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Reads what was to run.
+    """Reads manifest.json.
 
     Raises:
-        InputError: not the folder of a run or sweep.
+        InputError: this is not the folder of a run or sweep.
     """
     if not (folder / MANIFEST).is_file():
         raise InputError(
             f"{folder}: no {MANIFEST} there; give the folder of a run or sweep, such as outputs/sweeps/NAME"
         )
-    found = read_json(folder / MANIFEST)
-    if not isinstance(found, dict) or found.get("schema") != SCHEMA:
+    values = read_json(folder / MANIFEST)
+    if not isinstance(values, dict) or values.get("schema") != SCHEMA:
         raise InputError(f"{folder / MANIFEST}: not of this version (schema {SCHEMA})")
-    return Manifest(**{**found, "points": [Point(**point) for point in found["points"]]})
+    return Manifest(**{**values, "points": [Point(**point) for point in values["points"]]})
 
 
 def sweep_of(job: Path) -> Path:
-    """The sweep's folder, from a job's: its own for a single run.
+    """The folder of the sweep that a job belongs to; the same folder for a single run.
 
     Raises:
-        InputError: no manifest there or above.
+        InputError: neither the folder nor its parent has a manifest.
     """
     for folder in (job, job.parent):
         if (folder / MANIFEST).is_file():
@@ -123,10 +123,10 @@ def sweep_of(job: Path) -> Path:
 
 
 def check_unchanged(folder: Path, name: str, config: dict[str, Any]) -> None:
-    """A job's config, as composed now, is the one that its sweep recorded; a search records none.
+    """Checks that a job's config, as composed now, equals the one that its sweep recorded (a search records none).
 
     Raises:
-        InputError: conf/ or the user's configs have changed since.
+        InputError: conf/ or the user's configs have changed since then.
     """
     manifest = read_manifest(folder)
     if manifest.trials:
@@ -139,10 +139,11 @@ def check_unchanged(folder: Path, name: str, config: dict[str, Any]) -> None:
 
 
 def _difference(old: Any, new: Any, key: str = "") -> str:
-    """The first key in which two nested configs differ, with both values; empty where they agree."""
+    """Names the first key in which two nested configs differ, with both values; empty if there is none."""
     if isinstance(old, dict) and isinstance(new, dict):
-        found = (_difference(old.get(k), new.get(k), f"{key}.{k}".lstrip(".")) for k in [*old, *(set(new) - set(old))])
-        return next(filter(None, found), "")
+        keys = [*old, *(set(new) - set(old))]
+        differences = (_difference(old.get(k), new.get(k), f"{key}.{k}".lstrip(".")) for k in keys)
+        return next(filter(None, differences), "")
     return "" if old == new else f"{key} changed from {old} to {new}"
 
 
@@ -150,20 +151,27 @@ def sweep_folders(paths: Sequence[str]) -> list[Path]:
     """The given folders, or all runs and sweeps one level below them.
 
     Raises:
-        InputError: nothing there.
+        InputError: a folder contains none.
     """
-    found: list[Path] = []
+    folders: list[Path] = []
     for path in map(Path, paths):
         below = [path] if (path / MANIFEST).is_file() else sorted(file.parent for file in path.glob(f"*/{MANIFEST}"))
         if not below:
             read_manifest(path)
-        found += below
-    return found
+        folders += below
+    return folders
 
 
 @dataclass(frozen=True)
 class JobState:
-    """A job by its folder's name below the sweep's, how it is, what its status says, and who writes its results."""
+    """A job of a sweep.
+
+    Attributes:
+        name: its folder, relative to the sweep's.
+        state: one of ``STATES``.
+        status: the content of its status.json, if any.
+        run: name of the job that writes its results.
+    """
 
     name: str
     state: str
@@ -171,14 +179,14 @@ class JobState:
     run: str
 
     @property
-    def helps(self) -> bool:
-        """Whether the results are another's: of worker 0, for all other workers of a run."""
+    def is_helper(self) -> bool:
+        """Whether worker 0 of the same run writes the results."""
         return self.run != self.name
 
 
 @dataclass(frozen=True)
 class SweepState:
-    """How far a sweep is."""
+    """The state of a sweep and of all its jobs."""
 
     folder: Path
     manifest: Manifest
@@ -186,55 +194,55 @@ class SweepState:
 
     @classmethod
     def of(cls, folder: Path) -> "SweepState":
-        """As the folder tells it now."""
+        """Reads the current state from a sweep's folder."""
         manifest = read_manifest(folder)
         statuses = [(name, read_status(folder / name), run) for name, run in manifest.runs().items()]
         return cls(folder, manifest, [JobState(name, state_of(status), status, run) for name, status, run in statuses])
 
     def running(self) -> list[Status]:
-        """What the jobs that run say of themselves."""
+        """The statuses of the jobs that are running."""
         return [job.status for job in self.jobs if job.status and job.state == "running"]
 
     def runs(self) -> list[JobState]:
         """The jobs that write results."""
-        return [job for job in self.jobs if not job.helps]
+        return [job for job in self.jobs if not job.is_helper]
 
     def pending(self, *states: str) -> list[str]:
-        """Names of the jobs to start: neither done nor running, and no helpers of a run that is done."""
+        """Names of the jobs to start: failed, dead or missing (or ``states``), without helpers of finished runs."""
         states = states or ("failed", "dead", "missing")
         done = {job.name for job in self.runs() if job.state == "done"}
         return [job.name for job in self.jobs if job.state in states and job.run not in done]
 
     def tally(self) -> dict[str, int]:
-        """How many jobs are in each state."""
+        """The number of jobs in each state."""
         return {state: sum(job.state == state for job in self.jobs) for state in STATES}
 
     def counts(self) -> str:
-        """`3 done, 1 failed of 4`."""
+        """The number of jobs in each state as text, such as "3 done, 1 failed of 4"."""
         runs = len(self.runs())
         split = f" workers of {runs} run{'s' * (runs > 1)}" if runs < len(self.jobs) else ""
         return ", ".join(f"{n} {state}" for state, n in self.tally().items() if n) + f" of {len(self.jobs)}{split}"
 
     def complete(self) -> bool:
-        """Whether every run is done, whatever became of its helpers."""
+        """Whether every run is done; its helpers do not count."""
         return all(job.state == "done" for job in self.runs())
 
     def plain(self) -> dict[str, Any]:
-        """As JSON values."""
+        """The state as JSON values."""
         jobs = [
             {
                 "job": job.name,
                 "run": job.run,
                 "state": job.state,
-                "overrides": own,
+                "overrides": overrides,
                 "status": asdict(job.status) if job.status else None,
             }
-            for job, own in zip(self.jobs, self.varied(), strict=True)
+            for job, overrides in zip(self.jobs, self.varied(), strict=True)
         ]
         return {"folder": str(self.folder), "command": self.manifest.command, "counts": self.tally(), "jobs": jobs}
 
     def varied(self) -> list[list[str]]:
-        """Of each job, the overrides that not all of them have; unknown for a search."""
+        """For each job, the overrides that not all jobs share; empty for a search, whose points are unknown."""
         if self.manifest.trials:
             return [[] for _ in self.jobs]
         every = [point.overrides for point in self.manifest.points]
@@ -243,7 +251,7 @@ class SweepState:
 
 
 def print_states(sweep: SweepState, console: Console | None = None) -> None:
-    """One line per job: state, time, what it varies, and what it did last or why it failed."""
+    """Prints one line per job: state, time, overrides of its own, and its last log line or its error."""
     console = console or Console()
     view = Table(
         title=escape(f"{os.path.relpath(sweep.folder)}: {sweep.counts()}"),
@@ -271,7 +279,7 @@ def _duration(seconds: float | None) -> str:
 
 
 def status_command(paths: Sequence[str], as_json: bool) -> int:
-    """Prints how far the sweeps are; 0 if every run of them is done, else 1."""
+    """Prints the state of sweeps; returns 0 if every run is done, else 1."""
     sweeps = [SweepState.of(folder) for folder in sweep_folders(paths)]
     if as_json:
         print(json.dumps([sweep.plain() for sweep in sweeps], indent=2))

@@ -1,43 +1,38 @@
-"""Each job's own account of itself: status.json, kept fresh by heartbeats, and what others can tell from it."""
+"""The status that each job writes of itself: status.json with heartbeats, and the state that others infer from it."""
 
 import logging
-import os
-import platform
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 
-import psutil
-
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import locked, read_json, write_json
+from unseen_diffusion.utils.liveness import CLOCK, HEARTBEAT, SILENCE_BY_STAMP, Clock, ProcessIdentity, heartbeat_age
+from unseen_diffusion.utils.renamed import new_names
 
 log = logging.getLogger(__name__)
 
 STATUS = "status.json"
 LOCK = ".job.lock"
-BEAT = 15.0  # seconds between heartbeats
-STALE = 120.0  # seconds without a heartbeat after which a job on another machine counts as dead
 STATES = ("done", "running", "failed", "dead", "missing")
 
 
 @dataclass(frozen=True)
 class Status:
-    """What status.json holds.
+    """The content of status.json.
 
     Attributes:
         state: ``running``, ``done`` or ``failed``, as the job itself wrote it.
         started, heartbeat, ended: ISO 8601, UTC.
         host: name of the machine.
-        space: its space of process ids; containers of one machine differ in it.
-        pid: process.
-        born: when that process started, seconds since 1970: a number that was given anew tells itself apart.
-        attempt: 1, and one more for each start after a failure or a kill.
+        space: the machine's namespace of process ids, in which containers differ.
+        pid: process id.
+        born: when that process started, seconds since 1970; detects that a process id was reused.
+        attempt: 1 at the first start, and one more for each start after a failure or a kill.
         activity: the last line that the job logged.
         error: why it failed.
     """
@@ -58,105 +53,111 @@ class Status:
     def seconds(self) -> float | None:
         """From its start to its end, or to its last heartbeat."""
         last = self.ended or self.heartbeat
-        return (_time(last) - _time(self.started)).total_seconds() if last and self.started else None
+        if not (last and self.started):
+            return None
+        return (datetime.fromisoformat(last) - datetime.fromisoformat(self.started)).total_seconds()
+
+    @property
+    def process(self) -> ProcessIdentity:
+        """The process that runs the job."""
+        return ProcessIdentity(self.host, "", self.space, self.pid, started=self.born)
 
 
 def read_status(folder: Path) -> Status | None:
-    """The status of a job's folder; None where there is none, or none that can be read."""
+    """Reads the status in a job's folder; None where there is none, or none that can be read."""
     try:
-        found = read_json(folder / STATUS)
-        return Status(**{field.name: found[field.name] for field in fields(Status) if field.name in found})
+        values = read_json(folder / STATUS)
+        return Status(**{field.name: values[field.name] for field in fields(Status) if field.name in values})
     except (InputError, TypeError):
         return None
 
 
-def state_of(status: Status | None) -> str:
-    """One of ``STATES``: ``dead`` was running and is no more, ``missing`` never started."""
+def state_of(status: Status | None, clock: Clock = CLOCK) -> str:
+    """One of ``STATES``: ``dead`` if its process ended without recording an end, ``missing`` if it never started."""
     if status is None:
         return "missing"
-    if status.state == "running" and not alive(status):
+    if status.state == "running" and not is_alive(status, clock):
         return "dead"
     return status.state
 
 
-def alive(status: Status) -> bool:
-    """Whether the process behind a running job still runs: asked here, by heartbeat elsewhere."""
-    if not here(status):
-        return _heard(status)
-    try:
-        process = psutil.Process(status.pid)
-        return abs(process.create_time() - status.born) < 5 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+def is_alive(status: Status, clock: Clock = CLOCK) -> bool:
+    """Whether a running job's process still runs: asks the system on the job's machine, and heartbeats elsewhere."""
+    return status.process.is_running() if is_local(status) else _beats(status, clock)
 
 
-def here(status: Status) -> bool:
-    """Whether a job's process id means something to this process."""
-    return (status.host, status.space) == (platform.node(), _space())
+def is_local(status: Status) -> bool:
+    """Whether the job runs on this machine, so that its process id has a meaning here."""
+    return status.process.is_local
 
 
-def own(status: Status) -> bool:
-    """Whether a job's process is this very one."""
-    return here(status) and status.pid == os.getpid()
+def is_this_process(status: Status) -> bool:
+    """Whether this very process runs the job."""
+    return status.process.is_current
 
 
-def _heard(status: Status) -> bool:
-    """Whether a job's last heartbeat is recent."""
-    return bool(status.heartbeat) and (_now() - _time(status.heartbeat)).total_seconds() < STALE
+def _beats(status: Status, clock: Clock) -> bool:
+    """Whether the job's last heartbeat is recent."""
+    return bool(status.heartbeat) and heartbeat_age(status.heartbeat, clock) < SILENCE_BY_STAMP
 
 
 @contextmanager
-def claimed(folder: Path) -> Iterator["Journal | None"]:
+def claimed(folder: Path, clock: Clock = CLOCK, beat: float = HEARTBEAT) -> Iterator["Journal | None"]:
     """Claims a job's folder: yields its journal, or None where the job is done or another process has it.
 
-    The claim is a file lock, which ends with its process. Where locks do not reach other machines, or there are none,
-    heartbeats do.
+    The claim is a file lock, which the system releases when the process ends. Heartbeats replace it where locks do not
+    reach other machines, or where the file system has none.
+
+    Args:
+        folder: the job's.
+        clock: tells and waits; tests pass their own.
+        beat: seconds between two heartbeats.
     """
-    with locked(folder / LOCK) as mine:
+    with locked(folder / LOCK) as is_locked:
         before = read_status(folder)
-        if mine is False or (before and _taken(folder, before, mine is None)):
+        if is_locked is False or (before and _is_taken(folder, before, is_locked is None, clock)):
             yield None
         else:
-            with Journal(folder, before.attempt + 1 if before else 1) as journal:
+            with Journal(folder, before.attempt + 1 if before else 1, clock, beat) as journal:
                 yield journal
 
 
-def _taken(folder: Path, status: Status, unlocked: bool) -> bool:
-    """Whether a job is done, or runs though no lock tells of it: watched until its status changes or should have."""
+def _is_taken(folder: Path, status: Status, without_locks: bool, clock: Clock) -> bool:
+    """Whether a job is done, or runs without a lock: waits until its status changes or its heartbeats stop."""
     if status.state != "running":
         return status.state == "done"
-    if own(status) or (here(status) and not unlocked):
-        return False  # an end that was not recorded, or its lock was free
-    while alive(status) and _heard(status):
-        time.sleep(1)
+    if is_this_process(status) or (is_local(status) and not without_locks):
+        return False  # the job ended without recording it, or its lock would be held
+    while is_alive(status, clock) and _beats(status, clock):
+        clock.sleep(1)
         if read_status(folder) not in (None, status):
             return True
     return False
 
 
 class Journal(logging.Handler):
-    """Writes a running job's status at once, then every ``BEAT`` seconds with the last line logged, and its end.
+    """Writes a running job's status at once, then every ``beat`` seconds with the last line logged, then its end.
 
-    It is an account of the work and never ends it: what a full disk keeps it from writing is logged.
+    A status that cannot be written, on a full disk say, is logged and never stops the job.
     """
 
-    def __init__(self, folder: Path, attempt: int):
+    def __init__(self, folder: Path, attempt: int, clock: Clock = CLOCK, beat: float = HEARTBEAT):
         super().__init__(logging.INFO)
-        self.folder = folder
-        now, process = _stamp(), psutil.Process()
+        self.folder, self.clock, self.beat = folder, clock, beat
+        now, process = self._stamp(), ProcessIdentity.current()
         self.status = Status(
             state="running",
             started=now,
             heartbeat=now,
-            host=platform.node(),
-            space=_space(),
+            host=process.host,
+            space=process.space,
             pid=process.pid,
-            born=process.create_time(),
+            born=process.started,
             attempt=attempt,
         )
         self._write = threading.Lock()
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self._thread = threading.Thread(target=self._send_heartbeats, name="heartbeat", daemon=True)
 
     def __enter__(self) -> "Journal":
         self._save()
@@ -178,42 +179,31 @@ class Journal(logging.Handler):
 
     def end(self, error: str | None = None) -> None:
         """Writes that the job is done, or why it failed."""
-        now = _stamp()
+        now = self._stamp()
         self._over.set()
         with self._write:
             state = "failed" if error else "done"
             self.status = replace(self.status, state=state, heartbeat=now, ended=now, error=error)
         self._save()
 
-    def _beat(self) -> None:
-        while not self._over.wait(BEAT):
+    def _send_heartbeats(self) -> None:
+        while not self._over.wait(self.beat):
             with self._write:
-                self.status = replace(self.status, heartbeat=_stamp())
-            self._save(logging.DEBUG)  # the next heartbeat may get through
+                self.status = replace(self.status, heartbeat=self._stamp())
+            self._save(logging.DEBUG)  # the next heartbeat may succeed
 
     def _save(self, level: int = logging.ERROR) -> None:
         try:
             with self._write:
                 write_json(self.folder / STATUS, asdict(self.status))
-        except (OSError, InputError) as error:  # a full, closed or absent disk; logged without the lock, for emit
+        except (
+            OSError,
+            InputError,
+        ) as error:  # a full, closed or absent disk; logged without the lock, which emit takes
             log.log(level, "state %r is not recorded: %s", self.status.state, error)
 
-
-def _space() -> str:
-    """The kernel's name of this process's space of process ids, where it has one."""
-    try:
-        return str(Path("/proc/self/ns/pid").readlink())
-    except OSError:
-        return ""
+    def _stamp(self) -> str:
+        return self.clock.now().isoformat(timespec="milliseconds")
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
-def _stamp() -> str:
-    return _now().isoformat(timespec="milliseconds")
-
-
-def _time(stamp: str) -> datetime:
-    return datetime.fromisoformat(stamp)
+__getattr__ = new_names(__name__)

@@ -1,4 +1,4 @@
-"""What the model cards of all trained networks share: the loss curve and Markdown tables."""
+"""Parts of every model card: the loss curve, Markdown tables, and the command that trains the network again."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ from unseen_diffusion.utils.files import atomic_path
 
 
 def save_loss_curve(history: Tensor, path: Path, measured: Mapping[str, Tensor] | None = None) -> None:
-    """A PNG of the loss, averaged over 50 steps; beside it the KID of the model's own samples, where it was measured.
+    """Writes a PNG of the loss, averaged over 50 steps, and beside it the KID of the samples if it was measured.
 
     Args:
         history: rows (step, loss, gradient norm).
@@ -62,9 +62,9 @@ def plain_config(config: DictConfig) -> dict[str, Any]:
 
 
 def training_command(config: DictConfig) -> str:
-    """The command that trains this network again, without the folders that its files were in.
+    """The command that trains this network again, with file names but without their folders.
 
-    Within a Hydra job these are its own overrides; elsewhere the data of the config.
+    In a Hydra job it repeats the job's overrides; elsewhere it names the data of the config.
     """
     rest = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
     left_out = ["training.notes", "training.folder", "training.start", "paths.", "device", "tracking"]
@@ -85,13 +85,13 @@ def training_command(config: DictConfig) -> str:
 
 
 def start_name(config: DictConfig) -> str:
-    """The weights that a training started from, without the folders that they were in."""
+    """The name of the weights that a training started from, without their folder."""
     local = Path(config.start).is_dir()
     return Path(config.start).name if local else str(config.start)
 
 
 def own_images(config: DictConfig) -> bool:
-    """Whether a training is on the user's own images: on what the ``data`` group built."""
+    """Whether a training uses the user's own images, which the ``data`` group describes."""
     return "kind" in config.data
 
 

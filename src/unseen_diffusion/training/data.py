@@ -1,96 +1,56 @@
-"""Own images to train on: any folder, Parquet file or hub data set, decoded once into a file beside the checkpoint."""
+"""The user's own images to train on, decoded once into a file beside the checkpoint."""
 
 import math
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
+from pydantic import Field
 from torch import Tensor
 from tqdm import tqdm
 
-from unseen_diffusion.domains.base import Domain, Pool, array_digest, fingerprint
-from unseen_diffusion.domains.encoded import EncodedDomain, Reader
-from unseen_diffusion.domains.folder import Folder
-from unseen_diffusion.domains.hub import Hub
-from unseen_diffusion.domains.parquet import Parquet
+from unseen_diffusion.domains.base import Domain, Pool, fingerprint
+from unseen_diffusion.utils.checked import settings
+from unseen_diffusion.utils.digests import array_digest
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import atomic_path, read_json, write_json
+from unseen_diffusion.utils.renamed import new_names
 from unseen_diffusion.utils.seeds import generator
 
 CHUNK = 64  # images that a thread decodes at a time
-NAMED = 3  # unreadable images that the summary names
+NAMED = 3  # unreadable images that the log names
+STEP = 8  # the networks halve the size three times
 
 
-class ExactSize(EncodedDomain):
-    """A domain that refuses images which would have to be cropped or resized."""
-
-    def encoded_pool(self, names: Sequence[str], read: Reader, digest: str, size: int, channels: int) -> Pool:
-        pool = super().encoded_pool(names, read, digest, size, channels)
-
-        def load(indices: Sequence[int]) -> Tensor:
-            cells = zip(indices, read(indices), strict=True)
-            images = [self._decode(cell, None, channels, names[i]) for i, cell in cells]
-            for index, image in zip(indices, images, strict=True):
-                if image.shape[1:] != (size, size):
-                    height, width = image.shape[1:]
-                    raise InputError(f"{names[index]}: {width}x{height} pixels, not {size}x{size}; set data.fit=crop")
-            return torch.stack(images)
-
-        return replace(pool, load=load)
-
-
-class ExactFolder(ExactSize, Folder):
-    """A folder of images of one size."""
-
-
-class ExactParquet(ExactSize, Parquet):
-    """Parquet files with images of one size."""
-
-
-class ExactHub(ExactSize, Hub):
-    """A data set of the hub with images of one size."""
-
-
-EXACT: dict[type[Domain], type[Domain]] = {Folder: ExactFolder, Parquet: ExactParquet, Hub: ExactHub}
-
-
-@dataclass(frozen=True, kw_only=True)
+@settings("data")
 class OwnImages:
-    """What the ``data`` group of ``unseen train`` builds.
-
-    Attributes:
-        kind: the option's name, for the model card's command.
-        path: where the images are.
-        images: the domain that reads them; its split is not used.
-        size: height and width to train on, in pixels.
-        channels: 1 (grey) or 3 (RGB).
-        fit: ``crop``: the largest centred square of every image, resized; ``refuse``: other sizes are an error.
-        validation: share of the images that is held out for the validation loss, in [0, 0.5].
-    """
+    """Images to train on: what the ``data`` group of ``unseen train`` builds."""
 
     kind: str
+    """name of the option of the data group, for the command in the model card"""
     path: str
+    """where the images are: a folder, Parquet files, or the data set's name on the hub"""
     images: Domain
-    size: int
-    channels: int
-    fit: str
-    validation: float
+    """the domain that reads the images; its split is not used"""
+    size: Annotated[int, Field(ge=16)]
+    """height and width to train on, in pixels: a multiple of 8"""
+    channels: Literal[1, 3]
+    """1 for grey, 3 for RGB"""
+    fit: Literal["crop", "refuse"]
+    """crop: cut out the largest centred square and resize it; refuse: stop at images of another size"""
+    validation: Annotated[float, Field(ge=0, le=0.5)]
+    """share of the images that is held out for the validation loss"""
 
     def __post_init__(self) -> None:
-        if self.channels not in (1, 3):
-            raise InputError(f"data.channels={self.channels}: choose 1 (grey) or 3 (RGB)")
-        if self.size < 16 or self.size % 8:
-            raise InputError(f"data.size={self.size}: give a multiple of 8, 16 or more")
-        if self.fit not in ("crop", "refuse"):
-            raise InputError(f"data.fit={self.fit}: choose crop or refuse")
-        if not 0 <= self.validation <= 0.5:
-            raise InputError(f"data.validation={self.validation}: give a share between 0 and 0.5")
+        if self.size % STEP:
+            raise InputError(f"data.size={self.size}: give a multiple of {STEP}, 16 or more")
 
     def pool(self) -> Pool:
         """The images, decoded on demand.
@@ -98,20 +58,33 @@ class OwnImages:
         Raises:
             InputError: no such folder, file or data set, or no image there.
         """
-        domain = self.images
+        with data_keys():
+            pool = self.images.pool(self.size, self.channels)
         if self.fit == "refuse":
-            if type(domain) not in EXACT:
-                raise InputError(f"data.fit=refuse: not known for {type(domain).__name__}; set data.fit=crop")
-            values = {field.name: getattr(domain, field.name) for field in fields(domain)}
-            domain = EXACT[type(domain)](**values)
-        with _as_data():
-            pool = domain.pool(self.size, self.channels)
+            pool = self._of_one_size(pool)
         return replace(pool, fingerprint=f"{self.fit}-{pool.fingerprint}")
+
+    def _of_one_size(self, pool: Pool) -> Pool:
+        """The pool with a ``load`` that refuses images of another size."""
+        load_uncropped, size = pool.load_uncropped, self.size
+        if load_uncropped is None:
+            raise InputError(f"data.fit=refuse: {type(self.images).__name__} has no image files; set data.fit=crop")
+
+        def load(indices: Sequence[int]) -> Tensor:
+            images = load_uncropped(indices)
+            for index, image in zip(indices, images, strict=True):
+                height, width = image.shape[1:]
+                if (height, width) != (size, size):
+                    name = pool.names[index]
+                    raise InputError(f"{name}: {width}x{height} pixels, not {size}x{size}; set data.fit=crop")
+            return torch.stack(images)
+
+        return replace(pool, load=load)
 
 
 @contextmanager
-def _as_data() -> Iterator[None]:
-    """Errors of domains name the keys of ``unseen run``: here they have other names."""
+def data_keys() -> Iterator[None]:
+    """Replaces the keys of ``unseen run`` in a domain's error messages by those of ``unseen train``."""
     try:
         yield
     except InputError as error:
@@ -120,9 +93,10 @@ def _as_data() -> Iterator[None]:
 
 
 def decode_once(pool: Pool, size: int, channels: int, folder: Path) -> None:
-    """Decodes all images into ``folder``/images.raw, unless they are there: (N, channels, size, size) uint8.
+    """Decodes all images into ``folder``/images.raw, (N, channels, size, size) uint8, unless it has them already.
 
-    The file is mapped into memory, so that images may outgrow it, and processes of one machine share it.
+    The file is mapped into memory later: images may need more space than there is memory, and the processes of one
+    machine share them.
 
     Raises:
         InputError: an unreadable image (unless the domain skips those), or too little space.
@@ -152,15 +126,15 @@ def decode_once(pool: Pool, size: int, channels: int, folder: Path) -> None:
             progress.update(len(chunk))
     if unreadable:
         names = "; ".join(sorted(unreadable)[:NAMED])
-        tqdm.write(f"{len(unreadable)} of {count} images unreadable, left out: {names}")
+        tqdm.write(f"{len(unreadable)} of {count} images are unreadable and skipped: {names}")
     shape = [count - len(unreadable), channels, size, size]
     write_json(facts, {"fingerprint": pool.fingerprint, "shape": shape})
 
 
 def _load(pool: Pool, indices: Sequence[int], unreadable: list[str]) -> list[Tensor]:
-    """Decoded images; those that may be skipped are named in ``unreadable``."""
+    """Decoded images; adds the errors of skipped ones to ``unreadable``."""
     found: list[Tensor] = []
-    with _as_data():
+    with data_keys():
         if not pool.skip_unreadable:
             return list(pool.load(indices))
         for index in indices:
@@ -172,21 +146,24 @@ def _load(pool: Pool, indices: Sequence[int], unreadable: list[str]) -> list[Ten
 
 
 def open_images(folder: Path) -> UInt8[Tensor, "n c s s"]:
-    """What ``decode_once`` wrote, mapped into memory."""
+    """The images that ``decode_once`` wrote, mapped into memory."""
     shape = read_json(folder / "images.json")["shape"]
     if not math.prod(shape):
         raise InputError(f"{folder}: none of the images could be read; give PNG, JPEG or WebP files")
-    # Copy on write: torch warns of tensors that cannot be written to.
+    # Copy on write ("c"), because torch warns of tensors that cannot be written to.
     return torch.from_numpy(np.memmap(folder / "images.raw", np.uint8, "c", shape=tuple(shape)))
 
 
-def digest(*tensors: Tensor) -> str:
-    """What tells images, and their labels, from others: SHA-256 over their values, wherever their files lie."""
+def images_digest(*tensors: Tensor) -> str:
+    """SHA-256 over the values of images and their labels, independent of their files' paths."""
     return fingerprint(arrays=[array_digest(tensor.numpy()) for tensor in tensors])
 
 
 def hold_out(count: int, share: float, seed: int) -> tuple[Int64[Tensor, " t"], Int64[Tensor, " v"]]:
-    """Rows to train on and rows to validate on, both ascending; ``seed`` alone decides which."""
+    """Rows to train on and rows to validate on, both ascending; ``seed`` alone chooses them."""
     held = math.ceil(share * count)
     order = torch.randperm(count, generator=generator(seed, "validation"))
     return order[held:].sort().values, order[:held].sort().values
+
+
+__getattr__ = new_names(__name__)

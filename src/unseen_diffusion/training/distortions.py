@@ -1,4 +1,4 @@
-"""What goes wrong in generated images, on purpose: the kinds that the feature network learns to tell apart.
+"""Distortions that resemble the faults of generated images; the feature network learns to tell them apart.
 
 Every kind maps x (N, C, H, W) in [-1, 1], a strength in [0, 1] per image (N,) and a CPU generator to images
 of the same shape; strength 0 is already visible (except ``none``), strength 1 is gross.
@@ -15,11 +15,11 @@ from torch.nn.functional import conv2d, fold, interpolate, pad, unfold
 Distortion = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 
 _KERNEL = 4  # half-width of the blur's window, in pixels
-_BLOCKS = 4  # along each side, for the shuffle
+_BLOCKS = 4  # blocks along each side, for the shuffle
 
 
 def none(x: Tensor, strength: Tensor, rng: torch.Generator) -> Tensor:
-    """The images as they are."""
+    """The images without a change."""
     return x
 
 
@@ -42,7 +42,7 @@ def blur(x: Tensor, strength: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def shuffle(x: Tensor, strength: Tensor, rng: torch.Generator) -> Tensor:
-    """2 to all of the 4x4 blocks of an image change places; height and width are multiples of 4."""
+    """Moves 2 to 16 of the 4x4 blocks of an image; height and width are multiples of 4."""
     height, width = x.shape[2] // _BLOCKS, x.shape[3] // _BLOCKS
     size = (height, width)
     blocks = unfold(x, size, stride=size)  # (N, C height width, 16)
@@ -56,7 +56,7 @@ def shuffle(x: Tensor, strength: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def phase(x: Tensor, strength: Tensor, rng: torch.Generator) -> Tensor:
-    """Fourier phases turned towards those of white noise by 0.25 to 1 of the way; the spectrum stays."""
+    """Turns the Fourier phases towards those of white noise by a share of 0.25 to 1; the spectrum stays the same."""
     share = (0.25 + 0.75 * strength)[:, None, None, None]
     spectrum = torch.fft.rfft2(x)
     random = torch.fft.rfft2(_normal((len(x), 1, *x.shape[2:]), rng, x)).angle()
@@ -65,14 +65,14 @@ def phase(x: Tensor, strength: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def blend(x: Tensor, strength: Tensor, rng: torch.Generator) -> Tensor:
-    """A weight of 0.25 to 0.5 of another image of the batch (two references averaged)."""
+    """Blends with another image of the batch, whose weight is 0.25 to 0.5 (like an average of two references)."""
     weight = (0.25 + 0.25 * strength)[:, None, None, None]
     other = x.roll(1, 0) if len(x) > 1 else x.flip(-1)
     return torch.lerp(x, other, weight)
 
 
 def colour(x: Tensor, strength: Tensor, rng: torch.Generator) -> Tensor:
-    """A cast of 0.08 to 0.6 and coarse noise of 0.02 to 0.15, different in every channel."""
+    """Adds a colour cast of 0.08 to 0.6 and coarse noise of 0.02 to 0.15, different in every channel."""
     cast = _normal((len(x), x.shape[1], 1, 1), rng, x)
     cast = cast - cast.mean(1, keepdim=True)
     cast = cast / cast.abs().amax(1, keepdim=True).clamp(min=1e-6)
@@ -81,7 +81,7 @@ def colour(x: Tensor, strength: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def low_resolution(x: Tensor, strength: Tensor, rng: torch.Generator) -> Tensor:
-    """Reduced to 3/4 down to 1/5 of the side and enlarged again."""
+    """Reduces the side to 3/4 down to 1/5, and enlarges it again."""
     sides = (x.shape[-1] * (0.75 - 0.55 * strength.double())).round().long().clamp(min=1)
     result = torch.empty_like(x)
     for side in sides.unique().tolist():
@@ -100,7 +100,7 @@ KINDS = tuple(DISTORTIONS)
 def distort(
     x: Float[Tensor, "n c h w"], kinds: Int[Tensor, "n"], strength: Float[Tensor, "n"], rng: torch.Generator
 ) -> Float[Tensor, "n c h w"]:
-    """Applies to each image its kind.
+    """Applies one kind of distortion to each image.
 
     Args:
         x: images (N, C, H, W) in [-1, 1].
@@ -120,7 +120,7 @@ def distort(
 
 
 def _geometric(low: float, high: float, strength: Tensor) -> Tensor:
-    """From low at strength 0 to high at 1 in equal ratios: (N,) -> (N, 1, 1, 1)."""
+    """Geometric interpolation from low at strength 0 to high at strength 1: (N,) -> (N, 1, 1, 1)."""
     return (low * torch.exp(strength * math.log(high / low)))[:, None, None, None]
 
 

@@ -1,4 +1,4 @@
-"""The feature network's documentation: its held-out accuracy, what its distances see, and its loss curve."""
+"""The documentation of the feature network: held-out accuracy, distances between sources, and the loss curve."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ MNIST, on their test files.
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the card reports, all of it on held-out images.
+    """The measurements of the card, all on held-out images.
 
     Attributes:
         domains: accuracy of the domain head per class.
@@ -73,12 +73,12 @@ def distorted_halves(extractor: FeatureExtractor, images: Tensor, seed: int) -> 
 
 
 def model_card(facts: Mapping[str, str], command: str, evaluation: Evaluation, probe: str) -> str:
-    """Markdown: what the network is, how it was trained, and what it measured on held-out images.
+    """The card in Markdown: the network, its training, and its measurements on held-out images.
 
     Args:
         facts: a table of name and value: data, steps, seed, sizes.
-        command: what trains it again.
-        evaluation: see there.
+        command: trains the network again.
+        evaluation: the measurements.
         probe: name of the source of ``evaluation``'s distances.
     """
     return "\n".join(

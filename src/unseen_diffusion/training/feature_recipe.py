@@ -1,4 +1,4 @@
-"""From the config of the feature network to its finished, documented folder of weights."""
+"""Training of the feature network: from its config to a documented folder of weights."""
 
 import logging
 from collections.abc import Mapping
@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
+from unseen_diffusion.domains.base import Domain
 from unseen_diffusion.reports.tracking import NoTracker, Tracker
 from unseen_diffusion.scores.features.embedded import EmbeddedFeatures
 from unseen_diffusion.training.cards import plain_config, save_loss_curve, training_command
-from unseen_diffusion.training.data import digest
+from unseen_diffusion.training.data import images_digest
 from unseen_diffusion.training.distortions import KINDS
 from unseen_diffusion.training.feature_card import (
     Evaluation,
@@ -31,16 +31,9 @@ from unseen_diffusion.training.features import (
     parquet_source,
 )
 from unseen_diffusion.training.journal import journal
-from unseen_diffusion.training.loop import (
-    LoopSettings,
-    alone,
-    check_resumable,
-    new_state,
-    seeded,
-    settle_precision,
-    train,
-)
+from unseen_diffusion.training.loop import LoopSettings, new_state, seeded, train
 from unseen_diffusion.training.processes import Processes
+from unseen_diffusion.training.resume import check_resumable, exclusive, resolve_precision
 from unseen_diffusion.training.state import TrainState
 from unseen_diffusion.utils.configs import build
 from unseen_diffusion.utils.errors import InputError
@@ -52,7 +45,7 @@ log = logging.getLogger(__name__)
 
 def train_features(config: DictConfig, device: torch.device, tracker: Tracker | None = None) -> Path:
     """Trains the feature network on all sources of the config; returns the folder of its weights."""
-    config = settle_precision(config, device)
+    config = resolve_precision(config, device)
     settings: LoopSettings = build(config.loop, "training.loop")
     for name in ("keep", "ema_others"):
         if given := list(getattr(settings, name)):
@@ -66,8 +59,8 @@ def train_features(config: DictConfig, device: torch.device, tracker: Tracker | 
     loss = FeatureLoss(data, config.distorted, config.label_smoothing, processes.device)
     folder = Path(config.folder)
     plain = plain_config(config)
-    plain["data"] = {"size": config.data.size, "fingerprint": digest(data.images, data.labels)}
-    with alone(folder, processes):
+    plain["data"] = {"size": config.data.size, "fingerprint": images_digest(data.images, data.labels)}
+    with exclusive(folder, processes):
         if processes.first:
             check_resumable(folder, plain)
         with journal(tracker if tracker and processes.first else NoTracker(), config.name, plain) as book:
@@ -111,7 +104,7 @@ def save_weights(
 
 
 def feature_sources(config: DictConfig) -> tuple[dict[str, Source], dict[str, Source]]:
-    """Sources to train on and to test on, by name.
+    """The sources to train on and to test on, by name.
 
     Raises:
         InputError: training files without test files, or a source refuses.
@@ -120,7 +113,7 @@ def feature_sources(config: DictConfig) -> tuple[dict[str, Source], dict[str, So
     training, heldout = {}, {}
     paths = _file_paths(config)
     for name, entry in config.sources.items():
-        domain = instantiate(entry.domain)
+        domain: Domain = build(entry.domain, f"training.sources.{name}.domain")
         training[name], heldout[name] = domain_source(name, domain, size, entry.classes, entry.symmetry, entry.rows)
     for name, (path, path_test) in paths.items():
         entry = config.files[name]
@@ -131,7 +124,7 @@ def feature_sources(config: DictConfig) -> tuple[dict[str, Source], dict[str, So
 
 
 def _file_paths(config: DictConfig) -> dict[str, tuple[str, str]]:
-    """Paths of the files to train on and to test on, by source; sources without files are left out."""
+    """Paths of the files to train on and to test on, by source; sources without files are skipped."""
     paths = {}
     for name in config.files:
         pair = config.data[name], config.data[f"{name}_test"]
@@ -147,7 +140,7 @@ def _file_paths(config: DictConfig) -> dict[str, tuple[str, str]]:
 def evaluate(
     extractor: EmbeddedFeatures, heldout: dict[str, Source], classes: tuple[str, ...], probe: str, seed: int
 ) -> Evaluation:
-    """All that the card reports, of the weights as they are saved."""
+    """The measurements of the card, made with the saved weights."""
     images: dict[str, Tensor] = {name: source.images for name, source in heldout.items()}
     halves, others = halves_and_others(extractor, images, probe)
     sources = list(heldout.values())

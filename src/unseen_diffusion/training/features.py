@@ -1,7 +1,7 @@
-"""The feature network's task: which domain is it, and what was done to the image?
+"""The task of the feature network: to name the domain of an image and its distortion.
 
-Domains alone would make features blind to what goes wrong in generated images, so every second image is
-distorted (see ``distortions``) and a second head names the distortion.
+Features that only tell domains apart would not see the faults of generated images. So many images are distorted (see
+``distortions``), and a second head names the distortion.
 """
 
 import re
@@ -28,13 +28,13 @@ SYMMETRIES = ("none", "mirror", "square")  # no change; left-right; the eight sy
 
 @dataclass(frozen=True)
 class Source:
-    """Images of one origin, in classes, and what may be done to them without changing a class.
+    """Images of one origin with their classes, and the symmetries that do not change a class.
 
     Attributes:
         images: (N, 3, size, size) uint8.
         classes: a name per image.
-        symmetry: of ``SYMMETRIES``.
-        rows: how often the source is drawn in an epoch, divided evenly between its classes.
+        symmetry: one of ``SYMMETRIES``.
+        rows: images that an epoch draws from the source, divided evenly between its classes.
     """
 
     images: Tensor
@@ -92,7 +92,7 @@ def parquet_source(name: str, path: str, size: int, symmetry: str, rows: int, li
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Images sorted by class, and how often an epoch draws from each.
+    """Images sorted by class, and the number that an epoch draws from each class.
 
     Attributes:
         images: (N, 3, size, size) uint8.
@@ -110,7 +110,7 @@ class TrainingSet:
 
     @classmethod
     def balanced(cls, sources: Sequence[Source], most_repeats: int) -> "TrainingSet":
-        """Every class of a source gets its share of the source's rows, no image over ``most_repeats``."""
+        """Divides each source's rows evenly between its classes; no image is drawn more often than ``most_repeats``."""
         classes = tuple(sorted({name for source in sources for name in source.classes}))
         labels = torch.tensor([classes.index(name) for source in sources for name in source.classes])
         symmetry = [SYMMETRIES.index(source.symmetry) for source in sources]
@@ -131,10 +131,10 @@ class TrainingSet:
 
 
 class FeatureLoss:
-    """Sum of the cross-entropies of the two heads on augmented, in part distorted images."""
+    """Sum of the cross-entropies of the two heads, on augmented images of which a share is distorted."""
 
     def __init__(self, data: TrainingSet, distorted: float, smoothing: float, device: torch.device) -> None:
-        """A loss on rows of ``data``'s epoch.
+        """A loss on the rows of an epoch of ``data``.
 
         Args:
             data: the images.
@@ -152,7 +152,7 @@ class FeatureLoss:
     def batch(
         self, rows: Int[Tensor, "b"], rng: torch.Generator
     ) -> tuple[Float[Tensor, "b 3 s s"], Int[Tensor, "b"], Int[Tensor, "b"]]:
-        """Images (B, 3, size, size) in [-1, 1] as if saved, domain labels (B,), kinds of distortion (B,)."""
+        """Images (B, 3, size, size) in [-1, 1] in steps of uint8, domain labels (B,), kinds of distortion (B,)."""
         labels = self.data.draws[rows]
         place = torch.rand(len(rows), generator=rng, dtype=torch.float64) * self.counts[labels]
         chosen = self.starts[labels] + place.long()
@@ -174,7 +174,7 @@ class FeatureLoss:
 def augment(
     x: Float[Tensor, "n c s s"], symmetries: Int[Tensor, "n"], rng: torch.Generator
 ) -> Float[Tensor, "n c s s"]:
-    """Random symmetries, shifts of up to 2 pixels and brightness of 0.9 to 1.1, so that few images suffice.
+    """Augments images: random symmetries, shifts of up to 2 pixels, and brightness times 0.9 to 1.1.
 
     Args:
         x: images (N, C, size, size) in [-1, 1].
@@ -202,7 +202,7 @@ def augment(
 
 @torch.no_grad()
 def domain_accuracy(network: nn.Module, sources: Sequence[Source], classes: Sequence[str]) -> dict[str, float]:
-    """Share of undistorted images whose class the network names, per class."""
+    """Accuracy of the domain head on undistorted images, per class."""
     hits: dict[str, list[Tensor]] = {}
     for source in sources:
         guesses = _logits(network, dequantise(source.images))[0].argmax(1)
@@ -213,7 +213,7 @@ def domain_accuracy(network: nn.Module, sources: Sequence[Source], classes: Sequ
 
 @torch.no_grad()
 def distortion_accuracy(network: nn.Module, sources: Sequence[Source], seed: int) -> dict[str, float]:
-    """Share of images whose distortion the network names, per kind; all images once per kind."""
+    """Accuracy of the distortion head, per kind; every image is distorted once by each kind."""
     images = torch.cat([source.images for source in sources])
     accuracy = {}
     for number, kind in enumerate(KINDS):
@@ -244,7 +244,7 @@ def _classes(name: str, names: Sequence[str], pattern: str | None) -> tuple[str,
 
 
 def _label_names(file: Path, column: str) -> list[str]:
-    """The class of every row: its name where the file has class names, else its number."""
+    """The class of every row: its name if the file has class names, otherwise its number."""
     schema = pq.read_schema(file)
     if column not in schema.names:
         raise InputError(f"{file}: no column {column!r}; the feature network is trained on labelled images")
@@ -256,5 +256,5 @@ def _label_names(file: Path, column: str) -> list[str]:
 
 
 def mean_accuracy(accuracy: Mapping[str, float]) -> float:
-    """Mean over classes: every class counts alike, however many images it has."""
+    """Mean accuracy over classes, each with the same weight."""
     return sum(accuracy.values()) / len(accuracy)

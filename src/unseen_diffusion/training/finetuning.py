@@ -1,82 +1,69 @@
-"""Fine-tuning baselines: the base model's network trained on the references, stopped early on validation images.
+"""Fine-tuning: trains the base model's network on the references until the validation loss rises.
 
-Everything random is a function of (seed, step), and dropout is off: on one device the same inputs give the same
-weights. Arithmetic is the model's own: float32, or with ``model.dtype=bfloat16`` mixed precision whose weights,
-gradients and averages stay float32.
+All randomness is a function of (seed, step), and dropout is off: on one device the same inputs give the same weights.
+The precision is the model's: float32, or with ``model.dtype=bfloat16`` mixed precision whose weights, gradients and
+averages stay float32.
 """
 
 import copy
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from unseen_diffusion.models.adapters import adapter_weights, check_peft, merged, with_adapters
 from unseen_diffusion.models.losses import DiffusionLoss, validation_loss
-from unseen_diffusion.models.pipeline import DiffusersModel, check_tunable
+from unseen_diffusion.models.options import check_tunable
+from unseen_diffusion.models.pipeline import DiffusersModel
 from unseen_diffusion.training.optimisation import epoch_rows, update_ema
+from unseen_diffusion.utils.checked import Count, settings
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.precision import full_float32
 from unseen_diffusion.utils.seeds import generator
 
-MINIMUM_VALIDATION = 8  # images behind the decision when to stop
-VALIDATION_DRAWS = 256  # noisy images of a validation loss, at least
-TRAINING_COST = 3  # evaluations of an image in training: the backward pass counts as two forward ones
-GRADIENT_CLIP = 1.0
+MINIMUM_VALIDATION = 8  # least number of images that decide when to stop
+VALIDATION_DRAWS = 256  # least number of noisy images in a validation loss
+TRAINING_COST = 3  # NFE per image of a training step: the backward pass counts as two forward passes
+GRADIENT_CLIP = 1.0  # greatest L2 norm of the gradient
 
 
-@dataclass(frozen=True)
+@settings("method.tuning")
 class Tuning:
-    """A config of a method's ``tuning``: every weight of the network is trained, by AdamW without weight decay.
+    """Fine-tuning of every weight of the network, by AdamW without weight decay."""
 
-    Attributes:
-        learning_rate: constant.
-        max_steps: where tuning ends if validation does not end it before.
-        batch_size: references of a step; epochs are seeded permutations laid end to end.
-        check_every: steps between validation losses.
-        patience: so many of them in a row without a new best one end the tuning.
-        ema: decay of the averaged weights, which are the ones validated and kept; 0 for the last weights.
-        flip: mirrors references at random. False by default: a mirror image is not of every domain (digits, text),
-            and priors see the references as they are; with few images it delays overfitting where it is true.
-    """
-
-    learning_rate: float
-    max_steps: int
-    batch_size: int
-    check_every: int
-    patience: int
-    ema: float
-    flip: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("max_steps", "batch_size", "check_every", "patience"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"method.tuning.{name}={value}: give a whole number of 1 or more")
-        if not _is_number(self.learning_rate) or not 0 < self.learning_rate <= 1:
-            raise InputError(f"method.tuning.learning_rate={self.learning_rate}: give a number in (0, 1], e.g. 1e-4")
-        if not _is_number(self.ema) or not 0 <= self.ema < 1:
-            raise InputError(f"method.tuning.ema={self.ema}: give a number in [0, 1); 0 for none")
-        if not isinstance(self.flip, bool):
-            raise InputError(f"method.tuning.flip={self.flip}: give true or false")
+    learning_rate: Annotated[float, Field(gt=0, le=1)]
+    """constant learning rate of AdamW"""
+    max_steps: Count
+    """number of steps after which tuning ends, unless validation ends it earlier"""
+    batch_size: Count
+    """references per step"""
+    check_every: Count
+    """steps between two validation losses"""
+    patience: Count
+    """number of validation losses in a row without a new best one that ends the tuning"""
+    ema: Annotated[float, Field(ge=0, lt=1)]
+    """decay of the averaged weights, which are validated and kept; 0 for the last weights"""
+    flip: bool
+    """true mirrors references at random; use it only where a mirror image is as good as the image"""
 
     def check(self, model: dict[str, Any], validation: int) -> None:
-        """What can be known before a model is loaded.
+        """Checks whether the model can be tuned, before it is loaded.
 
         Args:
             model: its config.
-            validation: images that will decide when to stop.
+            validation: number of images that decide when to stop.
 
         Raises:
             InputError: a model that cannot be tuned, or too few images.
         """
         if "path" not in model:
-            raise InputError(f"model={model['name']}: has no network to tune; choose another model or method")
+            raise InputError(f"model={model['name']}: it has no network to tune; choose another model or method")
         check_tunable(model["path"], model.get("revision"))
         if validation < MINIMUM_VALIDATION:
             raise InputError(
@@ -85,33 +72,29 @@ class Tuning:
             )
 
     def trainable(self, network: nn.Module, seed: int) -> nn.Module:
-        """A copy of ``network`` that computes the same, with what is trained requiring gradients."""
+        """A copy of ``network`` with the same outputs, whose trained parameters require gradients."""
         return copy.deepcopy(network).requires_grad_(True)
 
     def weights(self, network: nn.Module) -> dict[str, Tensor]:
-        """What is kept of a tuned network."""
+        """The weights of a tuned network that are stored."""
         return network.state_dict()
 
     def tuned(self, network: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
-        """A copy of the base model's ``network`` with what was kept of a tuned one."""
+        """A copy of the base model's ``network`` with the stored weights of a tuned one."""
         network = copy.deepcopy(network)
         network.load_state_dict(weights)
         return network
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings("method.tuning")
 class LoraTuning(Tuning):
-    """Low-rank adapters of ``rank`` on attention and convolution layers are trained, and nothing else."""
+    """Fine-tuning of low-rank adapters on attention and convolution layers, and of nothing else."""
 
-    rank: int
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
-            raise InputError(f"method.tuning.rank={self.rank}: give a whole number of 1 or more")
+    rank: Count
+    """rank of the adapters"""
 
     def check(self, model: dict[str, Any], validation: int) -> None:
-        """Also whether peft is installed."""
+        """Checks the model, and that peft is installed."""
         super().check(model, validation)
         check_peft()
 
@@ -131,21 +114,21 @@ class LoraTuning(Tuning):
 def tune(
     model: DiffusersModel, references: Tensor, validation: Tensor, settings: Tuning, seed: int, progress: bool = False
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Trains a copy of the model's network on ``references``; the model itself stays as it is.
+    """Trains a copy of the model's network on ``references``; the model itself does not change.
 
     Args:
         model: the base model.
-        references: (n, C, H, W) uint8, all that is trained on.
-        validation: (v, C, H, W) uint8; their loss decides which weights are kept, the untouched ones included.
-        settings: how.
+        references: (n, C, H, W) uint8, the only images that are trained on.
+        validation: (v, C, H, W) uint8; their loss chooses the weights, and may choose those of the base model.
+        settings: of the tuning.
         seed: of the order of the references, the noise and the adapters.
         progress: show a progress bar.
 
     Returns:
-        The weights of the best step (``settings.tuned`` puts them into a network), and facts: parameters (trained),
-        steps, best_step, stopped (``validation`` or ``max_steps``), validation (rows of step and loss), loss (mean of
-        the training loss between them), evaluations (``TRAINING_COST`` for every image of a step, 1 for every
-        validated one).
+        The weights of the best step (``settings.tuned`` loads them into a network), and facts: parameters (number of
+        trained ones), steps, best_step, stopped (by ``validation`` or ``max_steps``), validation (rows of step and
+        loss), loss (mean training loss between two validations), and evaluations (NFE: ``TRAINING_COST`` per image of a
+        step, 1 per validated image).
 
     Raises:
         InputError: the loss is no longer finite.
@@ -196,7 +179,7 @@ def optimise(
     seed: int,
     step: int,
 ) -> float:
-    """One step; its loss.
+    """Does one step and returns its loss.
 
     Raises:
         InputError: the loss is not finite.
@@ -217,7 +200,7 @@ def optimise(
 
 @contextmanager
 def same_sums() -> Iterator[None]:
-    """Full float32 where float32 is meant, and convolutions that add in the same order every time."""
+    """Computes in full float32, without TF32, and with convolutions that add in the same order every time."""
     cudnn = torch.backends.cudnn
     before = cudnn.deterministic
     try:
@@ -229,13 +212,9 @@ def same_sums() -> Iterator[None]:
 
 
 def describe(settings: Tuning) -> dict[str, Any]:
-    """All that decides a tuning beside model, images and seed, as JSON values."""
+    """Everything that determines a tuning beside model, images and seed, as JSON values."""
     return {"kind": type(settings).__name__, **asdict(settings)}
 
 
 def _copies(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().cpu().clone() for name, value in weights.items()}
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

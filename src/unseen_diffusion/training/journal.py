@@ -1,4 +1,4 @@
-"""A training's numbers and sheets in wandb as they come, or nowhere."""
+"""Journal: reports the values and sheets of a running training to wandb, if tracking is on."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -14,14 +14,14 @@ log = logging.getLogger(__name__)
 
 
 class Journal:
-    """Where ``train`` reports to; after a failure it is silent, for tracking never stops a training."""
+    """Receives the reports of ``train``; after a failure it is silent, because tracking never stops a training."""
 
     def __init__(self, session: Any = None) -> None:
         """A journal that writes to a wandb run, or (None) nowhere."""
         self.session = session
 
     def write(self, step: int, numbers: Mapping[str, float], pictures: Mapping[str, Path] | None = None) -> None:
-        """Finite numbers, and PNG files by name."""
+        """Reports the finite ones of some numbers, and PNG files by name."""
         if self.session is None:
             return
         try:
@@ -30,7 +30,7 @@ class Journal:
             sheets = {name: wandb.Image(str(path), caption=f"step {step}") for name, path in (pictures or {}).items()}
             self.session.log({**measured(numbers), **sheets}, step=step)
         except Exception as error:  # wandb raises a dozen unrelated types
-            log.error("wandb stopped recording (%s); the training goes on", error)
+            log.error("wandb stopped recording (%s); the training continues", error)
             self.session = None
 
 

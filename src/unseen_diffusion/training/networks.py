@@ -1,8 +1,12 @@
-"""A U-Net for images of any size: more levels for larger images, attention where there are few pixels."""
+"""U-Nets for images of any size: larger images get more levels, and small maps get attention."""
+
+from typing import Annotated, Literal
 
 from diffusers import UNet2DModel
+from pydantic import Field
 
 from unseen_diffusion.models.unet import build_unet
+from unseen_diffusion.utils.checked import Count, checked_arguments
 from unseen_diffusion.utils.errors import InputError
 
 # Channels of the levels, in units of the width, by the size that the network sees: after Ho et al. 2020
@@ -15,31 +19,34 @@ MULTIPLES = {
     128: (1, 1, 2, 3, 4),
     256: (1, 1, 2, 2, 4, 4),
 }
-ATTENTION = 16  # self-attention from this size downwards
-GROUPS = 16
+ATTENTION = 16  # greatest size of a level with self-attention
+GROUPS = 16  # of the group normalisation, which divide the width
 
 
+@checked_arguments("training.network")
 def scaled_unet(
-    image_size: int, image_channels: int, pixel_unshuffle: int, width: int, layers_per_block: int
+    image_size: Annotated[int, Field(ge=16)],
+    image_channels: Literal[1, 3],
+    pixel_unshuffle: Literal[1, 2],
+    width: Annotated[int, Field(ge=GROUPS)],
+    layers_per_block: Count,
 ) -> UNet2DModel:
     """A U-Net whose levels follow from the image size.
 
     Args:
         image_size: height and width of the images; a multiple of 8, 16 or more.
         image_channels: 1 or 3.
-        pixel_unshuffle: 2 makes the network see half the size with four times the channels: about a third of
-            the cost. 1 leaves the images as they are.
+        pixel_unshuffle: 2 gives the network half the size with four times the channels, at about a third of the
+            cost; 1 leaves the images as they are.
         width: channels of the first level, a multiple of 16.
-        layers_per_block: residual blocks of a level.
+        layers_per_block: residual blocks per level.
 
     Raises:
         InputError: a number that does not fit.
     """
     for name, value, step in (("data.size", image_size, 8), ("training.network.width", width, GROUPS)):
-        if value < GROUPS or value % step:
+        if value % step:
             raise InputError(f"{name}={value}: give a multiple of {step}, {GROUPS} or more")
-    if pixel_unshuffle not in (1, 2):
-        raise InputError(f"training.network.pixel_unshuffle={pixel_unshuffle}: choose 1 or 2")
     channels, attention = levels(image_size // pixel_unshuffle, width)
     return build_unet(
         image_size, image_channels, pixel_unshuffle, channels, attention, layers_per_block, min(32, width), GROUPS

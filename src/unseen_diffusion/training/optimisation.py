@@ -1,4 +1,4 @@
-"""What every optimisation of a network shares: the order of the images, and averaged weights."""
+"""The order of the images and the averaged weights, for training and fine-tuning alike."""
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +7,7 @@ from unseen_diffusion.utils.seeds import generator
 
 
 def epoch_rows(count: int, batch_size: int, step: int, seed: int) -> Tensor:
-    """Image indices of one step: epochs are seeded permutations laid end to end. Returns (batch_size,) int64."""
+    """Image indices of one step, (batch_size,) int64; epochs are seeded permutations, one after the other."""
     rows: list[Tensor] = []
     position, needed = step * batch_size, batch_size
     while needed:

@@ -1,4 +1,4 @@
-"""The processes of one training: one, or as many as ``accelerate launch`` started; and its mixed precision."""
+"""The processes of one training (one, or those that ``accelerate launch`` started) and their mixed precision."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,27 +11,27 @@ from torch import nn
 
 from unseen_diffusion.utils.errors import InputError, first_line
 
-PATIENCE = timedelta(hours=6)  # of the other processes, while the first decodes images or samples
+PATIENCE = timedelta(hours=6)  # the other processes wait so long while the first decodes images or samples
 
 
 class Processes:
-    """Where a training runs.
+    """The processes and the device on which a training runs.
 
     Attributes:
         device: of this process.
-        count: how many processes there are.
-        first: True in the one that writes files and prints.
+        count: number of processes.
+        first: True in the process that writes files and prints.
     """
 
     def __init__(self, device: torch.device, precision: str) -> None:
-        """Joins the other processes, if there are any.
+        """Connects to the other processes, if there are any.
 
         Args:
-            device: as the user chose; several processes get one each of its type.
+            device: the user's choice; each of several processes gets a device of its type.
             precision: ``bf16``, ``fp16`` or ``no`` (float32).
 
         Raises:
-            InputError: the device cannot compute in this precision, or is one for several processes.
+            InputError: the device cannot compute in this precision, or several processes would share it.
         """
         AcceleratorState._reset_state(reset_partial_state=True)  # a sweep trains several times in one process
         patience = InitProcessGroupKwargs(timeout=PATIENCE)
@@ -48,10 +48,12 @@ class Processes:
         self.count = self.accelerator.num_processes
         self.first = self.accelerator.is_main_process
         if self.count > 1 and device.index is not None:
-            raise InputError(f"device={device}: {self.count} processes cannot share it; set device=auto")
+            raise InputError(f"device={device}: {self.count} processes cannot share one device; set device=auto")
         own = self.accelerator.device
-        if precision == "fp16" and own.type == "cpu":  # which accelerate would take for float32
-            raise InputError("training.loop.fp16=true: not on a CPU; set training.loop.bf16=true and fp16=false")
+        if precision == "fp16" and own.type == "cpu":  # accelerate would silently compute in float32
+            raise InputError(
+                "training.loop.fp16=true: not supported on a CPU; set training.loop.bf16=true and fp16=false"
+            )
         self.device = device if self.count == 1 and own.type == device.type else own
 
     def prepare(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -63,7 +65,7 @@ class Processes:
         """This process's share of a batch, in ``accumulate`` equal parts.
 
         Raises:
-            InputError: the batch cannot be divided so.
+            InputError: the batch cannot be divided into so many parts.
         """
         size, rest = divmod(batch_size, self.count * accumulate)
         if rest:
@@ -76,7 +78,7 @@ class Processes:
 
     @contextmanager
     def backward(self, network: nn.Module, last: bool) -> Iterator[None]:
-        """A part's forward and backward pass; gradients are exchanged after the last one only."""
+        """Context of a part's forward and backward pass; processes exchange gradients after the last part only."""
         if last:
             yield
         else:
@@ -84,9 +86,9 @@ class Processes:
                 yield
 
     def mean(self, value: torch.Tensor) -> float:
-        """A number's mean over the processes."""
+        """The mean of a value over the processes."""
         return float(self.accelerator.reduce(value, "mean"))
 
     def wait(self) -> None:
-        """Returns when all processes are here."""
+        """Returns when all processes have called it."""
         self.accelerator.wait_for_everyone()

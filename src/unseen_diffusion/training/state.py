@@ -1,6 +1,6 @@
-"""What a training is made of between two steps, and its checkpoint."""
+"""The state of a training between two steps, and its checkpoint."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +18,17 @@ CHECKPOINT = "checkpoint.safetensors"
 
 @dataclass
 class TrainState:
-    """What a checkpoint holds.
+    """The content of a checkpoint.
 
-    ``others`` are further averages of the weights by their decay. ``history`` has a row (step, loss, gradient norm) per
-    step, ``measured`` rows (step, value) by what was measured now and then on images that were never trained on;
-    ``scaler`` is the scale of the gradients in half precision (None in others).
+    Attributes:
+        network: trained weights.
+        ema: averaged weights.
+        others: further averages of the weights, by their decay.
+        optimizer: AdamW with its moments.
+        step: number of steps done.
+        history: (steps, 3) float64, rows of step, loss and gradient norm.
+        measured: by name, rows (step, value) of what is measured at some steps on images that are never trained on.
+        scaler: the scale of the gradients in float16; None in other precisions.
     """
 
     network: nn.Module
@@ -35,14 +41,14 @@ class TrainState:
     scaler: torch.amp.GradScaler | None = None
 
     def record(self, numbers: Mapping[str, float]) -> None:
-        """Appends what was measured at this step."""
+        """Appends the values that were measured at this step."""
         for name, value in numbers.items():
             row = torch.tensor([[self.step, value]], dtype=torch.float64)
             self.measured[name] = torch.cat([self.measured.get(name, row[:0]), row])
 
 
 def save_checkpoint(path: Path, state: TrainState) -> None:
-    """All that an exact resume needs, in one safetensors file, written atomically."""
+    """Writes everything that an exact resume needs to one safetensors file, atomically."""
     tensors = {"step": torch.tensor(state.step), "history": state.history}
     tensors |= {f"measured.{name}": rows for name, rows in state.measured.items()}
     if state.scaler is not None:
@@ -89,18 +95,34 @@ def load_checkpoint(path: Path, state: TrainState) -> None:
 
 
 def _average(decay: float, network: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The average of one decay; older checkpoints may have a decay of 0 as a whole number."""
+    """The stored average of one decay; older checkpoints may name the decay 0.0 as 0."""
     names = (f"ema_{decay}.", "ema_0.") if decay == 0 else (f"ema_{decay}.",)
     return {key: tensors[f"{name}{key}"] for name in names for key in network.state_dict() if f"{name}{key}" in tensors}
 
 
+def save_progress(folder: Path, state: TrainState, rows: Sequence[Sequence[float]]) -> None:
+    """Writes checkpoint.safetensors, loss.csv and validation.csv.
+
+    Args:
+        folder: of the training.
+        state: the state; its history becomes ``rows``.
+        rows: (step, loss, gradient norm) of every step so far.
+    """
+    state.history = torch.tensor(rows, dtype=torch.float64)
+    save_checkpoint(folder / CHECKPOINT, state)
+    history = pd.DataFrame(rows, columns=["step", "loss", "gradient_norm"])
+    write_csv(folder / "loss.csv", history.astype({"step": int}).set_index("step"))
+    if state.measured:
+        write_csv(folder / "validation.csv", measured_table(state.measured))
+
+
 def measured_table(measured: Mapping[str, Tensor]) -> pd.DataFrame:
-    """A column for each name, a row for each step."""
+    """A table with a column per name and a row per step."""
     columns = {name: pd.Series({int(step): value for step, value in rows.tolist()}) for name, rows in measured.items()}
     return pd.DataFrame(columns).rename_axis("step")
 
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:
-    """A curve, indexed by step."""
+    """Writes a table whose index is the step."""
     with atomic_path(path) as temporary:
         frame.to_csv(temporary, float_format="%.6f")

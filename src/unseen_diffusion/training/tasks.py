@@ -1,4 +1,4 @@
-"""What ``training.task`` may name, and what is checked before a training starts."""
+"""The tasks that ``training.task`` may name, and the checks before a training starts."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,8 +8,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from unseen_diffusion.reports.tracking import Tracker
-from unseen_diffusion.training.diffusion_recipe import noise_schedule, train_diffusion
+from unseen_diffusion.training.data import data_keys
+from unseen_diffusion.training.diffusion_recipe import train_diffusion
 from unseen_diffusion.training.feature_recipe import train_features
+from unseen_diffusion.training.noise import noise_schedule
 from unseen_diffusion.utils.configs import build, resolve_plain
 from unseen_diffusion.utils.devices import choose_device
 from unseen_diffusion.utils.errors import InputError
@@ -22,7 +24,7 @@ TASKS: dict[str, Callable[[DictConfig, torch.device, Tracker | None], Path]] = {
 
 
 def check_training(config: DictConfig) -> None:
-    """Checks all that is cheap, before anything is written.
+    """Does every check that is cheap, before anything is written.
 
     Raises:
         InputError: one line naming the value and the remedy.
@@ -47,7 +49,8 @@ def check_training(config: DictConfig) -> None:
     if "schedule" in plain["training"]:
         noise_schedule(config.training)
     if has:
-        build(config.data, "data")
+        with data_keys():
+            build(config.data, "data")
     choose_device(plain["device"])
     check_writable("hydra.run.dir", Path(config.hydra.run.dir))
     check_writable("training.folder", Path(plain["training"]["folder"]))

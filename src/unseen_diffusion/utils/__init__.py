@@ -1,1 +1,1 @@
-"""What every package uses: errors, seeds, files, images, batches, progress."""
+"""Utilities that every package uses: errors, seeds, digests, files, images, batches, progress, liveness."""

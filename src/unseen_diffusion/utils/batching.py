@@ -1,4 +1,4 @@
-"""Rows through a network a batch at a time: a batch that does not fit into memory is halved and done again."""
+"""Batches of rows for a network: a batch that does not fit into memory is halved and computed again."""
 
 import gc
 import logging
@@ -11,17 +11,17 @@ from unseen_diffusion.utils.errors import InputError
 
 log = logging.getLogger(__name__)
 
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
-# Where batch_size=auto starts. Larger ones gain nothing: a CPU is at its matrix rate from 32 images on.
+# First batch size of batch_size=auto. Larger ones are no faster: a CPU reaches its full rate with 32 images.
 AUTO = {"cuda": 256}
 AUTO_ELSEWHERE = 64
-# How allocators without an exception of their own say it (CPU, MPS).
-SAYINGS = ("out of memory", "can't allocate memory", "not enough memory")
+# Messages of allocators that have no exception of their own (CPU, MPS).
+MESSAGES = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 class BatchSize:
-    """Images per network call for all calls that share it: once memory ran out, it stays smaller for those that follow.
+    """Images per network call, shared by several calls: after memory ran out, it stays smaller for all later calls.
 
     Attributes:
         size: images at most.
@@ -40,7 +40,7 @@ Size = int | BatchSize
 
 
 def start_size(batch_size: object, device: torch.device) -> int:
-    """Images per network call to begin with; ``auto`` is a number per kind of device, so that runs agree.
+    """Images per network call at first; ``auto`` depends only on the kind of device, so that runs make equal batches.
 
     Raises:
         InputError: neither auto nor a whole number of 1 or more.
@@ -53,39 +53,39 @@ def start_size(batch_size: object, device: torch.device) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a smaller batch may help."""
+    """Whether an error means that memory ran out, so that a smaller batch may work."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(saying in str(error) for saying in SAYINGS)
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in MESSAGES)
 
 
-def in_batches(job: Callable[[slice], Made], count: int, size: Size) -> Iterator[Made]:
-    """``job(rows)`` for consecutive slices that cover ``count`` rows, ``size`` each at most.
+def in_batches(job: Callable[[slice], Result], count: int, size: Size) -> Iterator[Result]:
+    """Yields ``job(rows)`` for consecutive slices of at most ``size`` rows that cover ``count`` rows.
 
-    A job that runs out of memory is done again with half its rows, and so are all after it, those of later calls with
-    the same ``BatchSize`` included: jobs must have no lasting effect until they return.
+    A job that runs out of memory is repeated with half its rows. All later jobs get as few, also in later calls with
+    the same ``BatchSize``. A job must therefore have no lasting effect before it returns.
 
     Raises:
         InputError: not even one row fits, or a size below 1.
     """
-    start, most = 0, size if isinstance(size, BatchSize) else BatchSize(size)
+    start, limit = 0, size if isinstance(size, BatchSize) else BatchSize(size)
     while start < count:
-        rows = slice(start, min(start + most.size, count))
+        rows = slice(start, min(start + limit.size, count))
         try:
-            made = job(rows)
+            result = job(rows)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            made = None
-        if made is None:  # outside the handler, which keeps the failed job's tensors alive
-            most.size = _release((rows.stop - start) // 2)
+            result = None
+        if result is None:  # outside the handler, which would keep the failed job's tensors alive
+            limit.size = _release((rows.stop - start) // 2)
             continue
-        yield made
+        yield result
         start = rows.stop
 
 
 def _release(size: int) -> int:
-    """Hands cached memory back, and says what happens next: batches of ``size``, which is returned."""
+    """Frees cached memory, logs the new batch size and returns it."""
     if size < 1:
         raise InputError(
             "out of memory with one image at a time: free memory, choose another device or model.dtype=bfloat16"
@@ -93,5 +93,5 @@ def _release(size: int) -> int:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    log.warning("out of memory: going on with batches of %d", size)
+    log.warning("out of memory: continuing with batches of %d", size)
     return size

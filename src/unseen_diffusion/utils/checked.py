@@ -15,11 +15,13 @@ same declarations.
 import ast
 import inspect
 import math
+import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from functools import wraps
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import (
     Annotated,
@@ -34,7 +36,7 @@ from typing import (
     get_type_hints,
 )
 
-from pydantic import ConfigDict, Field, ValidationError, validate_call
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from unseen_diffusion.utils.errors import InputError
@@ -46,7 +48,8 @@ CONFIG = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, arbitrary_
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
-WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", NoneType: "null"}
+Text = Annotated[str, Field(min_length=1)]
+WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path", NoneType: "null"}
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(Field,))
@@ -54,7 +57,8 @@ def settings(group: str) -> Callable[[type[Class]], type[Class]]:
     """Makes a class a frozen, keyword-only dataclass whose values are checked.
 
     Args:
-        group: the config group that it belongs to; error messages name a value by ``group.field``.
+        group: the config group that it belongs to; error messages name a value by ``group.field``. Empty for keys at
+            the top of a config.
     """
 
     def decorate(cls: type[Class]) -> type[Class]:
@@ -77,49 +81,98 @@ def settings(group: str) -> Callable[[type[Class]], type[Class]]:
     return decorate
 
 
-def checked_arguments(group: str) -> Callable[[Function], Function]:
+def checked_arguments(group: str, options: type | None = None) -> Callable[[Function], Function]:
     """Checks the arguments of a function (or of a heavy class's ``__init__``) that a config calls, in the same way.
 
     Args:
         group: the config group that its arguments belong to.
+        options: the settings class whose fields the function takes as ``**options``.
     """
 
     def decorate(function: Function) -> Function:
-        validated: Any = validate_call(config=CONFIG)(function)
-        names = list(inspect.signature(function).parameters)
+        parameters = _named_parameters(function)
+
+        def check(**values: Any) -> dict[str, Any]:
+            """The values as the function gets them; InputError where one of them does not fit."""
+            known = _known_arguments(call)
+            for one in parameters:
+                if one.name in known and one.default is one.empty and one.name not in values:
+                    raise InputError(_missing(group, one.name, known))
+            for name in values:
+                if name not in {one.name for one in parameters} | known.keys():
+                    raise InputError(_unknown(group, name, known))
+            return {name: _fitting(group, name, value, known) for name, value in values.items()}
 
         @wraps(function)
         def call(*arguments: Any, **values: Any) -> Any:
-            given = dict(zip(names, arguments, strict=False)) | values
-            try:
-                return validated(**given)
-            except ValidationError as error:
-                raise InputError(_one_line(error, function, group, given)) from None
+            given = {one.name: value for one, value in zip(parameters, arguments, strict=False)} | values
+            return function(**check(**given))
 
+        call.check_arguments = check  # type: ignore[attr-defined]
+        call.settings_options = options  # type: ignore[attr-defined]
         return cast(Function, call)
 
     return decorate
 
 
-def _one_line(error: ValidationError, target: Any, group: str, values: Mapping[str, Any]) -> str:
+def _named_parameters(function: Any) -> list[inspect.Parameter]:
+    """The parameters of a function, without ``**options``."""
+    return [one for one in inspect.signature(function).parameters.values() if one.kind is not one.VAR_KEYWORD]
+
+
+def _known_arguments(function: Any) -> dict[str, Any]:
+    """The annotations of a function's arguments, by name, with those of the class of its ``**options``."""
+    own, options = hints(function), getattr(function, "settings_options", None)
+    own = {one.name: own[one.name] for one in _named_parameters(function) if one.name in own}
+    return own | (hints(options) if options else {})
+
+
+def _fitting(group: str, name: str, value: Any, known: Mapping[str, Any]) -> Any:
+    """A value as its annotation reads it; one without annotation (``self``) passes."""
+    if name not in known:
+        return value
+    try:
+        return TypeAdapter(known[name], config=CONFIG).validate_python(value)
+    except ValidationError as error:
+        below = [str(part) for part in error.errors()[0]["loc"]]
+        raise InputError(_misfit(_key(group, name), value, known[name], below)) from None
+
+
+def _one_line(error: ValidationError, cls: type, group: str, values: Mapping[str, Any]) -> str:
     """The first refusal of pydantic as ``key=value: what to give``."""
-    first, known = error.errors()[0], hints(target)
+    first, known = error.errors()[0], hints(cls)
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, InputError):  # of __post_init__
         return str(cause)
     name, *below = map(str, first["loc"])
-    if first["type"].startswith("missing"):
-        return f"{group}.{name}: required; give {described(known[name])}"
+    if first["type"] == "missing":
+        return _missing(group, name, known)
     if first["type"] == "unexpected_keyword_argument":
-        close = get_close_matches(name, known, n=1, cutoff=0.6)
-        hint = f"did you mean {close[0]}?" if close else f"choose among {', '.join(known)}"
-        return f"{group}.{name}: nothing reads this key; {hint}"
-    key, value, annotation = f"{group}.{name}", values[name], known[name]
+        return _unknown(group, name, known)
+    return _misfit(_key(group, name), values[name], known[name], below)
+
+
+def _key(group: str, name: str) -> str:
+    return f"{group}.{name}" if group else name
+
+
+def _missing(group: str, name: str, known: Mapping[str, Any]) -> str:
+    return f"{_key(group, name)}: required; give {described(known[name])}"
+
+
+def _unknown(group: str, name: str, known: Mapping[str, Any]) -> str:
+    close = get_close_matches(name, known, n=1, cutoff=0.6)
+    hint = f"did you mean {close[0]}?" if close else f"choose among {', '.join(known)}"
+    return f"{_key(group, name)}: nothing reads this key; {hint}"
+
+
+def _misfit(key: str, value: Any, annotation: Any, below: Sequence[str]) -> str:
+    """A value that does not fit; ``below`` leads to the part of it that does not."""
     for part in below:
         if not isinstance(value, Mapping) or part not in value:
             break
         key, value, annotation = f"{key}.{part}", value[part], _values_of(annotation)
-    return f"{key}={_shown(value)}: {_asked(annotation)}"
+    return f"{key}={as_written(value)}: {_asked(annotation)}"
 
 
 def _values_of(annotation: Any) -> Any:
@@ -127,13 +180,15 @@ def _values_of(annotation: Any) -> Any:
     return get_args(annotation)[1]
 
 
-def _shown(value: Any) -> str:
+def as_written(value: Any) -> str:
     """A value as it stands in a config."""
     if isinstance(value, bool):
         return str(value).lower()
     if value is None:
         return "null"
-    return str(list(value)) if isinstance(value, tuple) else str(value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    return f"[{', '.join(map(as_written, value))}]" if isinstance(value, list | tuple) else str(value)
 
 
 def _asked(annotation: Any) -> str:
@@ -155,9 +210,9 @@ def described(annotation: Any) -> str:
         limits = {key: value for one in inner[1:] for key, value in _limits(one).items()}
         return f"{described(inner[0])}{_range(limits)}"
     if origin is Literal:
-        return f"one of {', '.join(map(_shown, inner))}" if len(inner) > 1 else _shown(inner[0])
+        return f"one of {', '.join(map(as_written, inner))}" if len(inner) > 1 else as_written(inner[0])
     if origin in (Union, UnionType):
-        return " or ".join(dict.fromkeys(map(described, inner)))
+        return " or ".join(dict.fromkeys(described(one) for one in inner if one is not int or float not in inner))
     if origin is not None and issubclass(origin, Mapping):
         return f"a mapping whose values are each {described(inner[1])}"
     if origin is not None and issubclass(origin, Sequence):
@@ -168,23 +223,31 @@ def described(annotation: Any) -> str:
 def _limits(one: Any) -> dict[str, float]:
     """The bounds in a ``Field`` or another piece of metadata."""
     parts = [one, *getattr(one, "metadata", ())]
-    names = ("ge", "gt", "le", "lt")
+    names = ("ge", "gt", "le", "lt", "min_length")
     return {name: getattr(part, name) for part in parts for name in names if getattr(part, name, None) is not None}
 
 
 def _range(limits: Mapping[str, float]) -> str:
     """Bounds in words, with a space before them."""
+    if limits.get("min_length") == 1:
+        return " that is not empty"
     low, high = limits.get("ge", limits.get("gt")), limits.get("le", limits.get("lt"))
     if low is None and high is None:
         return ""
     if low is not None and high is not None:
         if "ge" in limits and "le" in limits:
-            return f" between {low:g} and {high:g}"
+            return f" between {low:g} and {_power(high)}"
         start, end = "of at least" if "ge" in limits else "above", "up to" if "le" in limits else "below"
-        return f" {start} {low:g} and {end} {high:g}"
+        return f" {start} {low:g}, {end} {high:g}"
     if low is not None:
         return f" of {low:g} or more" if "ge" in limits else f" above {low:g}"
     return f" of at most {high:g}" if "le" in limits else f" below {high:g}"
+
+
+def _power(bound: float) -> str:
+    """A bound; 2^62 instead of all its digits."""
+    whole = int(bound)
+    return f"2^{whole.bit_length() - 1}" if whole > 2**32 and whole.bit_count() == 1 else f"{bound:g}"
 
 
 @dataclass(frozen=True)
@@ -204,17 +267,45 @@ class Setting:
     default: str | None
 
 
-def declared(cls: type) -> list[Setting]:
-    """The settings of a class, in order, with the texts that stand below its fields and those of its bases."""
-    meanings: dict[str, str] = {}
-    for base in reversed(cls.__mro__):
-        if base.__module__.startswith("unseen_diffusion") or hasattr(base, "settings_group"):
-            meanings |= _meanings(base)
-    found = []
-    for field in fields(cls):
-        default = field.default_factory() if field.default_factory is not MISSING else field.default
-        shown = None if default is MISSING else _shown(default)
-        found.append(Setting(field.name, described(hints(cls)[field.name]), meanings.get(field.name, ""), shown))
+def declared(target: Any) -> list[Setting]:
+    """The settings of a class, or the arguments of a function or class that configs call, in order.
+
+    Meanings are the texts that stand below the fields, or the ``Args`` of the docstring.
+    """
+    if is_dataclass(target):
+        meanings = {
+            name: text
+            for base in reversed(inspect.getmro(cast(type, target)))
+            for name, text in _meanings(base).items()
+        }
+        known, found = hints(target), []
+        for field in fields(target):
+            default = field.default if field.default_factory is MISSING else field.default_factory()
+            shown = None if default is MISSING else as_written(default)
+            found.append(Setting(field.name, described(known[field.name]), meanings.get(field.name, ""), shown))
+        return found
+    function = vars(target)["__init__"] if isinstance(target, type) else target
+    meanings, known = _arguments(target) | _arguments(function), hints(function)
+    arguments = [one for one in _named_parameters(function) if one.name in known]
+    options = getattr(function, "settings_options", None)
+    own = [
+        Setting(
+            one.name,
+            described(known[one.name]),
+            meanings.get(one.name, ""),
+            None if one.default is one.empty else as_written(one.default),
+        )
+        for one in arguments
+    ]
+    return own + (declared(options) if options else [])
+
+
+def _arguments(target: Any) -> dict[str, str]:
+    """The meanings in the ``Args`` or ``Attributes`` of a docstring (Google style)."""
+    found: dict[str, str] = {}
+    section = re.search(r"^(?:Args|Attributes):\n((?:    .*\n?|\n)+)", inspect.getdoc(target) or "", re.MULTILINE)
+    for one in re.finditer(r"^    (\w+): (.*(?:\n {5,}.*)*)", section[1] if section else "", re.MULTILINE):
+        found[one[1]] = " ".join(one[2].split())
     return found
 
 

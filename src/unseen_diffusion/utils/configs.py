@@ -38,6 +38,22 @@ def build(config: Any, group: str = "", /, **arguments: Any) -> Any:
         raise InputError(mistyped(config, name) or f"{name}: {reason}") from error
 
 
+def check_arguments(config: Mapping[str, Any], group: str) -> None:
+    """Checks a config's values against its target without building it, where the target declares them.
+
+    Raises:
+        InputError: no such target, or a value that does not fit.
+    """
+    values = {key: value for key, value in config.items() if key != "_target_"}
+    try:
+        target: Any = get_object(str(config["_target_"]))
+    except Exception as error:
+        raise InputError(f"{group}._target_={config.get('_target_')}: cannot be imported ({error})") from error
+    checks = getattr(vars(target).get("__init__") if isinstance(target, type) else target, "check_arguments", None)
+    if checks is not None:
+        checks(**values)
+
+
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Sequence: "a list"}
 
 

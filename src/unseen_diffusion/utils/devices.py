@@ -7,7 +7,7 @@ from unseen_diffusion.utils.errors import InputError
 
 
 def choose_device(name: str) -> torch.device:
-    """``auto``: the first of cuda, mps and cpu that there is.
+    """The device of this name; ``auto`` is the first available one of cuda, mps and cpu.
 
     Raises:
         InputError: an unknown or absent device.
@@ -24,5 +24,5 @@ def choose_device(name: str) -> torch.device:
 
 
 def to_device(rows: Tensor, device: torch.device) -> Tensor:
-    """Rows on a device; to CUDA through pinned memory, without waiting for the copy."""
+    """Copies rows to a device; to CUDA from pinned memory, without waiting for the copy."""
     return rows.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else rows.to(device)

@@ -1,10 +1,10 @@
-"""The error that a user can act on."""
+"""The error that tells users what to change."""
 
 
 class InputError(ValueError):
-    """Input that cannot work; its one-line message names the value and the remedy."""
+    """Invalid input; the one-line message names the value and the remedy."""
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what an error says, or its type where it says nothing."""
+    """The first line of an error's message, or its type where the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

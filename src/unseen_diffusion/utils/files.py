@@ -1,7 +1,6 @@
-"""Files that are either whole or absent: write under a temporary name, then rename."""
+"""Files that are either whole or absent: they are written under a temporary name, then renamed."""
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -13,7 +12,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from unseen_diffusion.utils.digests import file_digest as file_digest  # under its old name sha256
+from unseen_diffusion.utils.digests import json_digest
 from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.renamed import new_names
 
 FULL = "no space left (or quota used up); free some and run again, what was finished is kept"
 CLOSED = "cannot write here; make it writable or choose another folder"
@@ -33,7 +35,7 @@ NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}  # of a
 
 @contextmanager
 def disk_errors(path: Path | str) -> Iterator[None]:
-    """A full disk, a folder closed to writing or a file instead of it, met in the block, as a line that names ``path``.
+    """Turns errors of the disk in the block (full, read-only, a file in place of a folder) into a line with ``path``.
 
     Raises:
         InputError: in place of the OSError.
@@ -47,7 +49,7 @@ def disk_errors(path: Path | str) -> Iterator[None]:
 
 
 def check_writable(key: str, folder: Path) -> None:
-    """Whether ``folder`` is, or could be made, a folder to write to; nothing is created.
+    """Checks that ``folder`` can be written to, or created, without creating anything.
 
     Raises:
         InputError: it is a file, below a file, or not writable.
@@ -78,7 +80,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 def atomic_folder(path: Path | str) -> Iterator[Path]:
     """Yields a temporary sibling folder, renamed to ``path`` when the block ends without an error.
 
-    A complete folder that another process put there meanwhile is kept, and the temporary one dropped.
+    If another process has completed the folder meanwhile, that one is kept and the temporary one deleted.
     """
     path = Path(path)
     with disk_errors(path):
@@ -98,31 +100,31 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
 
 @contextmanager
 def locked(path: Path | str) -> Iterator[bool | None]:
-    """Holds the lock file ``path``; yields False where another process has it, None where there are no locks.
+    """Holds the lock file ``path``; yields False if another process holds it, None if the file system has no locks.
 
-    The lock ends with its process: no file that a killed one leaves behind means anything.
+    The system releases the lock when the process ends: a file that a killed process leaves behind means nothing.
     """
     path = Path(path)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path, fallback_to_soft=False)
-        mine: bool | None = True
+        is_held: bool | None = True
         try:
             lock.acquire(timeout=1)
         except Timeout:
-            mine = False
+            is_held = False
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
-            mine = None
+            is_held = None
     try:
-        yield mine
+        yield is_held
     finally:
         lock.release()
 
 
 def write_json(path: Path | str, value: Any) -> None:
-    """Writes indented JSON atomically; NaN is refused, so that every reader understands the file."""
+    """Writes indented JSON atomically; raises ValueError for NaN, which not every reader of JSON understands."""
     text = json.dumps(value, indent=2, sort_keys=False, allow_nan=False) + "\n"
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -141,35 +143,24 @@ def read_json(path: Path | str) -> Any:
 
 
 def seal(value: dict[str, Any]) -> bytes:
-    """JSON that carries its own checksum, so that damage is seen; NaN is refused."""
-    text = json.dumps(value | {"checksum": _checksum(value)}, indent=2, allow_nan=False)
+    """Encodes a value as JSON with a checksum of itself; raises ValueError for NaN."""
+    text = json.dumps(value | {"checksum": json_digest(value)}, indent=2, allow_nan=False)
     return f"{text}\n".encode()
 
 
 def unseal(data: bytes, required: bool = True) -> dict[str, Any] | None:
-    """The value of ``seal``; None where it is damaged, or carries no checksum though ``required``."""
+    """Decodes what ``seal`` encoded; None where it is damaged, or has no checksum although ``required``."""
     try:
         value = json.loads(data)
-        found = value.pop("checksum", None)
-        intact = not required if found is None else found == _checksum(value)
+        checksum = value.pop("checksum", None)
+        intact = not required if checksum is None else checksum == json_digest(value)
     except (ValueError, AttributeError, TypeError):
         return None
     return value if intact else None
 
 
-def _checksum(value: dict[str, Any]) -> str:
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def sha256(path: Path | str) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def file_states(files: Sequence[Path]) -> Hashable:
-    """Sizes, times and inodes: what changes when one of the files does, without reading it."""
+    """Sizes, modification times and inodes of files, which detect a change without reading them."""
     stats = [file.stat() for file in files]
     return tuple((str(file), s.st_size, s.st_mtime_ns, s.st_ino) for file, s in zip(files, stats, strict=True))
 
@@ -178,3 +169,6 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+__getattr__ = new_names(__name__)

@@ -1,4 +1,4 @@
-"""Files <-> tensors: decoding, antialiased conversion, the one quantiser, and grids to look at."""
+"""Image files and tensors: decoding, antialiased resizing, conversion to uint8 and back, and grids of images."""
 
 import io
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ def quantise(x: Tensor) -> Tensor:
 
 
 def dequantise(images: Tensor) -> Tensor:
-    """uint8 0..255 -> float32 in [-1, 1]; ``quantise`` is its exact inverse."""
+    """uint8 0..255 -> float32 in [-1, 1]; ``quantise`` inverts it exactly."""
     return images.to(torch.float32) / 127.5 - 1
 
 
@@ -30,10 +30,10 @@ def decode(data: bytes | Path, size: int | None, channels: int, name: str | None
 
     EXIF rotation is applied, transparency is laid on black, the largest centred square is kept and resized
     with an antialiased Lanczos filter; 16-bit greys are divided by 257. ``size`` None keeps height and width.
-    ``name`` is what an error calls the image (None: its path).
+    ``name`` names the image in errors (None: its path).
 
     Raises:
-        InputError: the file is no image that Pillow can read, or FITS, which it misreads (16 bits, upside down).
+        InputError: Pillow cannot read the file, or it is FITS, which Pillow misreads (16 bits, upside down).
     """
     name = name or ("image bytes" if isinstance(data, bytes) else str(data))
     try:
@@ -91,14 +91,14 @@ def _convert_channels(array: np.ndarray, channels: int) -> np.ndarray:
 
 
 def fit_batch(images: Tensor, size: int, channels: int) -> Tensor:
-    """(N, C, H, W) uint8 -> (N, channels, size, size) uint8 by ``fit``; a no-op where nothing changes."""
+    """(N, C, H, W) uint8 -> (N, channels, size, size) uint8 by ``fit``; the same tensor if nothing changes."""
     if tuple(images.shape[1:]) == (channels, size, size):
         return images
     return torch.stack([fit(image.permute(1, 2, 0).numpy(), size, channels) for image in images])
 
 
 def grid(images: Tensor, columns: int, scale: int = 1, gap: int = 2, background: int = 255) -> Image.Image:
-    """(N, C, H, W) uint8 -> one RGB picture, row by row, each pixel repeated ``scale`` times (no blur)."""
+    """(N, C, H, W) uint8 -> one RGB picture, filled row by row; each pixel is repeated ``scale`` times (no blur)."""
     images = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
     images = images.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
     count, _, height, width = images.shape

@@ -1,4 +1,4 @@
-"""Arithmetic that results may depend on."""
+"""Numerical precision: float32 without TF32, and automatic mixed precision."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -20,5 +20,5 @@ def full_float32() -> Iterator[None]:
 
 
 def mixed_precision(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
-    """Autocast to ``dtype`` on ``device``; nothing for float32. One pass each: it remembers weights as they were."""
+    """Autocast to ``dtype`` on ``device``; no effect for float32. Enter it anew for each pass: it caches weights."""
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype)

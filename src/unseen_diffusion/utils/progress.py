@@ -9,14 +9,14 @@ from tqdm import tqdm
 def steps_bar(
     label: str, images: int, steps: int, shown: "bool | tqdm[None]", delay: float = 0.0
 ) -> "AbstractContextManager[tqdm[None]]":
-    """Progress in steps of images, with the time left; a line every 20 s where it goes to a file.
+    """A progress bar that counts steps of images and shows the time left; a line every 20 s where it goes to a file.
 
     Args:
-        label: what is done.
-        images: how many.
-        steps: of each.
-        shown: whether to show it; a bar that exists already is used on.
-        delay: seconds before which nothing is shown.
+        label: name of the work.
+        images: number of images.
+        steps: number of steps per image.
+        shown: whether to show the bar, or an existing bar to continue.
+        delay: seconds before the bar appears.
     """
     if isinstance(shown, tqdm):
         return nullcontext(shown)
@@ -34,7 +34,7 @@ def steps_bar(
 
 
 def skip(bar: "tqdm[None]", steps: int) -> None:
-    """Steps that were done elsewhere: they count as progress, but not for the speed."""
+    """Counts steps that were done earlier or elsewhere as progress, but not in the speed."""
     if not bar.disable:
         bar.n += steps
         bar.initial += steps

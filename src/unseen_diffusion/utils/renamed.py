@@ -6,7 +6,7 @@ To be deleted with version 0.5, together with the ``__getattr__`` of the package
 
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -17,11 +17,11 @@ from typing import Any
 ROOT = "unseen_diffusion"
 # Old module -> the modules that now hold its names. Both are relative to the package.
 RENAMED: dict[str, tuple[str, ...]] = {
-    "batching": ("utils.batching",),
+    "batching": ("utils.batching", "utils.devices"),
     "bucket": ("store.bucket",),
     "claims": ("store.claims",),
     "comparison": ("reports.comparison", "reports.rows"),
-    "composition": ("sweeps.composition",),
+    "composition": ("sweeps.composition", "sweeps.options", "sweeps.overrides", "sweeps.explanations"),
     "dashboard": ("reports.dashboard",),
     "errors": ("utils.errors",),
     "features": ("scores.features",),
@@ -31,9 +31,10 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "geometry": ("rejection.geometry",),
     "grids": ("solvers.grids",),
     "images": ("utils.images",),
-    "implicit": ("solvers.implicit",),
+    "implicit": ("solvers.fixed_point", "solvers.methods.ddim_implicit"),
     "jobs": ("sweeps.jobs",),
     "latents": ("scores.latents",),
+    "latents.resampling": ("scores.intervals", "scores.kernel"),
     "launches": ("sweeps.launch",),
     "methods": ("runs.methods",),
     "objects": ("store.objects",),
@@ -46,12 +47,22 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "scoring": ("scores.suite", "scores.metrics"),
     "searches": ("runs.bandwidth", "runs.mixing"),
     "seeds": ("utils.seeds",),
-    "settings": ("runs.settings",),
+    "settings": ("runs.settings", "utils.configs", "utils.devices"),
     "shards": ("store.shards",),
-    "solvers": ("solvers.sampling",),
+    "solvers": (
+        "solvers.grids",
+        "solvers.settings",
+        "solvers.methods.ddim_implicit",
+        "solvers.sampling",
+        "utils.progress",
+    ),
     "stages": ("runs.stages",),
     "statuses": ("sweeps.status",),
-    "steppers": ("solvers.explicit",),
+    "steppers": (
+        "solvers.base",
+        "solvers.clean_end",
+        *(f"solvers.methods.{name}" for name in ("ddim", "dpmpp_2m", "trapezoid", "heun", "rk4")),
+    ),
     "store": ("store.artefacts",),
     "sweeps": ("sweeps.manifest",),
     "tables": ("reports.tables", "reports.rows", "reports.result"),
@@ -63,7 +74,40 @@ RENAMED: dict[str, tuple[str, ...]] = {
 }
 # Names that changed within a module: module (relative to the package) -> old name -> new name. The module itself says
 # ``__getattr__ = new_names(__name__)``.
-NAMES: dict[str, dict[str, str]] = {}
+NAMES: dict[str, dict[str, str]] = {
+    "runs.stages": {"digest": "tensor_digest"},
+    "store.bucket": {"own_folder": "local_folder"},
+    "store.claims": {"BEAT": "HEARTBEAT", "STALE": "SILENCE"},
+    "store.shards": {
+        "Made": "StageOutput",
+        "Spent": "Cost",
+        "agree": "shared_boundaries",
+        "digest": "short_digest",
+    },
+    "solvers.base": {
+        "Known": "Evaluated",
+        "Stepper": "Solver",
+        "advance": "euler_step",
+        "move": "to_node",
+        "read": "predict_at",
+        "touches_end": "is_boundary",
+    },
+    "solvers.grids": {"WHOLE": "WHOLE_TIMESTEPS"},
+    "solvers.methods.dpmpp_2m": {"multistep": "dpmpp_2m_step"},
+    "solvers.sampling": {"walk": "trajectory"},
+    "solvers.settings": {"make_stepper": "make_solver"},
+    "sweeps.composition": {"own_config": "run_config"},
+    "sweeps.overrides": {"as_meant": "escape_values", "replaced": "replace_overrides"},
+    "sweeps.status": {
+        "BEAT": "HEARTBEAT",
+        "STALE": "SILENCE_BY_STAMP",
+        "alive": "is_alive",
+        "here": "is_local",
+        "own": "is_this_process",
+    },
+    "training.data": {"digest": "images_digest"},
+    "utils.files": {"sha256": "file_digest"},
+}
 PACKAGES = {new[0].partition(".")[0] for new in RENAMED.values()}
 
 
@@ -79,15 +123,18 @@ def old_names(module: str) -> Callable[[str], Any]:
             module in PACKAGES and find_spec(f".{name}", f"{ROOT}.{module}")
         )
         if not (name.startswith("__") or below):
-            for home in RENAMED[module]:
-                found = getattr(import_module(f"{ROOT}.{home}"), name, None)
-                if found is not None:
-                    warnings.warn(
-                        f"{ROOT}.{module}.{name} is now {ROOT}.{home}.{name}; the old path goes with version 0.5",
-                        FutureWarning,
-                        stacklevel=3,
-                    )
-                    return found
+            homes = [(import_module(f"{ROOT}.{home}"), NAMES.get(home, {}).get(name, name)) for home in RENAMED[module]]
+            homes = [(home, new) for home, new in homes if new in vars(home)]
+            # The module that defines the name, rather than one that imports it.
+            homes.sort(key=lambda one: getattr(vars(one[0])[one[1]], "__module__", "") != one[0].__name__)
+            if homes:
+                home, new = homes[0]
+                warnings.warn(
+                    f"{ROOT}.{module}.{name} is now {home.__name__}.{new}; the old path goes with version 0.5",
+                    FutureWarning,
+                    stacklevel=3,
+                )
+                return vars(home)[new]
         raise AttributeError(f"module {ROOT}.{module!r} has no attribute {name!r}")
 
     return find
@@ -123,7 +170,7 @@ class _OldModules(MetaPathFinder):
     """Finds old modules, and the modules below the packages that moved (``unseen_diffusion.features.base``)."""
 
     def find_spec(
-        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+        self, fullname: str, path: Iterable[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         root, _, old = fullname.partition(".")
         first, _, below = old.partition(".")

@@ -10,15 +10,15 @@ from unseen_diffusion.utils.files import atomic_path
 
 
 def pack(tensors: Mapping[str, Tensor], header: dict[str, str] | None = None) -> bytes:
-    """Tensors as the bytes of a safetensors file."""
+    """Encodes tensors as the bytes of a safetensors file."""
     return safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, header)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str] | None = None) -> None:
-    """A safetensors file, written atomically.
+    """Writes a safetensors file atomically.
 
-    As bytes: safetensors' own ``save_file`` leaves a temporary of its own after a kill, and has its own error for a
-    full disk.
+    It is written as bytes, because ``save_file`` of safetensors leaves a temporary file of its own when killed, and
+    raises an error of its own for a full disk.
     """
     data = pack(tensors, header)
     with atomic_path(path) as temporary:

@@ -1,4 +1,4 @@
-"""One description for the U-Nets of both families, and where each tensor of a checkpoint goes in UNet2DModel."""
+"""The U-Nets of both families in one description, and the place of each tensor in UNet2DModel."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -22,7 +22,7 @@ class Architecture:
         out_channels: as many, or twice as many with a learned variance.
         widths: channels per level, from the full resolution down.
         blocks: residual blocks per level on the way down; one more on the way up.
-        attention: which levels have it; the middle always has.
+        attention: which levels have attention; the middle always has it.
         scale_shift: the timestep scales and shifts the second norm, instead of being added before it.
         resnet_resampling: levels are joined by residual blocks, not by convolutions.
         norm_eps: of every group norm.
@@ -39,13 +39,13 @@ class Architecture:
 
     @property
     def attention_widths(self) -> tuple[int, ...]:
-        """The different widths that attention works at, rising."""
+        """The different widths at which there is attention, rising."""
         here = {width for width, wanted in zip(self.widths, self.attention, strict=True) if wanted}
         return tuple(sorted(here | {self.widths[-1]}))
 
 
 class Naming(ABC):
-    """How one family names the modules of an ``Architecture``; levels count from the full resolution."""
+    """The module names of a family; levels count from the full resolution."""
 
     name: ClassVar[str]
     conv_in: ClassVar[str]
@@ -60,23 +60,23 @@ class Naming(ABC):
 
     @abstractmethod
     def infer(self, state: State) -> Architecture:
-        """The architecture that keys and shapes tell.
+        """The architecture, inferred from keys and shapes.
 
         Raises:
-            InputError: they tell none.
+            InputError: it cannot be inferred.
         """
 
     @abstractmethod
     def block(self, arch: Architecture, side: str, level: int, layer: int) -> str:
-        """The residual block; ``side`` is "down" or "up"."""
+        """Name of the residual block; ``side`` is "down" or "up"."""
 
     @abstractmethod
     def attention_at(self, arch: Architecture, side: str, level: int, layer: int) -> str:
-        """The attention that follows it."""
+        """Name of the attention that follows the block."""
 
     @abstractmethod
     def resampler(self, arch: Architecture, side: str, level: int) -> str:
-        """What leads from this level to the next."""
+        """Name of the module between this level and the next."""
 
 
 class Leaf(NamedTuple):
@@ -123,7 +123,7 @@ def _up_leaves(arch: Architecture, names: Naming, level: int) -> Iterator[Leaf]:
     below = arch.widths[min(level + 1, len(arch.widths) - 1)]
     above = arch.widths[max(level - 1, 0)]
     for layer in range(arch.blocks + 1):
-        # The last block meets what came into this level on the way down.
+        # The last block receives the input of this level on the way down.
         inputs = (width if layer else below) + (above if layer == arch.blocks else width)
         block = names.block(arch, "up", level, layer)
         yield from _resnet_leaves(arch, names, block, f"{target}.resnets.{layer}", inputs, width)
@@ -203,7 +203,7 @@ def check_complete(state: State, arch: Architecture, names: Naming) -> None:
 
 
 def check_supported(state: State, arch: Architecture, names: Naming) -> None:
-    """Refuses what UNet2DModel cannot represent.
+    """Refuses architectures that UNet2DModel cannot represent.
 
     Raises:
         InputError: a network on another base width, or widths that 32 groups do not divide, or foreign outputs.

@@ -1,4 +1,4 @@
-"""From a file of any nesting to one network's state dict, without running any code that the file carries."""
+"""Finds the state dict of a network in a checkpoint file, however nested. Never runs code from the file."""
 
 import warnings
 from collections.abc import Iterator, Mapping
@@ -23,7 +23,7 @@ class Checkpoint(NamedTuple):
         name: nesting and prefix, joined by dots; ``ROOT`` for neither.
         names: its family.
         state: its tensors under the family's own keys.
-        reason: why this network and no other, for people.
+        reason: why this network was chosen, in words.
     """
 
     name: str
@@ -35,11 +35,11 @@ class Checkpoint(NamedTuple):
 def read_checkpoint(path: Path, weights: str | None = None) -> Checkpoint:
     """The network in a .safetensors file or a pickle of plain tensors.
 
-    Of several, an exponential average ("ema" in its name) is preferred: published samples were drawn with it.
+    Of several networks, an exponential average ("ema" in its name) is preferred: published samples were drawn with it.
 
     Args:
         path: the file.
-        weights: which network, by ``Checkpoint.name``; None for the rule above.
+        weights: the ``Checkpoint.name`` of the network; None for the rule above.
 
     Raises:
         InputError: no such file, one that needs code to be read, an unknown layout, or several networks alike.
@@ -65,13 +65,13 @@ def read_checkpoint(path: Path, weights: str | None = None) -> Checkpoint:
 
 
 def _load(path: Path) -> Any:
-    """The file's content; pickles only with ``weights_only``, which builds nothing but plain data."""
+    """The content of the file; pickles are read with ``weights_only``, which creates plain data only."""
     if not path.is_file():
         raise InputError(f"{path}: no such file; give a checkpoint (.pt, .pth, .ckpt or .safetensors)")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        with warnings.catch_warnings(action="ignore"):  # on pickle protocols: what cannot be read is refused below
+        with warnings.catch_warnings(action="ignore"):  # about pickle protocols; unreadable files are refused below
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a dozen unrelated types, by format and damage
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
@@ -83,7 +83,7 @@ def _load(path: Path) -> Any:
 
 
 def _networks(content: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Naming, dict[str, Tensor]]]:
-    """Every (name, family, state dict) inside nested dicts and lists, told by ``MARKERS``."""
+    """Every (name, family, state dict) in nested dicts and lists, recognised by ``MARKERS``."""
     if isinstance(content, list | tuple):
         content = {str(i): value for i, value in enumerate(content)}
     if not isinstance(content, Mapping):
@@ -101,7 +101,7 @@ def _networks(content: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, N
 
 
 def _glimpse(content: Any) -> str:
-    """The first keys, or the type, of what was found."""
+    """The first keys of the content, or its type."""
     if not isinstance(content, Mapping):
         return type(content).__name__
     keys = [str(key) for key in content]

@@ -1,4 +1,4 @@
-"""``convert``: a checkpoint becomes a diffusers folder, if the folder's network computes what the checkpoint's does."""
+"""Converts a checkpoint to a diffusers folder, and verifies the outputs of the converted network."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from torch import Tensor, nn
 
 from unseen_diffusion.models import DiffusersModel
-from unseen_diffusion.models.conversion import proof
+from unseen_diffusion.models.conversion import verification
 from unseen_diffusion.models.conversion.architecture import unet_config, unet_weights
 from unseen_diffusion.models.conversion.checkpoints import read_checkpoint
 from unseen_diffusion.models.conversion.plan import SCHEDULES, Options, Plan, make_plan
@@ -24,13 +24,13 @@ class Conversion:
 
     Attributes:
         plan: the network, and what was read, inferred and assumed about it.
-        parameters: their number.
-        agreements: comparisons with the original; empty if none was asked for.
+        parameters: number of parameters.
+        comparisons: with the original; empty if none was requested.
     """
 
     plan: Plan
     parameters: int
-    agreements: tuple[proof.Agreement, ...]
+    comparisons: tuple[verification.Comparison, ...]
 
 
 def convert(
@@ -41,44 +41,44 @@ def convert(
     verify: bool = True,
     activations: Path | None = None,
     weights: str | None = None,
-    tolerance: float = proof.TOLERANCE,
+    tolerance: float = verification.TOLERANCE,
 ) -> Conversion:
     """Converts an ADM, iDDPM or DDPM checkpoint to a folder for ``DiffusersModel``; all or nothing.
 
     Args:
         source: the checkpoint.
-        target: the folder to make.
-        options: what no tensor tells; None for rules alone.
+        target: the folder to create.
+        options: settings that the tensors do not show; None for the rules of the families.
         verify: compare with the original arithmetic (``reference``) at t = 0, 500 and 999.
-        activations: also compare with these saved outputs of the original's own code.
-        weights: which network of several in the file; see ``read_checkpoint``.
+        activations: also compare with these saved outputs of the original code.
+        weights: the name of the network, if the file holds several; see ``read_checkpoint``.
         tolerance: largest difference allowed, relative to the largest output, float32.
 
     Raises:
         InputError: a file, layout or option that cannot be converted, a failed comparison, or no place to write to.
     """
     if target.exists():
-        raise InputError(f"{target}: already there; give a new folder")
+        raise InputError(f"{target}: exists already; give a new folder")
     check_writable("target", target)
     checkpoint = read_checkpoint(source, weights)
     plan = make_plan(checkpoint, options or Options())
-    saved = None if activations is None else proof.read_activations(activations, plan.architecture.in_channels)
+    saved = None if activations is None else verification.read_activations(activations, plan.architecture.in_channels)
     state = {key: value.float() for key, value in checkpoint.state.items()}
-    agreements: list[proof.Agreement] = []
+    comparisons: list[verification.Comparison] = []
     with atomic_folder(target) as folder:
         _write(folder, state, plan)
         network = as_network(DiffusersModel(str(folder)).unet)
         if verify:
             shape = (plan.architecture.in_channels, plan.size, plan.size)
-            agreements += proof.compare_networks(network, original_network(state, plan), shape)
-            proof.check(agreements, tolerance, "a defect of the conversion: report the architecture")
+            comparisons += verification.compare_networks(network, original_network(state, plan), shape)
+            verification.check(comparisons, tolerance, "a defect of the conversion: report the architecture")
         if saved is not None:
-            agreements += proof.compare_activations(network, saved)
-            proof.check(agreements, tolerance, "check --head-channels, --heads and --new-attention-order")
-    return Conversion(plan, sum(value.numel() for value in state.values()), tuple(agreements))
+            comparisons += verification.compare_activations(network, saved)
+            verification.check(comparisons, tolerance, "check --head-channels, --heads and --new-attention-order")
+    return Conversion(plan, sum(value.numel() for value in state.values()), tuple(comparisons))
 
 
-def original_network(state: Mapping[str, Tensor], plan: Plan) -> proof.Network:
+def original_network(state: Mapping[str, Tensor], plan: Plan) -> verification.Network:
     """The reference arithmetic as a function of (x, t)."""
     if plan.names.name == "DDPM":
         ddpm = DdpmReference(state)
@@ -87,7 +87,7 @@ def original_network(state: Mapping[str, Tensor], plan: Plan) -> proof.Network:
     return lambda x, t: adm(x, adm.embed(t))
 
 
-def as_network(unet: nn.Module) -> proof.Network:
+def as_network(unet: nn.Module) -> verification.Network:
     """A UNet2DModel as a function of (x, t)."""
     return lambda x, t: unet(x, t, return_dict=False)[0]
 
@@ -96,14 +96,14 @@ def build(state: Mapping[str, Tensor], plan: Plan) -> UNet2DModel:
     """The UNet2DModel with the checkpoint's weights, float32, for evaluation."""
     config = unet_config(plan.architecture, plan.names, plan.size, plan.head_channels)
     weights = unet_weights(state, plan.architecture, plan.names, plan.head_channels, plan.new_attention_order)
-    with torch.device("meta"):  # no random weights, which would be thrown away
+    with torch.device("meta"):  # draws no random weights, which would be replaced
         unet = UNet2DModel(**config)
     unet.load_state_dict(weights, strict=True, assign=True)
     return unet.requires_grad_(False).eval()
 
 
 def _write(folder: Path, state: Mapping[str, Tensor], plan: Plan) -> None:
-    """The pipeline's files."""
+    """Writes the files of the pipeline."""
     learned = plan.architecture.out_channels > plan.architecture.in_channels
     scheduler = DDPMScheduler(
         num_train_timesteps=1000,

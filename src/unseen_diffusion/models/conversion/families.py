@@ -11,7 +11,7 @@ from unseen_diffusion.utils.errors import InputError
 
 
 def _get(state: State, key: str, family: str) -> Tensor:
-    """A tensor that the architecture is read from."""
+    """A tensor from which the architecture is inferred."""
     if key not in state:
         raise InputError(f"{family} checkpoint: no tensor {key}, from which the architecture is read; is it complete?")
     return state[key]
@@ -116,7 +116,7 @@ class DdpmNaming(Naming):
     time_options: ClassVar[Mapping[str, Any]] = {"flip_sin_to_cos": False, "freq_shift": 1, "downsample_padding": 0}
 
     def infer(self, state: State) -> Architecture:
-        """From the way down."""
+        """From the blocks of the way down."""
         levels, blocks = _count(state, "down"), _count(state, "down.0.block")
         keys = [f"down.{level}.block.0.conv1.weight" for level in range(levels)]
         if not levels or not blocks:
@@ -145,7 +145,7 @@ class DdpmNaming(Naming):
         return f"{side}.{level}.{side}sample"
 
 
-# The tensor that tells a family, wherever in the file it is found.
+# The tensor by which a family is recognised, anywhere in the file.
 MARKERS: dict[str, Naming] = {"time_embed.0.weight": AdmNaming(), "temb.dense.0.weight": DdpmNaming()}
 # Image sizes of published models, by channel multipliers (guided-diffusion's defaults, Ho et al., Song et al. 2021).
 SIZES: dict[tuple[float, ...], int] = {

@@ -1,4 +1,4 @@
-"""What a conversion takes from the checkpoint, from its options, and by rule; and how it says so."""
+"""All decisions of a conversion: read from the checkpoint, given as options, or by rule; each is stated in words."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ SCHEDULES: Mapping[str, Mapping[str, Any]] = {
 
 @dataclass(frozen=True)
 class Options:
-    """What no tensor tells.
+    """Settings of a conversion that the tensors do not show.
 
     Attributes:
         schedule: "linear" or "cosine".
@@ -38,7 +38,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Plan:
-    """A conversion in full.
+    """All that a conversion needs to know.
 
     Attributes:
         architecture: the network.
@@ -47,7 +47,7 @@ class Plan:
         head_channels: channels per attention head; None for a single head at every width.
         new_attention_order: the rows of qkv are (3, heads, channels).
         schedule: a key of ``SCHEDULES``.
-        statements: where all this comes from, a line each.
+        statements: the source of each decision, one line each.
     """
 
     architecture: Architecture
@@ -60,7 +60,7 @@ class Plan:
 
 
 def make_plan(checkpoint: Checkpoint, options: Options) -> Plan:
-    """Architecture by keys and shapes, the rest by options or rule.
+    """Infers the architecture from keys and shapes, and the rest from options or rules.
 
     Raises:
         InputError: a checkpoint that is incomplete or cannot be represented, or options that do not fit it.
@@ -73,9 +73,9 @@ def make_plan(checkpoint: Checkpoint, options: Options) -> Plan:
     check_complete(checkpoint.state, arch, names)
     per_head, attention = choose_heads(arch, names, options)
     size = choose_size(arch, options.size)
-    said = (*describe(checkpoint, arch, size, options.size is None), attention)
-    said += (f"schedule: {options.schedule}, 1000 steps, which no tensor tells",)
-    return Plan(arch, names, size, per_head, options.new_attention_order, options.schedule, said)
+    statements = (*describe(checkpoint, arch, size, options.size is None), attention)
+    statements += (f"schedule: {options.schedule}, 1000 steps, which the tensors do not show",)
+    return Plan(arch, names, size, per_head, options.new_attention_order, options.schedule, statements)
 
 
 def choose_heads(arch: Architecture, names: Naming, options: Options) -> tuple[int | None, str]:
@@ -89,44 +89,46 @@ def choose_heads(arch: Architecture, names: Naming, options: Options) -> tuple[i
     """
     widths = arch.attention_widths
     heads, head_channels, new_order = options.heads, options.head_channels, options.new_attention_order
-    told = " and ".join(str(width) for width in widths)
+    shown = " and ".join(str(width) for width in widths)
     if names.name == "DDPM":
         if heads not in (None, 1) or head_channels is not None or new_order:
             raise InputError("DDPM checkpoint: its attention has one head; leave out heads and attention order")
-        return None, f"attention: 1 head at width {told}, as the family has"
+        return None, f"attention: 1 head at width {shown}, as in the whole family"
     if heads is not None and head_channels is not None:
         raise InputError(f"--heads {heads} and --head-channels {head_channels}: give one of them")
     order = "new order of qkv" if new_order else "legacy order of qkv"
     if heads == 1:
-        return None, f"attention: 1 head at width {told}, as told; {order}"
+        return None, f"attention: 1 head at width {shown}, as given; {order}"
     if heads is not None:
         if len(widths) > 1:
             raise InputError(
-                f"--heads {heads}: a fixed number of heads at widths {told} cannot be represented in UNet2DModel, "
+                f"--heads {heads}: a fixed number of heads at widths {shown} cannot be represented in UNet2DModel, "
                 "which has one number of channels per head; only checkpoints with one attention width can be converted"
             )
         if heads < 1 or widths[0] % heads:
-            raise InputError(f"--heads {heads}: does not divide the attention width {told}")
-        return widths[0] // heads, f"attention: {heads} heads at width {told}, as told; {order}"
+            raise InputError(f"--heads {heads}: does not divide the attention width {shown}")
+        return widths[0] // heads, f"attention: {heads} heads at width {shown}, as given; {order}"
     channels = ADM_HEAD_CHANNELS if head_channels is None else head_channels
     if channels < 1 or any(width % channels for width in widths):
         raise InputError(
-            f"--head-channels {channels}: does not divide attention width {told}; give --head-channels or --heads"
+            f"--head-channels {channels}: does not divide attention width {shown}; give --head-channels or --heads"
         )
-    source = "by ADM's rule, which no tensor tells" if head_channels is None else "as told"
-    return channels, f"attention: {channels} channels per head at width {told}, {source}; {order}"
+    source = "by ADM's rule, which the tensors do not show" if head_channels is None else "as given"
+    return channels, f"attention: {channels} channels per head at width {shown}, {source}; {order}"
 
 
 def choose_size(arch: Architecture, size: int | None) -> int:
-    """Height and width of the images: as told, or of the published models with these widths.
+    """Height and width of the images: as given, or those of the published models with these widths.
 
     Raises:
-        InputError: not known, or a size that cannot be halved from level to level.
+        InputError: no size is known, or it is one that cannot be halved from level to level.
     """
     if size is None:
         size = SIZES.get(tuple(width / arch.widths[0] for width in arch.widths))
         if size is None:
-            raise InputError(f"levels {arch.widths}: no published model to take the image size from; give --size")
+            raise InputError(
+                f"levels {arch.widths}: no published model has these, so the image size is unknown; give --size"
+            )
     step = 2 ** (len(arch.widths) - 1)
     if size < step or size % step:
         raise InputError(f"--size {size}: give a multiple of {step}, for {len(arch.widths)} levels")
@@ -134,7 +136,7 @@ def choose_size(arch: Architecture, size: int | None) -> int:
 
 
 def describe(checkpoint: Checkpoint, arch: Architecture, size: int, by_rule: bool) -> tuple[str, ...]:
-    """What was read and inferred, in words."""
+    """States in words what was read and inferred."""
     variance = "with" if arch.out_channels > arch.in_channels else "without"
     attention = [str(level) for level, wanted in enumerate(arch.attention) if wanted]
     return (
@@ -143,5 +145,5 @@ def describe(checkpoint: Checkpoint, arch: Architecture, size: int, by_rule: boo
         f"block{'s' if arch.blocks > 1 else ''} each, "
         f"attention at {'level ' + ', '.join(attention) if attention else 'no level'} and in the middle, "
         f"{variance} learned variance",
-        f"image size: {size} ({'of published models with these widths' if by_rule else 'as told'})",
+        f"image size: {size} ({'of published models with these widths' if by_rule else 'as given'})",
     )

@@ -1,7 +1,7 @@
-"""The original networks' arithmetic, run straight on the original state dict: what a conversion is proven against.
+"""The arithmetic of the original networks on the original state dict, to verify conversions against.
 
-Written from the papers' descriptions (Ho et al. 2020, appendix B; Dhariwal and Nichol 2021, section 3) and knowing
-neither diffusers nor the conversion: it finds its own way along the checkpoint's keys.
+Written from the papers' descriptions (Ho et al. 2020, appendix B; Dhariwal and Nichol 2021, section 3) without
+diffusers and without the code of the conversion: it follows the keys of the checkpoint.
 """
 
 import math
@@ -31,7 +31,7 @@ class Weights:
         return self.state[f"{name}.weight"], self.state[f"{name}.bias"]
 
     def conv(self, name: str, x: Tensor, stride: int = 1, padding: int | None = None) -> Tensor:
-        """A convolution that keeps the size, unless told otherwise."""
+        """A convolution that keeps the size by default."""
         weight, bias = self.pair(name)
         return conv2d(x, weight, bias, stride, weight.shape[-1] // 2 if padding is None else padding)
 
@@ -110,7 +110,7 @@ class AdmReference:
         return not last.endswith(".0") and (self.weights.has(f"{last}.conv") or self.weights.has(f"{last}.in_layers.0"))
 
     def _sequence(self, name: str, h: Tensor, temb: Tensor, resample: Callable[[Tensor], Tensor] | None) -> Tensor:
-        """The layers of one numbered block, each told by the tensors it has."""
+        """The layers of one numbered block, recognised by the tensors that they have."""
         weights = self.weights
         for k in weights.children(name):
             layer = f"{name}.{k}"

@@ -1,7 +1,6 @@
 """The HTML page of the report: its sections, and the file that holds them."""
 
 import base64
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from unseen_diffusion.reports.html.tables import (
     results_table,
 )
 from unseen_diffusion.reports.rows import REPLICATES, run_name
+from unseen_diffusion.utils.digests import raw_digest
 from unseen_diffusion.utils.files import atomic_path
 
 CAUGHT = 0.9  # share of replayed references to detect as copies before copy rates can be trusted
@@ -98,7 +98,7 @@ def render(runs: Sequence[Run], title: str, comparison: DataFrame | None = None)
         provenance=provenance(runs, names),
         style=style,
         script=script,
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        script_hash=base64.b64encode(raw_digest([script])).decode(),
     )
 
 

@@ -1,4 +1,4 @@
-"""What a feature extractor is, and how a set of images goes through one."""
+"""The interface of a feature extractor, and features of any number of images in batches."""
 
 from typing import Protocol, runtime_checkable
 
@@ -28,7 +28,7 @@ class FeatureExtractor(Protocol):
     batch_size: int
 
     def to(self, device: torch.device | str) -> None:
-        """Moves the network; images follow it."""
+        """Moves the network to a device; each batch of images follows it."""
 
     def __call__(self, images: Tensor) -> Float32[Tensor, "n d"]:
         """Features of one batch, on the extractor's device."""
@@ -45,7 +45,7 @@ def extract(
     Args:
         extractor: the feature network.
         images: as they are saved, grey (C = 1) or RGB (C = 3).
-        batch_size: images at a time, halved where memory runs out; None takes the extractor's own.
+        batch_size: images at a time, halved if memory runs out; None takes the extractor's.
         device: where the network runs.
 
     Raises:
@@ -63,13 +63,13 @@ def extract(
 
 
 def check_images(images: Tensor) -> None:
-    """Checks that ``images`` are what scores are computed on: quantised, grey or RGB, at least one.
+    """Checks that images are uint8, grey or RGB, and at least one.
 
     Raises:
         InputError: another dtype or shape.
     """
     if images.dtype != torch.uint8:
-        raise InputError(f"images of {images.dtype}: features are taken of uint8; quantise them first")
+        raise InputError(f"images of {images.dtype}: features need uint8; quantise them first")
     if images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) == 0:
         raise InputError(
             f"images of shape {tuple(images.shape)}: give (N, 1 or 3, height, width) with at least one image"

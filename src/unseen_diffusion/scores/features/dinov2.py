@@ -1,10 +1,9 @@
-"""DINOv2 features (Oquab et al. 2023, arXiv 2304.07193): less partial to ImageNet's classes than Inception's.
+"""DINOv2 features (Oquab et al. 2023, arXiv 2304.07193): less biased towards ImageNet's classes than Inception's.
 
-As recommended for comparing generative models (Stein et al. 2023, arXiv 2306.04675): the class token after the
-last normalisation, of images resized to 224 x 224 with an antialiased bicubic filter.
+Stein et al. 2023 (arXiv 2306.04675) recommend them for comparing generative models: the class token after the last
+normalisation, of images resized to 224 x 224 with an antialiased bicubic filter.
 """
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,12 @@ from torch.nn.functional import interpolate
 
 from unseen_diffusion.models.folders import snapshot
 from unseen_diffusion.scores.features.base import check_images
+from unseen_diffusion.utils.checked import Count, checked_arguments
+from unseen_diffusion.utils.digests import digest, file_digest
 from unseen_diffusion.utils.errors import InputError
-from unseen_diffusion.utils.files import read_json, sha256
+from unseen_diffusion.utils.files import read_json
 
-_VERSION = "dinov2-1"  # of the preprocessing and the token taken
+_VERSION = "dinov2-1"  # of the preprocessing and the choice of token
 _SIDE = 224
 _MEAN = (0.485, 0.456, 0.406)  # ImageNet, RGB in [0, 1]
 _DEVIATION = (0.229, 0.224, 0.225)
@@ -27,13 +28,16 @@ _KINDS = ("dinov2", "dinov2_with_registers")
 
 
 class DinoV2:
-    """The class token of a DINOv2 network: its files are found and checked at once, the network loads on first use.
+    """The class token of a DINOv2 network; its files are checked when it is built, and loaded on first use.
 
-    Its name tells the number of features and so the size of the network: dinov2-384, -768, -1024 or -1536.
+    Its name holds the number of features, and so the size of the network: dinov2-384, -768, -1024 or -1536.
     """
 
-    def __init__(self, model: str = "facebook/dinov2-base", revision: str | None = None, batch_size: int = 32) -> None:
-        """Finds the network's files, on the disk or on the hub.
+    @checked_arguments("features")
+    def __init__(
+        self, model: str = "facebook/dinov2-base", revision: str | None = None, batch_size: Count = 32
+    ) -> None:
+        """Locates the network's files, on the disk or on the hub.
 
         Args:
             model: a local folder with config.json and safetensors, or a hub id.
@@ -41,7 +45,8 @@ class DinoV2:
             batch_size: images at a time.
 
         Raises:
-            InputError: transformers is not installed, or the files are missing or belong to another network.
+            InputError: a value of the wrong type, transformers is not installed, or the files are missing or belong to
+                another network.
         """
         _transformers()
         self._folder = _resolve(model, revision)
@@ -77,8 +82,8 @@ class DinoV2:
 def preprocess(images: Tensor) -> Float[Tensor, "n 3 224 224"]:
     """uint8 (N, 1 or 3, H, W) -> (N, 3, 224, 224) float32, normalised by ImageNet's mean and deviation.
 
-    The bicubic filter overshoots at edges: values are clamped to [0, 1] before the normalisation, as an image
-    library's integers would be, but not rounded.
+    The bicubic filter overshoots at edges: values are clamped to [0, 1] before the normalisation, as in an image
+    library, but not rounded.
     """
     unit = images.to(torch.float32).expand(-1, 3, -1, -1) / 255
     resized = interpolate(unit, (_SIDE, _SIDE), mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
@@ -97,7 +102,7 @@ def _transformers() -> Any:
 
 
 def _resolve(model: str, revision: str | None) -> Path:
-    """The local folder of ``model``, or its copy in the hub's cache, downloaded there once.
+    """The local folder ``model``, or the hub's cached copy of it, downloaded once.
 
     Raises:
         InputError: no such folder, no safetensors in it, or the hub cannot be reached and nothing is cached.
@@ -108,19 +113,19 @@ def _resolve(model: str, revision: str | None) -> Path:
             raise InputError(f"features.model={model}: no such folder; give one, or a hub id such as owner/name")
         folder = snapshot("features.model", model, revision, _FILES)
     if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
-        raise InputError(f"features.model={model}: no config.json or no *.safetensors there; save it in that form")
+        raise InputError(f"features.model={model}: no config.json or no *.safetensors there; save it in that format")
     return folder
 
 
 def _fingerprint(folder: Path) -> str:
-    """Of the preprocessing, the configuration and every file of weights."""
+    """SHA-256 over the preprocessing's version, the configuration and all weights."""
     parts = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
-    identity = "/".join([_VERSION, *(sha256(part) for part in parts)])
-    return hashlib.sha256(identity.encode()).hexdigest()
+    identity = "/".join([_VERSION, *(file_digest(part) for part in parts)])
+    return digest(identity)
 
 
 def _load(folder: Path) -> torch.nn.Module:
-    """The frozen network in float32; no code of the folder runs, no pickle is read.
+    """Loads the frozen network in float32; runs no code of the folder and reads no pickle.
 
     Raises:
         InputError: weights that do not fit, or that leave a part of the network at random values.

@@ -1,10 +1,8 @@
 """The embedded feature network: a small CNN trained on the embedded 32x32 domains (``unseen train``).
 
-Scores in its features are never called FID or KID without its name beside them: they compare with nothing
-published.
+Scores with these features always show the network's name: they do not compare with published FID or KID.
 """
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +13,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from unseen_diffusion.scores.features.base import check_images
+from unseen_diffusion.utils.checked import Count, checked_arguments
+from unseen_diffusion.utils.digests import digest, file_digest
 from unseen_diffusion.utils.errors import InputError
-from unseen_diffusion.utils.files import read_json, sha256
+from unseen_diffusion.utils.files import read_json
 from unseen_diffusion.utils.images import PREPROCESSING, dequantise, fit_batch
 
 FOLDER = Path(__file__).parents[2] / "weights" / "features32"
@@ -39,11 +39,12 @@ class Residual(nn.Module):
 class FeatureNetwork(nn.Module):
     """CNN for 3x32x32 images with two linear heads on its pooled features.
 
-    One head tells the domain, the other what was done to the image: a network that knows domains alone is
-    blind to what goes wrong in a generated image.
+    One head predicts the domain, the other how the image was distorted: a network trained on domains alone does not
+    see the flaws of generated images.
     """
 
-    def __init__(self, widths: Sequence[int], dimension: int, classes: int, distortions: int) -> None:
+    @checked_arguments("training.network")
+    def __init__(self, widths: Sequence[Count], dimension: Count, classes: Count, distortions: Count) -> None:
         """A network of random weights.
 
         Args:
@@ -77,27 +78,28 @@ class FeatureNetwork(nn.Module):
 
 
 class EmbeddedFeatures:
-    """The penultimate features of ``FeatureNetwork`` with the weights of a folder (the package's own)."""
+    """The penultimate features of ``FeatureNetwork``, with the package's weights or those of a folder."""
 
     name = "embedded"
 
-    def __init__(self, folder: str | Path | None = None, batch_size: int = 256) -> None:
-        """Loads config.json and model.safetensors.
+    @checked_arguments("features")
+    def __init__(self, folder: str | Path | None = None, batch_size: Count = 256) -> None:
+        """Loads the network from a folder.
 
         Args:
-            folder: where they are; None takes the weights inside the package.
+            folder: holds config.json and model.safetensors; null (None) takes the package's own.
             batch_size: images at a time.
 
         Raises:
-            InputError: a file is missing or belongs to another network.
+            InputError: a value of the wrong type, or a file that is missing or belongs to another network.
         """
         folder = FOLDER if folder is None else Path(folder).expanduser()
         self.network, config = load_network(folder)
         self.size = int(config["size"])
         self.dimension = self.network.dimension
         self.batch_size = batch_size
-        identity = f"{_VERSION}/{PREPROCESSING}/{self.size}/{sha256(folder / 'model.safetensors')}"
-        self.fingerprint = hashlib.sha256(identity.encode()).hexdigest()
+        identity = f"{_VERSION}/{PREPROCESSING}/{self.size}/{file_digest(folder / 'model.safetensors')}"
+        self.fingerprint = digest(identity)
 
     def to(self, device: torch.device | str) -> None:
         """Moves the network."""

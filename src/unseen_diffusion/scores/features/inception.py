@@ -1,10 +1,9 @@
 """Inception-v3 features as in published FID values (Heusel et al. 2017), from NVIDIA's TorchScript file.
 
-The file holds the preprocessing too (the resize to 299 x 299 of the original TensorFlow graph): images go in
-as uint8, as they are saved, so that no other library's resize changes a score.
+The file includes the preprocessing (the resize to 299 x 299 of the original TensorFlow graph). It takes images as
+uint8, as they are saved, so that no other library's resize changes a score.
 """
 
-import hashlib
 import http.client
 import urllib.request
 import warnings
@@ -16,45 +15,47 @@ from torch import Tensor
 from tqdm import tqdm
 
 from unseen_diffusion.scores.features.base import check_images
+from unseen_diffusion.utils.checked import Count, checked_arguments
+from unseen_diffusion.utils.digests import digest, file_digest
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import atomic_path
-from unseen_diffusion.utils.files import sha256 as sha256_of
 
 FILE = "inception-2015-12-05.pt"
 URL = f"https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/{FILE}"
 SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
 _VERSION = "inception-1"
-_TIMEOUT = 30  # seconds without an answer
+_TIMEOUT = 30  # seconds to wait for an answer
 
 
 class Inception:
-    """The 2048 pooled features of Inception-v3; the file is checked at once, and loaded on first use."""
+    """The 2048 pooled features of Inception-v3; the file is checked when it is built, and loaded on first use."""
 
     name = "inception"
     dimension = 2048
 
+    @checked_arguments("features")
     def __init__(
         self,
         path: str | Path | None = None,
         cache: str | Path = "~/.cache/unseen-diffusion",
         url: str = URL,
         sha256: str = SHA256,
-        batch_size: int = 64,
+        batch_size: Count = 64,
     ) -> None:
-        """Finds the file, or downloads it.
+        """Locates the file, or downloads it.
 
         Args:
-            path: the TorchScript file; None takes it from ``cache``, downloading it there once (96 MB).
+            path: the TorchScript file; null (None) takes it from ``cache``, downloading it there once (96 MB).
             cache: folder of downloaded files.
             url: where to download from.
             sha256: checksum that the file must have; nothing is loaded before it has been checked.
             batch_size: images at a time.
 
         Raises:
-            InputError: the file is missing and cannot be downloaded, or its checksum is another.
+            InputError: a value of the wrong type, a file that is missing and cannot be downloaded, or a wrong checksum.
         """
         self.batch_size = batch_size
-        self.fingerprint = hashlib.sha256(f"{_VERSION}/{sha256}".encode()).hexdigest()
+        self.fingerprint = digest(f"{_VERSION}/{sha256}")
         if path is None:
             self._file = cached(Path(cache).expanduser(), url, sha256)
         else:
@@ -80,10 +81,10 @@ class Inception:
 
 
 def cached(cache: Path, url: str, sha256: str) -> Path:
-    """The file of ``url`` in ``cache``, downloaded if it is not there; whole and with the right checksum.
+    """The file of ``url`` in ``cache``, downloaded if it is absent; complete and with the right checksum.
 
     Raises:
-        InputError: the download fails, or the checksum is another.
+        InputError: the download fails, or the checksum is wrong.
     """
     path = cache / url.rsplit("/", 1)[-1]
     if path.exists():
@@ -101,14 +102,14 @@ def cached(cache: Path, url: str, sha256: str) -> Path:
 
 
 def check_file(path: Path, sha256: str, shown: str | None = None) -> None:
-    """Checks a file's SHA-256; ``shown`` names it in messages where it is a temporary one.
+    """Checks a file's SHA-256; messages name it by ``shown`` if that is given.
 
     Raises:
-        InputError: it is missing, or another file.
+        InputError: the file is missing, or has another checksum.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; download it from {URL}")
-    found = sha256_of(path)
+    found = file_digest(path)
     if found != sha256:
         raise InputError(
             f"{shown or path}: SHA-256 is {found}, not {sha256}; remove the file and download it from {URL}"
@@ -126,7 +127,7 @@ def _download(url: str, path: Path) -> None:
 
 def _load(path: Path, device: torch.device) -> torch.jit.ScriptModule:
     with warnings.catch_warnings():
-        # TorchScript is deprecated, but the weights of every published FID come in no other form.
+        # TorchScript is deprecated, but the weights behind published FID values exist in no other format.
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", category=FutureWarning)
         return torch.jit.load(path, map_location=device).eval()

@@ -1,6 +1,4 @@
-"""Pixels as features: no network, no opinion; distances are those of the images themselves."""
-
-import hashlib
+"""Pixels as features: no network; distances are those between the images themselves."""
 
 import torch
 from jaxtyping import Float32
@@ -8,7 +6,8 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from unseen_diffusion.scores.features.base import check_images
-from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.checked import Count, checked_arguments
+from unseen_diffusion.utils.digests import digest
 from unseen_diffusion.utils.images import dequantise
 
 _VERSION = "pixels-1"
@@ -19,21 +18,24 @@ class Pixels:
 
     name = "pixels"
 
-    def __init__(self, side: int = 32, batch_size: int = 1024) -> None:
-        """Features of dimension 3 * side^2; images of another side are average-pooled to it.
+    @checked_arguments("features")
+    def __init__(self, side: Count = 32, batch_size: Count = 1024) -> None:
+        """Features of dimension 3 * side^2.
+
+        Args:
+            side: height and width in pixels that images are average-pooled to.
+            batch_size: images at a time.
 
         Raises:
-            InputError: ``side`` is not positive.
+            InputError: a value of the wrong type, or below 1.
         """
-        if side < 1:
-            raise InputError(f"features.side={side}: give 1 or more pixels")
         self.side = side
         self.batch_size = batch_size
         self.dimension = 3 * side**2
-        self.fingerprint = hashlib.sha256(f"{_VERSION}/{side}".encode()).hexdigest()
+        self.fingerprint = digest(f"{_VERSION}/{side}")
 
     def to(self, device: torch.device | str) -> None:
-        """Nothing to move: the work is done where the images are."""
+        """Does nothing: features are computed on the images' device."""
 
     def __call__(self, images: Tensor) -> Float32[Tensor, "n d"]:
         """uint8 (N, 1 or 3, H, W) -> float32 (N, 3 * side^2) in [-1, 1]."""

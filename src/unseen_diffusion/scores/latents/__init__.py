@@ -1,1 +1,1 @@
-"""Sets of latents: are two of them separable, is one Gaussian, and what theory says of both (docs/theory.md)."""
+"""Tests of sets of latents: separability of two, Gaussianity of one; theory for docs/theory.md."""

@@ -1,23 +1,23 @@
-"""Are latents Gaussian, and is their covariance a multiple of the identity? Tests that keep their level at any n, d.
+"""Tests whether latents are Gaussian, and whether their covariance is a multiple of the identity, at any n and d.
 
-Two nulls, never mixed: ``gaussian`` is N(m, S) with any mean and covariance; ``isotropic`` is N(m, s^2 I), the
-paper's prior. Every p-value comes from draws of its null (``nulls``): none rests on an asymptotic law.
+There are two null hypotheses: ``gaussian`` is N(m, S) with any mean and covariance; ``isotropic`` is N(m, s^2 I), the
+paper's prior. Every p-value comes from draws of its null (``nulls``), none from an asymptotic law.
 
-Of ``gaussian``:
-- radius sees a random scale per latent (t, mixtures of spreads) and shells; no law with concentrated radii.
-- whitened_radius sees the same in the leading principal components, and nothing outside them.
-- components sees clusters and skewness along the leading components, not in directions of small variance.
-- projections sees a random scale per latent and, in high dimension, hardly anything else (Diaconis and Freedman 1984).
-- kurtosis sees heavy or light tails that the coordinates have in common; neither tails that cancel nor dependence.
+Tests of ``gaussian``, and what each detects:
+- radius: a random scale per latent (t, mixtures of spreads) and shells; no distribution with concentrated radii.
+- whitened_radius: the same in the leading principal components, and nothing outside them.
+- components: clusters and skewness along the leading components, not in directions of small variance.
+- projections: a random scale per latent and, in high dimension, hardly anything else (Diaconis and Freedman 1984).
+- kurtosis: heavy or light tails that the coordinates have in common; neither tails that cancel nor dependence.
 
-Of ``isotropic``:
-- isotropic_radius sees squared radii that vary more or less than chi^2_d; not by less than the noise of n of them.
-- largest_eigenvalue sees a few strong directions, above s^2 (1 + sqrt(d / n)) (Baik, Ben Arous and Peche 2005).
-- outside_edges sees many of them: eigenvalues outside the law of Marchenko and Pastur 1967.
-- sphericity sees spread of the whole spectrum (John 1971), of a relative variance above about 2 / n.
+Tests of ``isotropic``:
+- isotropic_radius: squared radii that vary more or less than chi^2_d, by more than the noise of n of them.
+- largest_eigenvalue: a few strong directions, above s^2 (1 + sqrt(d / n)) (Baik, Ben Arous and Peche 2005).
+- outside_edges: many of them, by eigenvalues outside the law of Marchenko and Pastur 1967.
+- sphericity: spread of the whole spectrum (John 1971), of a relative variance above about 2 / n.
 
-A test that does not reject has not shown that latents are Gaussian: with n far below d nobody can. Whitening all
-directions is impossible there as well: about the sample's own covariance every radius is the same number.
+A test that does not reject has not shown that latents are Gaussian; with n far below d no test can. Nor can all
+directions be whitened there: under the sample's covariance every latent has the same radius.
 """
 
 import math
@@ -28,6 +28,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from unseen_diffusion.scores.inputs import require_count
+from unseen_diffusion.scores.intervals import holm, two_sided_p, upper_p
 from unseen_diffusion.scores.latents.gram import Latents, centred_columns, centred_gram, flat
 from unseen_diffusion.scores.latents.nulls import (
     anderson_darling,
@@ -35,12 +37,11 @@ from unseen_diffusion.scores.latents.nulls import (
     rotated_vectors,
     wishart_spectra,
 )
-from unseen_diffusion.scores.latents.resampling import holm, require_count, two_sided_p, upper_p
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.seeds import generator, normal_rows
 
 NULLS = ("gaussian", "isotropic")
-COORDINATES = 256  # as many as the kurtosis looks at
+COORDINATES = 256  # at most, behind the kurtosis
 TABLE = 9999  # samples behind an Anderson-Darling p-value
 _AT_A_TIME = 2_000_000  # numbers in a batch of rotations
 _EDGE = 2.02  # the 99% point of the Tracy-Widom law of order 1
@@ -48,14 +49,14 @@ _EDGE = 2.02  # the 99% point of the Tracy-Widom law of order 1
 
 @dataclass(frozen=True)
 class Finding:
-    """One test.
+    """The result of one test.
 
     Attributes:
-        name: as in the module's table.
+        name: as in the module's list.
         null: ``gaussian`` or ``isotropic``.
         value: the statistic.
-        low: lower end of its central 95% range under the null (of a one-sided test: its least value).
-        high: upper end of it.
+        low: lower end of its central 95% range under the null; for a one-sided test its least value.
+        high: upper end of that range.
         p_value: before any correction across tests.
         adjusted: by Holm across the tests of the same null.
     """
@@ -71,7 +72,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Gaussianity:
-    """All findings for n latents of d coordinates, with the spectrum that they rest on.
+    """The results of all tests of n latents with d coordinates, and the spectrum of their covariance.
 
     Attributes:
         findings: by name.
@@ -90,7 +91,7 @@ class Gaussianity:
     edges: tuple[float, float]
 
     def p_value(self, null: str) -> float:
-        """Of the whole hypothesis: the least adjusted p-value of its tests."""
+        """P-value of a whole null hypothesis: the least adjusted p-value of its tests."""
         if null not in NULLS:
             raise InputError(f"null={null}: choose one of {', '.join(NULLS)}")
         return min(finding.adjusted for finding in self.findings.values() if finding.null == null)
@@ -108,7 +109,7 @@ class _Raw(NamedTuple):
 
 
 def gaussianity(latents: Latents, seed: int, simulations: int = 199, directions: int = 20) -> Gaussianity:
-    """Tests latents (n, ...) against both nulls.
+    """Tests latents (n, ...) against both null hypotheses.
 
     Costs one (n, d) Gram matrix in float64, and two n^3 decompositions for each simulation.
 
@@ -137,7 +138,7 @@ def gaussianity(latents: Latents, seed: int, simulations: int = 199, directions:
 
 
 def marchenko_pastur_edges(n: int, d: int) -> tuple[float, float]:
-    """Where the nonzero eigenvalues of the sample covariance of n draws of N(m, I_d) lie, save about 1% per edge.
+    """Range of the nonzero eigenvalues of the sample covariance of n draws of N(m, I_d), but for about 1% per edge.
 
     (sqrt(n - 1) +- sqrt(d))^2 / (n - 1) (Marchenko and Pastur 1967), widened by 2.02 times the Tracy-Widom scale
     (Johnstone 2001). A lower edge below 0 is 0.
@@ -177,7 +178,7 @@ def _some_coordinates(rows: Tensor, seed: int) -> Float[Tensor, "n k"]:
 
 
 def _simulated(values: Tensor, vectors: Tensor, coordinates: Tensor, d: int, seed: int, simulations: int) -> list[_Raw]:
-    """The tests whose null is drawn as a whole: every draw rotates the vectors, and draws a spectrum beside them."""
+    """The tests whose null is simulated: every draw rotates the vectors and draws a Wishart spectrum."""
     n, rank = len(vectors), min(len(vectors) - 1, d)
     observed = _gaussian_statistics(values, vectors[None], coordinates)
     observed |= _isotropic_statistics(values[None], vectors[None], d)
@@ -197,7 +198,7 @@ _ISOTROPIC = ("isotropic_radius", *_ONE_SIDED)
 
 
 def _finding(name: str, value: float, null: Tensor) -> _Raw:
-    """The observed statistic against the draws of its null."""
+    """The result of one test, from the observed statistic and the draws of its null."""
     kind = "isotropic" if name in _ISOTROPIC else "gaussian"
     if name in _ONE_SIDED:
         return _Raw(name, kind, value, float(null.min()), float(null.quantile(0.95)), upper_p(null, value))
@@ -208,7 +209,7 @@ def _finding(name: str, value: float, null: Tensor) -> _Raw:
 def _gaussian_statistics(
     values: Float[Tensor, " r"], vectors: Float[Tensor, "b n r"], coordinates: Float[Tensor, "r k"]
 ) -> dict[str, Float[Tensor, " b"]]:
-    """Of the ``gaussian`` null, for latents vectors diag(sqrt(values)) whose coordinates are vectors @ coordinates.
+    """Statistics of the ``gaussian`` null; latents are vectors diag(sqrt(values)), coordinates vectors @ coordinates.
 
     radius: coefficient of variation of the squared radii about the mean; whitened_radius: the same with unit
     variance in each of the leading (n - 1) / 4 components; kurtosis: mean excess over the coordinates.
@@ -226,7 +227,7 @@ def _gaussian_statistics(
 def _isotropic_statistics(
     values: Float[Tensor, "b r"], vectors: Float[Tensor, "b n r"], d: int
 ) -> dict[str, Float[Tensor, " b"]]:
-    """Of the ``isotropic`` null; every one is free of scale.
+    """Statistics of the ``isotropic`` null; none depends on the scale.
 
     isotropic_radius: coefficient of variation of the squared radii, sqrt(2 / d) in theory; largest_eigenvalue
     and outside_edges (a share) of the covariance in units of the mean variance; sphericity: tr S^2 d / (tr S)^2.
@@ -242,15 +243,15 @@ def _isotropic_statistics(
 
 
 def _variation(squared: Float[Tensor, "b n"]) -> Float[Tensor, " b"]:
-    """Standard deviation over mean."""
+    """Coefficient of variation: standard deviation over mean."""
     return squared.std(1) / squared.mean(1)
 
 
 def _normal_law(name: str, samples: Float[Tensor, "k n"]) -> _Raw:
-    """Anderson-Darling along k directions, the greatest A^2, and its p-value by Holm: k times the least at most 1.
+    """Anderson-Darling along k directions: the greatest A^2 and its p-value by Holm.
 
-    Along fixed directions N(m, S) is normal; along the principal components its normalised scores are those of a
-    normal sample too (see ``nulls``): the null depends on n alone.
+    Along fixed directions N(m, S) is normal. Along its principal components the normalised scores are those of a
+    normal sample too (see ``nulls``), so the null depends on n alone.
     """
     null = anderson_darling_null(samples.shape[1], TABLE)
     worst = float(anderson_darling(samples).max())

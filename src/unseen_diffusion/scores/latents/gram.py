@@ -1,4 +1,4 @@
-"""Latents as inner products: what every test here starts from, so that no (d, d) matrix is ever made."""
+"""Inner products of latents, from which every test here starts: no (d, d) matrix is ever computed."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from torch import Tensor
 
 from unseen_diffusion.utils.errors import InputError
 
-Latents = Float[Tensor, "_ ..."]  # any number of rows: sets of different sizes meet in one call
+Latents = Float[Tensor, "_ ..."]  # any number of rows: one call compares sets of different sizes
 # Columns converted to float64 at a time: 2000 latents of 8192 columns take 131 MB.
 COLUMNS = 8192
 
 
 @dataclass(frozen=True)
 class Pooled:
-    """Two sets of latents, the first set's rows first.
+    """Inner products of two sets of latents, the rows of the first set first.
 
     Attributes:
         gram: inner products about the pooled mean, (N, N) float64 on the CPU, N = first + second.
@@ -30,7 +30,7 @@ class Pooled:
 
     @classmethod
     def of(cls, x: Latents, y: Latents) -> "Pooled":
-        """From latents x (n, ...) and y (m, ...) of equal shape, n, m >= 3.
+        """Computes them from latents x (n, ...) and y (m, ...) of equal shape, n, m >= 3.
 
         Raises:
             InputError: fewer than 3 latents, shapes that differ, values that are not finite, or no spread at all.
@@ -60,7 +60,7 @@ class Pooled:
 
 
 def flat(latents: Latents, name: str, minimum: int) -> Float[Tensor, "n d"]:
-    """The latents as rows.
+    """Checks latents and returns them as rows.
 
     Raises:
         InputError: fewer than ``minimum`` latents, no coordinates, or values that are not finite.
@@ -78,7 +78,7 @@ def flat(latents: Latents, name: str, minimum: int) -> Float[Tensor, "n d"]:
 
 
 def centred_columns(rows: Float[Tensor, "n d"]) -> Iterator[tuple[slice, Float[Tensor, "n columns"]]]:
-    """(columns, those columns about their mean in float64), block by block."""
+    """Yields (columns, those columns minus their mean in float64), block by block."""
     for start in range(0, rows.shape[1], COLUMNS):
         columns = slice(start, start + COLUMNS)
         wide = rows[:, columns].double()

@@ -1,4 +1,4 @@
-"""A linear classifier between two sets of latents, cross-validated, in inner products only.
+"""A cross-validated linear classifier between two sets of latents, from inner products only.
 
 Ridge regression on labels +-1 is Fisher's discriminant with a shrunk covariance; the shrinkage is chosen inside
 each training part by its leave-one-out error (PRESS, Allen 1974).
@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from unseen_diffusion.scores.inputs import require_count
+from unseen_diffusion.scores.intervals import upper_p
 from unseen_diffusion.scores.latents.gram import Pooled
 from unseen_diffusion.scores.latents.rates import ErrorRate, error_rate
-from unseen_diffusion.scores.latents.resampling import require_count, upper_p
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.seeds import generator
 
@@ -23,13 +24,13 @@ PENALTIES = (0.01, 0.1, 1.0, 10.0, 100.0)
 
 @dataclass(frozen=True)
 class LinearSeparation:
-    """A cross-validated hyperplane.
+    """How well a hyperplane separates two sets, by cross-validation.
 
     Attributes:
         error: balanced error of held-out latents; 0.5 is chance.
         auc: area under the ROC curve, averaged over the folds; 0.5 is chance.
-        p_value: of "both sets have one distribution": share of relabellings (within folds) whose AUC is at
-            least as great, the whole cross-validation repeated for each; exact.
+        p_value: of "both sets have the same distribution": share of relabellings (within folds) whose AUC is at
+            least as great, with the whole cross-validation repeated for each; exact.
     """
 
     error: ErrorRate
@@ -47,7 +48,7 @@ def linear_separation(pooled: Pooled, seed: int, permutations: int = 999, folds:
         folds: at least 2, and no more than latents in the smaller set.
 
     Raises:
-        InputError: ``folds`` or ``permutations`` do not fit.
+        InputError: ``folds`` or ``permutations`` out of range.
     """
     require_count("permutations", permutations)
     n, m = pooled.first, pooled.second
@@ -69,7 +70,7 @@ def linear_separation(pooled: Pooled, seed: int, permutations: int = 999, folds:
 
 
 def _folds(n: int, m: int, folds: int, seed: int) -> Int[Tensor, " N"]:
-    """Fold of each latent: each set is dealt out in an order of its own."""
+    """Fold of each latent: each set is shuffled and dealt out to the folds in turn."""
     fold = torch.empty(n + m, dtype=torch.int64)
     for start, count in ((0, n), (n, m)):
         order = torch.randperm(count, generator=generator(seed, "fold", start))
@@ -92,7 +93,7 @@ def _relabelled(n: int, fold: Tensor, permutations: int, seed: int) -> Float[Ten
 def _scores(gram: Tensor, labels: Tensor, train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
     """Scores (test, P) of held-out latents and thresholds (P,), each column with its best penalty by PRESS.
 
-    The threshold is the middle of the classes' mean leave-one-out scores, which are not drawn to their labels.
+    The threshold is midway between the classes' mean leave-one-out scores, which no latent's own label biases.
     """
     inner, targets = gram[train][:, train], labels[train]
     means = inner.mean(0)

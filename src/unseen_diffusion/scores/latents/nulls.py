@@ -1,4 +1,4 @@
-"""Draws of what Gaussian latents would show: rotations, Wishart spectra, Anderson-Darling statistics.
+"""Draws of statistics under the null "latents are Gaussian": rotations, Wishart spectra, Anderson-Darling.
 
 Centred latents N(m, S) have X ~ O X for every rotation O that keeps the vector of ones, whatever S is. So the left
 singular vectors are uniform given the singular values: rotating them is an exact null with nothing to estimate
@@ -22,7 +22,7 @@ _AT_A_TIME = 2_000_000
 def rotated_vectors(n: int, rank: int, rngs: Sequence[torch.Generator]) -> Float[Tensor, "b n r"]:
     """Uniform orthonormal columns orthogonal to the ones, one draw per generator.
 
-    What the left singular vectors of n centred Gaussian latents are.
+    The left singular vectors of n centred Gaussian latents have this distribution.
     """
     z = torch.stack([torch.randn(n, rank, generator=rng, dtype=torch.float64) for rng in rngs])
     q, r = torch.linalg.qr(z - z.mean(1, keepdim=True))
@@ -44,7 +44,7 @@ def wishart_spectra(n: int, d: int, rngs: Sequence[torch.Generator]) -> Float[Te
 
 
 def anderson_darling(values: Float[Tensor, "... n"]) -> Float[Tensor, "..."]:
-    """A^2 of each row against a normal law of estimated mean and variance (Anderson and Darling 1954)."""
+    """Anderson and Darling 1954: A^2 of each row against a normal distribution of estimated mean and variance."""
     count = values.shape[-1]
     scaled = (values - values.mean(-1, keepdim=True)) / values.std(-1, keepdim=True)
     ordered = scaled.sort(dim=-1).values
@@ -55,7 +55,7 @@ def anderson_darling(values: Float[Tensor, "... n"]) -> Float[Tensor, "..."]:
 
 @lru_cache(maxsize=8)
 def anderson_darling_null(n: int, draws: int) -> Float[Tensor, " draws"]:
-    """A^2 of ``draws`` normal samples of n, ascending: its null for any mean and variance, one table for all."""
+    """A^2 of ``draws`` normal samples of n, ascending: the null for any mean and variance."""
     rng, parts, done = generator(0, "anderson_darling", n), [], 0
     while done < draws:
         count = min(max(1, _AT_A_TIME // n), draws - done)

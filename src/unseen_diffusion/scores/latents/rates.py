@@ -10,8 +10,8 @@ from unseen_diffusion.scores.intervals import Proportion, wilson
 class ErrorRate:
     """Mean of two classes' error rates in [0, 1]; 0.5 is chance.
 
-    The 95% interval combines both Wilson intervals (the MOVER of Zou and Donner 2008), so that it keeps its
-    coverage at 0; it takes the decisions as independent, though they share the latents that the rule learnt from.
+    The 95% interval combines both Wilson intervals (MOVER, Zou and Donner 2008), so it keeps its coverage at 0. It
+    takes the decisions as independent, though they share the latents that the rule was fitted on.
     """
 
     value: float
@@ -22,7 +22,7 @@ class ErrorRate:
 
 
 def error_rate(wrong_first: int, first: int, wrong_second: int, second: int) -> ErrorRate:
-    """From ``wrong_first`` errors among ``first`` latents of one class, and likewise of the other."""
+    """Balanced error of a rule that misclassified ``wrong_first`` of ``first`` and ``wrong_second`` of ``second``."""
     a, b = wilson(wrong_first, first), wilson(wrong_second, second)
     value = (a.share + b.share) / 2
     low = value - sqrt((a.share - a.low) ** 2 + (b.share - b.low) ** 2) / 2

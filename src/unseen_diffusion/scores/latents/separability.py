@@ -1,11 +1,11 @@
-"""Are two sets of latents separable? By distances alone, by a hyperplane, and by any difference at all.
+"""Separability of two sets of latents: by distances alone, by a hyperplane, and by any difference at all.
 
-What each sees. *Distances* (Dasgupta 1999; Vempala and Wang 2004; Blum, Hopcroft and Kannan, chapter 2): the
-centres' distance against d^(1/4) times the spread, and three rules that use nothing but distances; they see centres
-and radii, never directions. *The classifier* sees any difference of the means, weighed by the covariance, but no
-difference of spread. *The energy distance* is zero for equal distributions only, but in high dimension mostly
-sees means and total variances (Zhu and Shao 2021). All of them compare the sets as they stand: whether a difference
-comes from the domains or from the way in which either set was inverted is for the caller to control (docs/theory.md).
+What each detects. *Distances* (Dasgupta 1999; Vempala and Wang 2004; Blum, Hopcroft and Kannan, chapter 2): the
+centres' distance against d^(1/4) times the spread, and three rules that use nothing but distances; they detect
+differences of centres and radii, never of directions. *The classifier* detects any difference of the means, weighted
+by the covariance, but no difference of spread. *The energy distance* is zero for equal distributions only, but in high
+dimension it mostly depends on means and total variances (Zhu and Shao 2021). None of them knows where a difference
+comes from: the caller must invert both sets alike, or it may be one of inversion and not of domains (docs/theory.md).
 """
 
 import math
@@ -14,20 +14,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from unseen_diffusion.scores.kernel import Discrepancy, discrepancy
 from unseen_diffusion.scores.latents.gram import Latents, Pooled
 from unseen_diffusion.scores.latents.linear import LinearSeparation, linear_separation
 from unseen_diffusion.scores.latents.rates import ErrorRate, error_rate
-from unseen_diffusion.scores.latents.resampling import Discrepancy, discrepancy
 
 RULES = ("own_distances", "centres", "shells")
 
 
 @dataclass(frozen=True)
 class DistanceSeparation:
-    """What distances alone say of two sets.
+    """Separation of two sets by distances alone.
 
     Attributes:
-        centres: squared distance of the centres |m_1 - m_2|^2, the noise of both estimated centres removed.
+        centres: squared distance of the centres |m_1 - m_2|^2, without the noise of their estimates.
         raw_distance: distance of the sample means, which is positive even for equal distributions.
         distance: sqrt(max(0, centres.value)).
         spreads: root mean variance per coordinate of each set.
@@ -48,7 +48,7 @@ class DistanceSeparation:
 
 @dataclass(frozen=True)
 class Separation:
-    """The three views of two sets of n and m latents with d coordinates."""
+    """The three tests of two sets of n and m latents with ``dimension`` coordinates."""
 
     n: int
     m: int
@@ -62,8 +62,8 @@ def separability(x: Latents, y: Latents, seed: int, permutations: int = 999, fol
     """Compares latents x (n, ...) with y (m, ...), as rows of d coordinates.
 
     Costs one (n + m, d) matrix product in float64; the rest is in (n + m) x (n + m). The sets must be independent
-    draws: the same images inverted twice, or states of the same trajectories, are pairs, and then no p-value holds
-    (they come out near 1) and no error does (a latent's twin draws it to the other set).
+    draws. The same images inverted twice, or states of the same trajectories, are pairs: then the p-values are wrong
+    (near 1), and so are the errors (a latent's nearest neighbour is its twin in the other set).
 
     Args:
         x: latents of the first set, at least max(3, folds).
@@ -84,7 +84,7 @@ def separability(x: Latents, y: Latents, seed: int, permutations: int = 999, fol
 
 
 def distance_separation(x: Latents, y: Latents, seed: int, permutations: int = 999) -> DistanceSeparation:
-    """The distance-based view alone; arguments and errors as ``separability``."""
+    """The test by distances alone; arguments and errors as ``separability``."""
     pooled = Pooled.of(x, y)
     return _by_distances(pooled, pooled.squared_distances(), permutations, seed)
 
@@ -96,7 +96,7 @@ def energy_distance(x: Latents, y: Latents, seed: int, permutations: int = 999) 
 
 
 def _by_distances(pooled: Pooled, squared: Tensor, permutations: int, seed: int) -> DistanceSeparation:
-    """The measures from the Gram matrix and the squared distances."""
+    """The test by distances, from the Gram matrix and the squared distances."""
     n, d = pooled.first, pooled.dimension
     centres = discrepancy(pooled.gram, n, permutations, seed)
     blocks = (slice(0, n), slice(n, None))
@@ -130,11 +130,11 @@ def _trace_of_square(gram: Tensor) -> float:
 
 
 def _rule_errors(squared: Tensor, n: int, d: int) -> dict[str, ErrorRate]:
-    """Leave-one-out errors of the three rules: a latent is misclassified where its own set is not the nearer one.
+    """Leave-one-out errors of the three rules: a latent is misclassified where its set is not the nearer one.
 
-    - own_distances: mean squared distance to the set's other latents. It fails for the wider of two sets
-      unless the centres' distance makes up for the difference of the variances.
-    - centres: squared distance to the set's centre, its estimation noise removed.
+    - own_distances: mean squared distance to the set's other latents. It fails for the wider of two sets unless the
+      centres are far enough apart to outweigh the difference of the variances.
+    - centres: squared distance to the set's centre, without the noise of its estimate.
     - shells: -2 log density of the spherical Gaussian around that centre, so that radii count too.
     """
     to_first, to_second = squared[:, :n].sum(1), squared[:, n:].sum(1)
@@ -145,7 +145,7 @@ def _rule_errors(squared: Tensor, n: int, d: int) -> dict[str, ErrorRate]:
         own_count, other_count = len(squared[rows]), len(squared[other])
         own = to_own[rows] / (own_count - 1)
         across = to_other[rows] / other_count
-        # tr S of the own set without the latent itself, and of the other set.
+        # tr S of the latent's set without the latent itself, and of the other set.
         rest = squared[rows, rows].sum() - 2 * to_own[rows]
         own_variance = rest / (2 * (own_count - 1) * (own_count - 2))
         other_variance = _total_variance(squared[other, other])

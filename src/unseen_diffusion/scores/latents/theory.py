@@ -1,7 +1,8 @@
-"""What docs/theory.md proves, as functions: latents of Gaussian domains, exactly and by DDIM, and their separation.
+"""Serves docs/theory.md and its tests only: the page's equations, as functions.
 
-The model is exact for N(m, V diag(variances) V^T); a second domain has mean m + V offset and covariance
-V covariance V^T. Everything is in the eigenbasis V, float64; numbers in brackets are the page's equations.
+Latents of Gaussian domains, exactly and by DDIM, and their separation. The model is exact for
+N(m, V diag(variances) V^T); a second domain has mean m + V offset and covariance V covariance V^T. All tensors are in
+the eigenbasis V, float64; numbers in brackets are the page's equations.
 """
 
 import math
@@ -39,22 +40,24 @@ def flow_multiplier(variances: Variances, node: Node) -> Float[Tensor, " d"]:
 
 
 def ddim_multiplier(variances: Variances, nodes: Sequence[Node]) -> Float[Tensor, " d"]:
-    """Equation (8): alpha_N / alpha_0 times the product of 1 + h vs / (s^2 + vs^2) along ``nodes``, per direction.
+    """Equation (8): alpha_N / alpha_0 times the product of 1 + h v / (s^2 + v^2) along ``nodes``, per direction.
+
+    v = sigma / alpha is the noise-to-signal ratio of a node and h the step to the next ratio.
 
     Args:
         variances: s^2 of the model's domain, each above 0.
-        nodes: of the walk, upwards or downwards, each with alpha > 0.
+        nodes: of the trajectory, upwards or downwards, each with alpha > 0.
     """
     _require_positive(variances)
     factor = torch.full_like(variances, nodes[-1].alpha / nodes[0].alpha)
     for here, there in pairwise(nodes):
-        vs, vs_next = here.sigma / here.alpha, there.sigma / there.alpha
-        factor = factor * (1 + (vs_next - vs) * vs / (variances + vs**2))
+        ratio, next_ratio = here.sigma / here.alpha, there.sigma / there.alpha  # noise to signal
+        factor = factor * (1 + (next_ratio - ratio) * ratio / (variances + ratio**2))
     return factor
 
 
 def ddim_share(variances: Variances, nodes: Sequence[Node]) -> Float[Tensor, " d"]:
-    """Equation (9): product of cos(phi' - phi), phi = atan(vs / s): what DDIM keeps of the exact flow's multiplier."""
+    """Equation (9): product of cos(phi' - phi), phi = atan(v / s): DDIM's multiplier over that of the exact flow."""
     _require_positive(variances)
     sd = variances.sqrt()
     angles = [torch.atan2(torch.full_like(sd, node.sigma), node.alpha * sd) for node in nodes]
@@ -67,12 +70,12 @@ def ddim_share(variances: Variances, nodes: Sequence[Node]) -> Float[Tensor, " d
 def latent_moments(
     multiplier: Float[Tensor, " d"], offset: Float[Tensor, " d"], covariance: Float[Tensor, "d d"]
 ) -> Moments:
-    """Equation (4): where a linear inversion with these multipliers sends a domain N(m + offset, covariance)."""
+    """Equation (4): moments of the latents of a domain N(m + offset, covariance) under a linear inversion."""
     return Moments(multiplier * offset, multiplier[:, None] * covariance * multiplier)
 
 
 def kl_divergence(first: Moments, second: Moments) -> float:
-    """KL(first || second) in nats: the same at every t, for every solver whose multipliers are not 0 (5)."""
+    """Equation (5): KL(first || second) in nats, the same at every t for every solver with multipliers other than 0."""
     factor = torch.linalg.cholesky(second.covariance)
     scaled = torch.linalg.solve_triangular(factor, torch.linalg.cholesky(first.covariance), upper=False)
     shift = torch.linalg.solve_triangular(factor, (second.mean - first.mean)[:, None], upper=False)
@@ -82,7 +85,7 @@ def kl_divergence(first: Moments, second: Moments) -> float:
 
 @dataclass(frozen=True)
 class Separation:
-    """What distances see of two Gaussian domains.
+    """Separation of two Gaussian domains by distances.
 
     Attributes:
         distance: between the centres, L2.
@@ -118,26 +121,26 @@ def separation(first: Moments, second: Moments) -> Separation:
 
 @dataclass(frozen=True)
 class Margin:
-    """Mean and standard deviation of how much nearer a latent of the first set is to its own than to the second."""
+    """How much nearer a latent of the first set is to that set than to the second: mean and standard deviation."""
 
     mean: float
     sd: float
 
     @property
     def error(self) -> float:
-        """Share on the wrong side, with the margin taken as normal: exact as the effective dimension grows."""
+        """Share misclassified if the margin is normal, which holds as the effective dimension grows."""
         return NormalDist().cdf(-self.mean / self.sd) if self.sd > 0 else float(self.mean <= 0)
 
 
 def distance_margin(first: Moments, second: Moments, n: int, m: int) -> Margin:
-    """Equation (13): mean squared distance to m latents of the second set less that to n others of its own."""
+    """Equation (13): mean squared distance to m latents of the second set minus that to n others of the first."""
     squared, one, two, across, along = _traces(first, second, m)
     mean = squared + float(second.covariance.trace()) - float(first.covariance.trace())
     return Margin(mean, math.sqrt(along + (4 * across + 2 * two) / m + 6 * one / n))
 
 
 def centre_margin(first: Moments, second: Moments, n: int, m: int) -> Margin:
-    """Equation (14): the same between estimated centres, their own noise tr S / n taken off (as known numbers)."""
+    """Equation (14): the margin between estimated centres, with their noise tr S / n (taken as known) subtracted."""
     squared, one, two, across, along = _traces(first, second, m)
     return Margin(squared, math.sqrt(along + 4 * across / m + 4 * one / n + 2 * two / m**2 + 2 * one / n**2))
 

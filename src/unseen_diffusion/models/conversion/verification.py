@@ -1,4 +1,4 @@
-"""Whether a converted network computes what the original did."""
+"""Verifies that a converted network computes the outputs of the original."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,15 +18,15 @@ TOLERANCE = 1e-5  # largest difference relative to the largest output, float32
 Network = Callable[[Tensor, Tensor], Tensor]
 
 
-class Agreement(NamedTuple):
-    """A comparison of outputs: where, the largest absolute difference, and that over the largest original output."""
+class Comparison(NamedTuple):
+    """At which input two outputs differ, by how much at most, and that relative to the largest original output."""
 
     where: str
     error: float
     relative: float
 
 
-def difference(output: Float[Tensor, "*shape"], original: Float[Tensor, "*shape"], where: str) -> Agreement:
+def difference(output: Float[Tensor, "*shape"], original: Float[Tensor, "*shape"], where: str) -> Comparison:
     """Largest absolute difference, also relative to max |original|.
 
     Raises:
@@ -34,14 +34,14 @@ def difference(output: Float[Tensor, "*shape"], original: Float[Tensor, "*shape"
     """
     scale, error = float(original.abs().max()), float((output - original).abs().max())
     if not 0 < scale < float("inf"):
-        raise InputError(f"verification at {where}: the original's largest output is {scale}; is it a trained network?")
-    return Agreement(where, error, error / scale)
+        raise InputError(f"verification at {where}: the original's largest output is {scale}; give a trained network")
+    return Comparison(where, error, error / scale)
 
 
 @torch.inference_mode()
 def compare_networks(
     network: Network, original: Network, shape: tuple[int, int, int], timesteps: Sequence[float] = TIMESTEPS
-) -> list[Agreement]:
+) -> list[Comparison]:
     """Both networks on the same standard normal state (C, H, W) at each of ``timesteps``."""
     found = []
     with full_float32():
@@ -52,8 +52,8 @@ def compare_networks(
 
 
 @torch.inference_mode()
-def compare_activations(network: Network, activations: "Activations") -> list[Agreement]:
-    """The network against outputs that the original's own code computed, row by row."""
+def compare_activations(network: Network, activations: "Activations") -> list[Comparison]:
+    """The network against saved outputs of the original code, row by row."""
     found = []
     with full_float32():
         for i, t in enumerate(activations.t):
@@ -61,7 +61,7 @@ def compare_activations(network: Network, activations: "Activations") -> list[Ag
             if output[0].shape != activations.output[i].shape:
                 raise InputError(
                     f"activations: outputs {tuple(activations.output[i].shape)}, network {tuple(output[0].shape)}; "
-                    "save the network's whole output"
+                    "save the whole output of the network"
                 )
             found.append(difference(output[0], activations.output[i], f"row {i}, t = {float(t):g}"))
     return found
@@ -76,7 +76,7 @@ class Activations(NamedTuple):
 
 
 def read_activations(path: Path, in_channels: int) -> Activations:
-    """A .safetensors file of the tensors x, t and output.
+    """Reads a .safetensors file with the tensors x, t and output.
 
     Raises:
         InputError: it is not such a file, or shapes do not fit.
@@ -88,7 +88,7 @@ def read_activations(path: Path, in_channels: int) -> Activations:
     except Exception as error:  # missing, or not safetensors: unrelated types
         raise InputError(f"--activations {path}: not a readable safetensors file ({error})".splitlines()[0]) from error
     if not tensors.keys() >= {"x", "t", "output"}:
-        raise InputError(f"--activations {path}: tensors {', '.join(sorted(tensors))}; x, t and output are needed")
+        raise InputError(f"--activations {path}: tensors {', '.join(sorted(tensors))}; give x, t and output")
     x, t, output = (tensors[key].float() for key in ("x", "t", "output"))
     if x.ndim != 4 or x.shape[1] != in_channels or t.shape != (len(x),) or output.ndim != 4 or len(output) != len(x):
         raise InputError(
@@ -98,13 +98,13 @@ def read_activations(path: Path, in_channels: int) -> Activations:
     return Activations(x, t, output)
 
 
-def check(agreements: Sequence[Agreement], tolerance: float, remedy: str) -> None:
-    """Refuses a conversion that computes something else.
+def check(comparisons: Sequence[Comparison], tolerance: float, remedy: str) -> None:
+    """Refuses a conversion whose outputs differ from those of the original.
 
     Raises:
         InputError: a relative error above the tolerance, or not a number.
     """
-    for found in agreements:
+    for found in comparisons:
         if not found.relative <= tolerance:
             raise InputError(
                 f"verification failed at {found.where}: difference {found.error:.2g}, {found.relative:.2g} of the "

@@ -1,0 +1,79 @@
+"""Pools: the ordered images of a domain, decoded on demand, and the fingerprints that identify them."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unseen_diffusion.utils import images
+from unseen_diffusion.utils.digests import array_digest, digest
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Ordered images of a domain, decoded on demand.
+
+    Attributes:
+        names: stable and unique, one per image.
+        load: indices -> (n, channels, size, size) uint8, in the order of the indices.
+        fingerprint: SHA-256, hexadecimal, of everything that determines the images.
+        boxes: (n, 4) int64, top, left, bottom and right (exclusive) in source pixels, where the images are
+            cut-outs of one picture; images with overlapping boxes never land in different parts of a split.
+        skip_unreadable: True replaces an image that ``load`` refuses by the next one; False makes it an error.
+        contents: a digest of each image's encoded bytes, where they are known before decoding; equal images never
+            land in different parts of a split.
+        load_uncropped: indices -> images (channels, height, width) uint8 in their own sizes; None where the pool has
+            one size only.
+    """
+
+    names: tuple[str, ...]
+    load: Callable[[Sequence[int]], Tensor]
+    fingerprint: str
+    boxes: NDArray[np.int64] | None = None
+    skip_unreadable: bool = False
+    contents: tuple[str, ...] | None = None
+    load_uncropped: Callable[[Sequence[int]], list[Tensor]] | None = None
+
+    @property
+    def repeated(self) -> int:
+        """Number of different images that occur more than once."""
+        return sum(count > 1 for count in Counter(self.contents or ()).values())
+
+
+def fingerprint(**parts: Any) -> str:
+    """SHA-256, hexadecimal, of JSON values in canonical form and of the version of the image conversion."""
+    text = json.dumps({"preprocessing": images.PREPROCESSING, **parts}, sort_keys=True, allow_nan=False)
+    return digest(text)
+
+
+def array_pool(names: Sequence[str], arrays: Sequence[NDArray[Any]], size: int, channels: int, **parts: Any) -> Pool:
+    """A pool of arrays in memory: (H, W, 1 or 3) each, values in 0..255, fitted to ``size`` on demand.
+
+    Args:
+        names: one per array.
+        arrays: the images.
+        size: height and width of the pool's images.
+        channels: 1 or 3.
+        parts: further JSON values for the fingerprint, beside names, values, size and channels.
+    """
+
+    def load(indices: Sequence[int]) -> Tensor:
+        return stack([images.fit(arrays[i], size, channels) for i in indices], size, channels)
+
+    digests = [array_digest(array) for array in arrays]
+    return Pool(
+        tuple(names),
+        load,
+        fingerprint(names=list(names), arrays=digests, size=size, channels=channels, **parts),
+    )
+
+
+def stack(tensors: Sequence[Tensor], size: int, channels: int) -> Tensor:
+    """Like ``images.stack``, but an empty list gives (0, channels, size, size)."""
+    return images.stack(tensors) if tensors else torch.empty((0, channels, size, size), dtype=torch.uint8)

@@ -1,0 +1,165 @@
+"""Splits: which images of a pool are references R, validation V and held-out H, decided by seeds alone."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from numpy.typing import NDArray
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+from unseen_diffusion.domains.pools import Pool
+from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.seeds import generator
+
+SHARES = {"references": 0.5, "validation": 0.15, "heldout": 0.35}  # of the pool, where a size is None
+LABELS = {"references": "references", "validation": "validation images", "heldout": "held-out images"}
+
+
+@dataclass(frozen=True)
+class Split:
+    """References R, validation V and held-out H, which share no image and no pixel of a picture.
+
+    Attributes:
+        references, validation, heldout: (n, channels, size, size) uint8, 0..255.
+        reference_names, validation_names, heldout_names: the pool's names of the same images.
+        fingerprint: the pool's, so that results can be traced to the images.
+        skipped: number of unreadable images that were replaced (0 where they are errors).
+    """
+
+    references: UInt8[Tensor, "r channels size size"]
+    validation: UInt8[Tensor, "v channels size size"]
+    heldout: UInt8[Tensor, "h channels size size"]
+    reference_names: tuple[str, ...]
+    validation_names: tuple[str, ...]
+    heldout_names: tuple[str, ...]
+    fingerprint: str
+    skipped: int = 0
+
+
+def split_pool(
+    pool: Pool,
+    references: int | None,
+    validation: int | None,
+    heldout: int | None,
+    split_seed: int,
+    draw: int,
+    *,
+    name: str = "pool",
+    exclude: Collection[int] = (),
+) -> tuple[list[int], list[int], list[int]]:
+    """Splits a pool into indices of R, V and H.
+
+    ``split_seed`` alone orders the pool, and H is the beginning of that order. ``draw`` orders the remaining images: R
+    is taken from the beginning and V from the end. So neither depends on the other's size, and a smaller R is a prefix
+    of a larger one. Cut-outs with common pixels, and equal images, form clusters, which stay together in every order.
+    If a part uses a cluster in part, the rest of the cluster is left out of the other parts.
+
+    Args:
+        pool: the images.
+        references: size of R; None takes its share of the pool (see ``SHARES``), or what is left if that is less.
+        validation: size of V, likewise.
+        heldout: size of H, likewise.
+        split_seed: decides H.
+        draw: decides R and V among the remaining images.
+        name: the domain's, for messages.
+        exclude: indices of unreadable images; the next ones in the order take their places.
+
+    Returns:
+        Indices of R, V and H.
+
+    Raises:
+        InputError: too few images; the message has the numbers and the remedy.
+    """
+    want_h, want_v, want_r = _sizes(len(pool.names), references, validation, heldout)
+    clusters = _clusters(pool)
+    usable = [i for i in _order(clusters, range(len(clusters)), split_seed, "heldout") if i not in exclude]
+    if heldout is not None:
+        _require(name, "heldout", want_h, len(usable), "of all readable images")
+    h = usable[:want_h]
+    rest = _without(clusters, usable, h)
+    rest = _order(clusters, sorted(rest), split_seed, "references", draw)
+    if validation is not None:
+        _require(name, "validation", want_v, len(rest), f"after {len(h)} held-out images")
+    v = rest[len(rest) - min(want_v, len(rest)) :][::-1]
+    rest = _without(clusters, rest, v)
+    if references is not None:
+        after = f"after {len(h)} held-out and {len(v)} validation images"
+        _require(name, "references", want_r, len(rest), after)
+    return rest[:want_r], v, h
+
+
+def check_counts(
+    name: str, available: int, references: int | None, validation: int | None, heldout: int | None
+) -> None:
+    """Checks that a number of images is enough for R, V and H, before anything is decoded.
+
+    Args:
+        name: the domain's, for messages.
+        available: number of images in the pool.
+        references: size of R; None takes its share.
+        validation: size of V, likewise.
+        heldout: size of H, likewise.
+
+    Raises:
+        InputError: too few images; the message has the numbers and the remedy.
+    """
+    want_h, want_v, want_r = _sizes(available, references, validation, heldout)
+    _require(name, "heldout", want_h, available, "of all images")
+    _require(name, "validation", want_v, available - want_h, f"after {want_h} held-out images")
+    after = f"after {want_h} held-out and {want_v} validation images"
+    _require(name, "references", want_r, available - want_h - want_v, after)
+
+
+def _sizes(total: int, references: int | None, validation: int | None, heldout: int | None) -> tuple[int, int, int]:
+    """Sizes of H, V and R; None becomes its share of ``total``, or what the given sizes leave if that is less."""
+    asked = {"heldout": heldout, "validation": validation, "references": references}
+    left = max(0, total - sum(value for value in asked.values() if value is not None))
+    sizes = []
+    for part, value in asked.items():
+        if value is None:
+            value = min(left, int(total * SHARES[part]))
+            left -= value
+        sizes.append(value)
+    return sizes[0], sizes[1], sizes[2]
+
+
+def _require(name: str, part: str, asked: int, left: int, after: str) -> None:
+    """Refuses to take ``asked`` images where ``left`` remain."""
+    if asked > left:
+        raise InputError(
+            f"domain={name}: {asked} {LABELS[part]} asked, but {left} are left {after}; "
+            f"set domain.{part}={left} or less"
+        )
+
+
+def _clusters(pool: Pool) -> NDArray[np.int64]:
+    """A cluster number per image: equal images, and chains of overlapping boxes, share one."""
+    if pool.contents is not None:
+        numbers = {
+            content: index for index, content in enumerate(pool.contents)
+        }  # the last one's, so that a copy changes no other number
+        return np.array([numbers[content] for content in pool.contents], dtype=np.int64)
+    if pool.boxes is None:
+        return np.arange(len(pool.names))
+    top, left, bottom, right = (pool.boxes[:, [k]] for k in range(4))
+    overlap = (top < bottom.T) & (bottom > top.T) & (left < right.T) & (right > left.T)
+    return np.asarray(connected_components(overlap, directed=False)[1], dtype=np.int64)
+
+
+def _order(clusters: NDArray[np.int64], indices: Sequence[int], seed: int, *stream: str | int) -> list[int]:
+    """``indices`` in random order, whole clusters at a time.
+
+    Every cluster number gets a place, also where its images are left out; so leaving images out never reorders others.
+    """
+    count = int(clusters.max()) + 1 if len(clusters) else 0
+    rank = torch.randperm(count, generator=generator(seed, "split", *stream)).tolist()
+    return sorted(indices, key=lambda index: (rank[clusters[index]], index))
+
+
+def _without(clusters: NDArray[np.int64], indices: Sequence[int], taken: Sequence[int]) -> list[int]:
+    """``indices`` without the clusters of the ``taken`` images."""
+    gone = {int(clusters[index]) for index in taken}
+    return [index for index in indices if int(clusters[index]) not in gone]
