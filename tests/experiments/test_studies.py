@@ -245,7 +245,8 @@ def test_findings_of_latents_are_the_tests_of_latents(here: Path) -> None:
     lean = [a for a in TINY if not a.startswith("scores")]
     point = expand("run", [*lean, "scores=lean", "scores.latents=8", "mixing.t=500", "mixing.record=[300]"]).points[0]
     settings = check(point)
-    found = execute(settings, here, "test")["latents"]
+    found = execute(settings, here, "test").latents
+    assert found
     assert [one["t"] for one in found] == [300, 500]
     run = Run(settings)
     own = run.at(samples=8).own_images().tensors["images"]

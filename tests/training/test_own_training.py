@@ -582,8 +582,8 @@ def test_every_step_is_recorded_with_rate_and_norm(tmp_path: Path, monkeypatch: 
         asked.append(record)
         return session
 
-    monkeypatch.setattr(WandbTracker, "_session", begin)
-    tracker = WandbTracker(project="p", mode="offline", folder=str(tmp_path / "wandb"))
+    monkeypatch.setattr(WandbTracker, "session", begin)
+    tracker = WandbTracker(project="p", mode="offline", folder=str(tmp_path / "wandb"), entity=None, pictures=True)
     with journal(tracker, "own", {"a": 1}) as book:
         trained(1, tmp_path, book)
     assert [step for step, _ in session.rows] == [1, 2, 3, 4]
@@ -601,8 +601,10 @@ def test_tracking_never_stops_a_training(tmp_path: Path, monkeypatch: pytest.Mon
     def refuses(self: WandbTracker, record: RunRecord) -> Session:
         raise OSError("no wandb")
 
-    monkeypatch.setattr(WandbTracker, "_session", refuses)
-    with journal(WandbTracker(project="p", mode="offline", folder=str(tmp_path)), "own", {}) as book:
+    monkeypatch.setattr(WandbTracker, "session", refuses)
+    with journal(
+        WandbTracker(project="p", mode="offline", folder=str(tmp_path), entity=None, pictures=True), "own", {}
+    ) as book:
         assert book.session is None
     with journal(NoTracker(), "own", {}) as book:
         assert book.session is None
