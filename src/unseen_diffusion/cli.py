@@ -110,7 +110,7 @@ def group_help(group: str) -> str:
 
     lines = [f"Options of {group}:\n", *_columns(options((group,))[group], 2)]
     for names, entries in group_keys(group):
-        lines += [f"\nKeys of {group}={', '.join(names)}:\n", *_columns(entries, 2)]
+        lines += [f"\nKeys of {group}={names}:\n", *_columns(entries, 2)]
     return "\n".join([*lines, f"\nunseen run --cfg job {group}=OPTION prints an option's values."])
 
 

@@ -56,7 +56,7 @@ class Longer(Part):
         ({"eta": math.nan}, "part.eta=nan: give a number between 0 and 1"),
         ({"eta": "0.5"}, "part.eta=0.5: give a number between 0 and 1"),
         ({"eta": None}, "part.eta=null: give a number between 0 and 1"),
-        ({"count": 2.0}, "part.count=2: give a whole number of 1 or more"),
+        ({"count": 2.0}, "part.count=2.0: give a whole number of 1 or more"),
         ({"count": True}, "part.count=true: give a whole number of 1 or more"),
         ({"count": 0}, "part.count=0: give a whole number of 1 or more"),
         ({"count": 13}, "part.count=13: choose a luckier number"),

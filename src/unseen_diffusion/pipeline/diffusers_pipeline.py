@@ -19,6 +19,7 @@ from unseen_diffusion.priors import Prior, SampleCovariance
 from unseen_diffusion.rejection import CalibratedTolerances, Rejection, Tolerances
 from unseen_diffusion.solvers.grids import GridKind
 from unseen_diffusion.solvers.settings import SolverSettings
+from unseen_diffusion.utils.checked import Count, checked_value
 from unseen_diffusion.utils.errors import InputError
 
 STEPS, GRID = 16, "karras"
@@ -337,8 +338,7 @@ def _settings(solver: str | SolverSettings, grid: str, steps: int) -> SolverSett
 
 
 def _check_count(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"{name}={value}: give a whole number of 1 or more")
+    checked_value(name, value, Count)
 
 
 def _seed(generator: Any) -> int:

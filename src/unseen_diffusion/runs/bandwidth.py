@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from unseen_diffusion.scores.intervals import t_interval
-from unseen_diffusion.utils.checked import as_written, settings
+from unseen_diffusion.utils.checked import settings
 from unseen_diffusion.utils.errors import InputError
 
 Decibels = Annotated[float, Field(gt=0, le=100)]
@@ -41,7 +41,7 @@ class BandwidthSearch:
         limits = {f"bandwidth.{key}": getattr(self, key) for key in ("minimum_psnr", "minimum_snr", "drop")}
         given = {key: value for key, value in limits.items() if value is not None}
         if len(given) != 1:
-            named = ", ".join(f"{key}={as_written(value)}" for key, value in (given or limits).items())
+            named = ", ".join(f"{key}={_decibels(value)}" for key, value in (given or limits).items())
             raise InputError(f"{named}: give one of them in dB, and null for the others")
 
     def on(self, images: UInt8[Tensor, "n c h w"]) -> "BandwidthSearch":
@@ -190,3 +190,7 @@ def crossings(etas: Float[Tensor, " k"], margins: Float[Tensor, "b k"]) -> Float
     slope = (b - a) / (etas[right] - etas[right - 1])
     level = torch.where(a < 0, -torch.inf, torch.inf)  # a curve that does not fall never crosses
     return torch.where(slope < 0, etas[right - 1] - a / slope, level).clamp(float(etas[0]) - 1, float(etas[-1]) + 1)
+
+
+def _decibels(value: float | None) -> str:
+    return "null" if value is None else f"{value:g}"

@@ -16,7 +16,7 @@ from unseen_diffusion.pipeline.steps import LatentSet
 from unseen_diffusion.runs.stages import Stages
 from unseen_diffusion.scores.latents.gaussianity import gaussianity
 from unseen_diffusion.scores.latents.separability import distance_separation, separability
-from unseen_diffusion.utils.checked import as_written, hints, settings
+from unseen_diffusion.utils.checked import hints, settings
 from unseen_diffusion.utils.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class MixingSearch:
 
     def __post_init__(self) -> None:
         if not 2 <= len(self.candidates) == len(set(self.candidates)):
-            raise InputError(f"mixing.candidates={as_written(self.candidates)}: give 2 or more different timesteps")
+            raise InputError(f"mixing.candidates=[{_listed(self.candidates)}]: give 2 or more different timesteps")
 
     @property
     def steps(self) -> tuple[float, ...]:

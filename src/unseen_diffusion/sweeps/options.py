@@ -80,8 +80,8 @@ def key_lines() -> list[tuple[str, str]]:
     return found
 
 
-def group_keys(group: str) -> list[tuple[list[str], list[tuple[str, str]]]]:
-    """For each class that options of a group build: these options, and its keys with meanings and ranges.
+def group_keys(group: str) -> list[tuple[str, list[tuple[str, str]]]]:
+    """The keys of a group's options with meanings and ranges: those that all options have, then each class's own.
 
     Raises:
         InputError: a group that does not exist.
@@ -89,12 +89,15 @@ def group_keys(group: str) -> list[tuple[list[str], list[tuple[str, str]]]]:
     builders: dict[str, list[str]] = {}
     for name, path in files(group).items():
         target = _values(path).get("_target_")
-        builders.setdefault(target or (group if group in SECTIONS else ""), []).append(name)
-    found = []
+        if target or group in SECTIONS:
+            builders.setdefault(target or "", []).append(name)
+    kinds = {target: _imported(target) if target else SECTIONS[group] for target in builders}
+    keys = {target: [(one.name, _text(one)) for one in declared(kind)] for target, kind in kinds.items()}
+    shared = [entry for entry in next(iter(keys.values()), []) if all(entry in found for found in keys.values())]
+    found = [("...", shared)] if shared else []
     for target, names in builders.items():
-        if target:
-            kind = SECTIONS[target] if target in SECTIONS else _imported(target)
-            found.append((names, [(one.name, _text(one)) for one in declared(kind)]))
+        if own := [entry for entry in keys[target] if entry not in shared]:
+            found.append((", ".join(names), own))
     return found
 
 

@@ -3,10 +3,11 @@
 import gc
 import logging
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 
+from unseen_diffusion.utils.checked import Count, checked_value
 from unseen_diffusion.utils.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -47,9 +48,7 @@ def start_size(batch_size: object, device: torch.device) -> int:
     """
     if batch_size == "auto":
         return AUTO.get(device.type, AUTO_ELSEWHERE)
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise InputError(f"batch_size={batch_size}: give a whole number of 1 or more, or auto")
-    return batch_size
+    return checked_value("batch_size", batch_size, Count | Literal["auto"])
 
 
 def is_out_of_memory(error: BaseException) -> bool:

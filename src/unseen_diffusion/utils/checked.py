@@ -101,10 +101,15 @@ def checked_arguments(group: str, options: type | None = None) -> Callable[[Func
             for name in values:
                 if name not in {one.name for one in parameters} | known.keys():
                     raise InputError(_unknown(group, name, known))
-            return {name: _fitting(group, name, value, known) for name, value in values.items()}
+            return {  # ``self`` has no annotation and passes
+                name: checked_value(_key(group, name), value, known[name]) if name in known else value
+                for name, value in values.items()
+            }
 
         @wraps(function)
         def call(*arguments: Any, **values: Any) -> Any:
+            if len(arguments) > len(parameters):
+                raise TypeError(f"{function.__qualname__}: {len(arguments)} arguments, but it takes {len(parameters)}")
             given = {one.name: value for one, value in zip(parameters, arguments, strict=False)} | values
             return function(**check(**given))
 
@@ -127,15 +132,17 @@ def _known_arguments(function: Any) -> dict[str, Any]:
     return own | (hints(options) if options else {})
 
 
-def _fitting(group: str, name: str, value: Any, known: Mapping[str, Any]) -> Any:
-    """A value as its annotation reads it; one without annotation (``self``) passes."""
-    if name not in known:
-        return value
+def checked_value(key: str, value: Any, annotation: Any) -> Any:
+    """A value as its annotation reads it.
+
+    Raises:
+        InputError: it does not fit; the message names it by ``key``.
+    """
     try:
-        return TypeAdapter(known[name], config=CONFIG).validate_python(value)
+        return TypeAdapter(annotation, config=CONFIG).validate_python(value)
     except ValidationError as error:
         below = [str(part) for part in error.errors()[0]["loc"]]
-        raise InputError(_misfit(_key(group, name), value, known[name], below)) from None
+        raise InputError(_misfit(key, value, annotation, below)) from None
 
 
 def _one_line(error: ValidationError, cls: type, group: str, values: Mapping[str, Any]) -> str:
@@ -186,8 +193,6 @@ def as_written(value: Any) -> str:
         return str(value).lower()
     if value is None:
         return "null"
-    if isinstance(value, float):
-        return f"{value:g}"
     return f"[{', '.join(map(as_written, value))}]" if isinstance(value, list | tuple) else str(value)
 
 
