@@ -13,7 +13,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from unseen_diffusion.reports.tables import as_text, load_results, plus_minus, results_files
+from unseen_diffusion.reports.result import results_files
+from unseen_diffusion.reports.rows import as_text, plus_minus
+from unseen_diffusion.reports.tables import load_results
 from unseen_diffusion.scores.intervals import holm, t_interval
 from unseen_diffusion.scores.metrics import METRICS
 from unseen_diffusion.store.artefacts import RECORD, load_tensor, tensor_names

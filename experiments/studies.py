@@ -1,11 +1,10 @@
-"""Runs every study on the embedded models and rebuilds its results: what `make studies` calls.
+"""Runs every study on the bundled models and rebuilds its results; `make studies` calls it.
 
 python -m experiments.studies [NAME ...] [--jobs 2] [--tiny] [--analyse]
 
-A study is one or more sweeps (`unseen run -m experiment=...`), then `experiments/NAME/analyse.py` on their folders. A
-sweep that ended is not run again, one that was interrupted continues: finished stages are found in the store. `--tiny`
-makes every sweep so small that all take minutes, and writes the analyses into outputs/tiny instead of the studies'
-folders.
+A study consists of one or more sweeps (`unseen run -m experiment=...`) and `experiments/NAME/analyse.py`, which reads
+their folders. A finished sweep is not run again; an interrupted one continues from the stages in the store. With
+`--tiny` all sweeps together take minutes, and the analyses are written to outputs/tiny instead of the studies' folders.
 """
 
 import argparse
@@ -55,7 +54,7 @@ def runs_by_default(name: str) -> bool:
     return not getattr(import_module(f"experiments.{name}.analyse"), "NAMED_ONLY", False)
 
 
-# Sweeps are forked from a process that has imported everything: diffusers takes 8 seconds to import.
+# Sweeps are forked from a process with all imports, because importing diffusers takes 8 seconds.
 PROCESSES = get_context("forkserver")
 PROCESSES.set_forkserver_preload(["unseen_diffusion.runs.results", "unseen_diffusion.cli"])
 
@@ -69,7 +68,7 @@ def hardware() -> str:
 
 
 def commit() -> str:
-    """The commit of the checkout, with a + where files differ from it; empty outside git."""
+    """The commit of the checkout, with a + where files have changed since; empty outside git."""
     found = subprocess.run(
         ["git", "describe", "--always", "--dirty=+", "--exclude=*"], cwd=HERE, capture_output=True, text=True
     )
@@ -77,12 +76,12 @@ def commit() -> str:
 
 
 def folder(one: Sweep, tiny: bool) -> Path:
-    """Where a sweep's runs are."""
+    """The folder of a sweep's runs."""
     return SWEEPS / f"{'tiny' if tiny else 'study'}_{one.name}"
 
 
 def unseen(arguments: Sequence[str], where: Path) -> None:
-    """The command `unseen`, in a process of its own; what it prints goes to the sweep's studies.log."""
+    """Runs the command `unseen` in its own process; its output goes to the sweep's studies.log."""
     with (where / "studies.log").open("ab", buffering=0) as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
@@ -91,12 +90,12 @@ def unseen(arguments: Sequence[str], where: Path) -> None:
 
 
 def last_of_each(overrides: Sequence[str]) -> list[str]:
-    """The last override of every key: Hydra would combine two sweeps of the same one."""
+    """The last override of every key; Hydra would combine two sweeps over the same key."""
     return list({override.partition("=")[0]: override for override in overrides}.values())
 
 
 def run(one: Sweep, tiny: bool) -> bool:
-    """Runs a sweep unless it has ended as it is now; True where every point is done."""
+    """Runs a sweep unless the same command has finished before; True if every run of it is done."""
     where = folder(one, tiny)
     overrides = last_of_each([*one.overrides, *((*TINY, *one.tiny) if tiny else ())])
     command = ["unseen", "run", "-m", *overrides]
@@ -131,13 +130,17 @@ def main() -> int:
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}; default: all that need no weights of your own"
     )
-    parser.add_argument("--jobs", type=int, default=2, help="sweeps side by side, one thread each")
-    parser.add_argument("--tiny", action="store_true", help="minutes instead of hours; results go to outputs/tiny")
+    parser.add_argument(
+        "--jobs", type=int, default=2, help="number of sweeps that run at the same time, with one thread each"
+    )
+    parser.add_argument(
+        "--tiny", action="store_true", help="run in minutes instead of hours; results go to outputs/tiny"
+    )
     parser.add_argument("--analyse", action="store_true", help="only rebuild tables and figures from finished sweeps")
     chosen = parser.parse_args()
     os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive")  # read by the processes of sweeps
     if unknown := [name for name in chosen.names if name not in known]:
-        parser.error(f"{unknown[0]}: no such study; choose of {', '.join(known)}")
+        parser.error(f"{unknown[0]}: no such study; choose among {', '.join(known)}")
     names = chosen.names or [name for name in known if runs_by_default(name)]
     sweeps = list(dict.fromkeys(one for name in names for one in sweeps_of(name)))
     if not chosen.analyse:
@@ -148,12 +151,12 @@ def main() -> int:
 
     write_scoreboard(Path("outputs/tiny") if chosen.tiny else HERE)
     for name in failed:
-        print(f"{name}: not analysed, its sweeps have not all ended")
+        print(f"{name}: not analysed, because not all of its sweeps are finished")
     return int(bool(failed))
 
 
 def analyse(name: str, tiny: bool) -> bool:
-    """Table, figure and verdict of a study from its sweeps' folders; False where one of them has not ended."""
+    """Writes table, figure and verdict of a study from its sweeps' folders; False if a sweep is not finished."""
     folders = [folder(one, tiny) for one in sweeps_of(name)]
     if not all((path / ENDED).exists() for path in folders):
         return False

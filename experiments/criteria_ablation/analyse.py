@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from experiments.common import Answer, effect_of, generated, score, signed, write_study
 from experiments.sweeps import QUICK, sweep
 from unseen_diffusion.reports.comparison import compare
-from unseen_diffusion.reports.tables import RESULTS
+from unseen_diffusion.reports.result import RESULTS
 from unseen_diffusion.utils.files import read_json
 
 ABLATION = (QUICK, "domain.draw=0,1", "seed=0,1", "tolerances=none,pair_distance,calibrated,random")

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from experiments.common import Answer, artefact, copying, interval, runs, signed, write_study
 from experiments.sweeps import QUICK, sweep
-from unseen_diffusion.reports.figures import SampleSheet, samples_sheet
+from unseen_diffusion.reports.sheets import SampleSheet, samples_sheet
 from unseen_diffusion.scores.intervals import Proportion, wilson
 from unseen_diffusion.scores.membership import real_pass_rate
 

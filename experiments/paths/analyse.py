@@ -14,7 +14,7 @@ from torch import Tensor
 
 from experiments.common import MODEL_COLOURS, Answer, artefact, interval, pm, runs, write_study
 from experiments.sweeps import QUICK, TWO, sweep
-from unseen_diffusion.reports.figures import rows_sheet
+from unseen_diffusion.reports.sheets import rows_sheet
 from unseen_diffusion.scores.features.base import extract
 from unseen_diffusion.scores.intervals import MeanInterval, t_interval
 from unseen_diffusion.utils.configs import build

@@ -1,4 +1,4 @@
-"""A domain of one's own: one source file, one config and this test, with nothing of the package edited."""
+"""A user's own domain needs one source file and one config, and no change of the package."""
 
 import json
 import sys
@@ -55,7 +55,7 @@ def own_domain(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return here
 
 
-def test_a_domain_of_ones_own_runs(own_domain: Path) -> None:
+def test_a_domain_outside_the_package_runs(own_domain: Path) -> None:
     tiny = [word for word in TINY if not word.startswith("domain")]
     assert run("run", "domain=mine", *tiny) == 0
     (results,) = (own_domain / "outputs").rglob("results.json")

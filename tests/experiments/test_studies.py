@@ -144,15 +144,15 @@ def test_the_scoreboard_has_every_question(study: Callable[[str], Path]) -> None
 
 def test_an_interrupted_sweep_continues_with_what_was_finished(study: Callable[[str], Path]) -> None:
     study("paths")
-    sweep = studies.folder(studies.sweeps_of("paths")[0], True)
-    before = read_json(sweep / "0" / "results.json")
-    for path in (sweep / studies.ENDED, sweep / "0" / "results.json", sweep / "0" / "status.json"):
+    where = studies.folder(studies.sweeps_of("paths")[0], True)
+    before = read_json(where / "0" / "results.json")
+    for path in (where / studies.ENDED, where / "0" / "results.json", where / "0" / "status.json"):
         path.unlink()
     study("paths")
-    after = read_json(sweep / "0" / "results.json")
+    after = read_json(where / "0" / "results.json")
     assert after["rows"][0]["kid_h"] == before["rows"][0]["kid_h"]
     assert after["evaluations"]["total"] == 0
-    assert (sweep / studies.ENDED).exists()
+    assert (where / studies.ENDED).exists()
 
 
 def test_a_sweep_whose_definition_changed_is_run_again(
@@ -175,7 +175,7 @@ def test_a_study_that_does_not_exist_and_a_sweep_that_fails_are_reported(
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
         study("absent")
-    assert "absent: no such study; choose of bandwidth_vs_gap" in " ".join(capsys.readouterr().err.split())
+    assert "absent: no such study; choose among bandwidth_vs_gap" in " ".join(capsys.readouterr().err.split())
     assert not studies.run(sweep("bad", "absent"), tiny=False)
     assert "bad: exit code 2; see outputs/sweeps/study_bad/studies.log" in capsys.readouterr().out
     assert not (working / "outputs" / "sweeps" / "study_bad" / studies.ENDED).exists()
@@ -245,7 +245,8 @@ def test_findings_of_latents_are_the_tests_of_latents(here: Path) -> None:
     lean = [a for a in TINY if not a.startswith("scores")]
     point = expand("run", [*lean, "scores=lean", "scores.latents=8", "mixing.t=500", "mixing.record=[300]"]).points[0]
     settings = check(point)
-    found = execute(settings, here, "test")["latents"]
+    found = execute(settings, here, "test").latents
+    assert found
     assert [one["t"] for one in found] == [300, 500]
     run = Run(settings)
     own = run.at(samples=8).own_images().tensors["images"]

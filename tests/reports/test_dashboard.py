@@ -14,7 +14,6 @@ import wandb
 
 from support.commands import TINY, run
 from unseen_diffusion.reports.dashboard import (
-    GENERATED,
     PICTURES,
     QUESTIONS,
     dashboard_command,
@@ -22,7 +21,7 @@ from unseen_diffusion.reports.dashboard import (
     rows_of,
     workspace,
 )
-from unseen_diffusion.reports.tables import ROW_LABELS
+from unseen_diffusion.reports.rows import COMPARISON_ROWS, GENERATED
 from unseen_diffusion.scores.metrics import METRICS
 from unseen_diffusion.scores.suite import ROWS
 from unseen_diffusion.utils.errors import InputError
@@ -138,7 +137,7 @@ def test_runs_are_grouped_by_domain_and_panels_by_their_own_setting() -> None:
 
 def test_the_guide_explains_every_row_and_question() -> None:
     first = sections(made())["How to read this"][0]["config"]["value"]
-    for word in (*ROW_LABELS, *ROW_LABELS.values(), *QUESTIONS):
+    for word in (*COMPARISON_ROWS, *(row.short for row in COMPARISON_ROWS.values()), *QUESTIONS):
         assert word in first
 
 

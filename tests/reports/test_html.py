@@ -24,8 +24,9 @@ from unseen_diffusion.reports.html.galleries import BUDGET, SHARES, gallery, pla
 from unseen_diffusion.reports.html.naming import Names
 from unseen_diffusion.reports.html.pictures import cost, picture, strip
 from unseen_diffusion.reports.html.plots import combine, density
-from unseen_diffusion.reports.html.scores import SCORES, Estimate, difference, marks, number, show
+from unseen_diffusion.reports.html.scores import SCORES, Estimate, difference, marks, show
 from unseen_diffusion.reports.html.tables import lines_of
+from unseen_diffusion.reports.rows import three_digits
 from unseen_diffusion.reports.tables import compact, load_results
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import read_json, write_json
@@ -178,7 +179,7 @@ def test_one_run(tmp_path: Path) -> None:
     assert "Over reference draws" not in page.text
     assert "Scores against eta" not in page.text
     assert "best of its group" not in page.attributes("title")
-    assert "full, sample_covariance, t 500, eta 0" in page.text
+    assert "full, sample_covariance, calibrated, t 500, eta 0" in page.text
 
 
 def bare(results: dict[str, Any]) -> None:
@@ -357,7 +358,7 @@ def test_marks() -> None:
 
 def test_numbers_as_text() -> None:
     """Three digits, the units of ``SCORES``, and nothing for what is missing."""
-    assert [number(v) for v in (0.0, 0.05, 0.9871, 5.678, 53.38, 1234.5, 2e-7)] == [
+    assert [three_digits(v) for v in (0.0, 0.05, 0.9871, 5.678, 53.38, 1234.5, 2e-7)] == [
         "0",
         "0.0500",
         "0.987",

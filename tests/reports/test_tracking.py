@@ -46,7 +46,8 @@ def _isolated(home: Path) -> None:
 
 
 def tracker(folder: Path, **changes: Any) -> WandbTracker:
-    return WandbTracker(**{"project": "unseen-tests", "mode": "offline", "folder": str(folder), **changes})
+    settings = {"project": "unseen-tests", "mode": "offline", "folder": str(folder), "entity": None, "pictures": True}
+    return WandbTracker(**{**settings, **changes})
 
 
 def record(folder: Path) -> RunRecord:
@@ -277,9 +278,9 @@ def test_project_names_are_judged_as_wandb_does(name: str) -> None:
         wandb.Settings(project=name)
     except Exception:
         with pytest.raises(InputError, match=r"tracking.project="):
-            WandbTracker(project=name, mode="offline", folder="folder")
+            tracker(Path("folder"), project=name)
     else:
-        WandbTracker(project=name, mode="offline", folder="folder")
+        tracker(Path("folder"), project=name)
 
 
 @pytest.mark.parametrize(("key", "value"), [("mode", "maybe"), ("pictures", "perhaps"), ("project", "")])
@@ -289,6 +290,8 @@ def test_bad_settings_are_one_line(key: str, value: str) -> None:
         "project": "p",
         "mode": "offline",
         "folder": "f",
+        "entity": None,
+        "pictures": True,
     }
     with pytest.raises(InputError, match=key) as caught:
         build({**config, key: value})

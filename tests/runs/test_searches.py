@@ -332,14 +332,17 @@ def test_every_criterion_takes_its_best_candidate(here: Path, composed: DictConf
     for criterion in CRITERIA:
         changes = {"mixing.criterion": criterion, "mixing.samples": 6, "bandwidth.resolution": 0.5}
         result = found[criterion] = execute(check(changed(composed, changes)), here / criterion, "group")
-        values = {one["t"]: one["value"] for one in result["mixing"]["candidates"]}
+        assert result.mixing
+        values = {one["t"]: one["value"] for one in result.mixing["candidates"]}
         best = max if criterion == "separability" else min
-        assert values[result["mixing"]["t"]] == best(values.values())
-        assert result["settings"]["t"] == result["mixing"]["t"]
-        assert result["geometry"]["radius"]["mean"] > 0
+        assert values[result.mixing["t"]] == best(values.values())
+        assert result.settings["t"] == result.mixing["t"]
+        assert result.geometry["radius"]["mean"] > 0
     inverted = [read_json(path) for path in here.rglob("invert/*/artefact.json")]
     assert sorted(one["facts"]["evaluations"] for one in inverted) == [6 * 5, 24 * 5]
-    errors = [one["standard_error"] for one in found["validation"]["mixing"]["candidates"]]
+    mixing = found["validation"].mixing
+    assert mixing
+    errors = [one["standard_error"] for one in mixing["candidates"]]
     assert all(error > 0 for error in errors)
 
 

@@ -1,6 +1,7 @@
 """A score of one's own: one file, one config, and the column it adds to every row, results.json and the table."""
 
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,7 @@ def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setitem(METRICS, column, METRICS["vendi"])
         del METRICS[column]
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(logging.root, "handlers", list(logging.root.handlers))  # a run adds some to closed streams
     monkeypatch.delitem(sys.modules, "brightness", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "brightness.py").write_text(SOURCE)

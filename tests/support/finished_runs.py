@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unseen_diffusion.reports.tables import RESULTS, SCHEMA
+from unseen_diffusion.reports.result import RESULTS, SCHEMA
 from unseen_diffusion.scores.intervals import wilson
 from unseen_diffusion.store.artefacts import Store
 from unseen_diffusion.utils.files import write_json

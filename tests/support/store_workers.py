@@ -27,13 +27,13 @@ ROWS, BATCH, PAUSE = 40, 2, 0.03
 
 
 class Appends(Protocol):
-    """A list, or a file that remains after its process is killed."""
+    """A list, or what outlives a killed process."""
 
     def append(self, start: int, /) -> None: ...
 
 
 class Journal:
-    """A file of numbers, which keeps those written before its process was killed."""
+    """A file of numbers; one written before a kill stays."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -71,7 +71,7 @@ def shards(root: Path) -> list[str]:
 
 
 def kills(root: Path, number: int) -> dict[str, Any]:
-    """Starts a process and kills it at a random moment, ``number`` times; then lets one finish.
+    """Starts a process and kills it at a random moment, ``number`` times; then one ends in peace.
 
     Returns the facts, and for each process the shards that were there before it and after it, and those it began.
     """
@@ -91,7 +91,7 @@ def kills(root: Path, number: int) -> dict[str, Any]:
 
 
 def finished(root: Path) -> list[int]:
-    """First row of each shard in the store."""
+    """First rows of the shards that are there."""
     return [int(name.split("-")[1]) for name in shards(root)]
 
 

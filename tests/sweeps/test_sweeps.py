@@ -24,7 +24,7 @@ from hydra_plugins.unseen_sweeper import ManifestSweeper
 from support.clocks import FakeClock, wait_for
 from support.commands import FAILING, HALTING, forked, halted, run, same_as_whole, shards, states
 from support.failing import CALLS
-from unseen_diffusion.reports.tables import results_files
+from unseen_diffusion.reports.result import results_files
 from unseen_diffusion.sweeps.explanations import PLUGINS
 from unseen_diffusion.sweeps.manifest import (
     COMPARISONS,

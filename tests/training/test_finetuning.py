@@ -341,13 +341,13 @@ def test_what_cannot_be_tuned_is_refused_before_the_run(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"learning_rate": 0}, "learning_rate=0: give a number above 0 and up to 1"),
-        ({"learning_rate": float("nan")}, "learning_rate=nan: give a number above 0 and up to 1"),
+        ({"learning_rate": 0}, "learning_rate=0: give a number above 0, up to 1"),
+        ({"learning_rate": float("nan")}, "learning_rate=nan: give a number above 0, up to 1"),
         ({"max_steps": 0}, "max_steps=0: give a whole number of 1 or more"),
-        ({"batch_size": 2.0}, "batch_size=2.0: give a whole number of 1 or more"),
+        ({"batch_size": 2.5}, "batch_size=2.5: give a whole number of 1 or more"),
         ({"patience": 0}, "patience=0: give a whole number of 1 or more"),
         ({"check_every": True}, "check_every=true: give a whole number of 1 or more"),
-        ({"ema": 1.0}, "ema=1.0: give a number of at least 0 and below 1"),
+        ({"ema": 1.0}, "ema=1: give a number of at least 0, below 1"),
         ({"flip": 1}, "flip=1: give true or false"),
         ({"rank": 0}, "rank=0: give a whole number of 1 or more"),
     ],

@@ -123,7 +123,7 @@ def test_one_command_from_a_folder_to_a_model_that_runs(photos: Path, here: Path
         (["data=folder", "data.path=x", "training=photos32"], "photos32 has its own data"),
         (["data=folder", "data.path=x", "training.loop.fp16=true", "training.loop.bf16=true"], "choose one of them"),
         (["data=folder", "data.path=x", "training.loop.bf16=maybe"], "bf16=maybe: give true or false or auto"),
-        (["data=folder", "data.path=x", "training.loop.ema_others=[1]"], "each a number of at least 0 and below 1"),
+        (["data=folder", "data.path=x", "training.loop.ema_others=[1]"], "each a number of at least 0, below 1"),
         (
             ["data=folder", "data.path=x", "training.loop.ema_others=[0.9995]"],
             "give every decay once, and not ema_decay",
@@ -155,12 +155,12 @@ def test_bad_input_is_one_line_and_writes_nothing(
 
 COUNT, RATE = "give a whole number of 1 or more", "give a number of 0 or more"
 WRONG = {
-    "training.loop.batch_size=1e1": f"training.loop.batch_size=10.0: {COUNT}",
+    "training.loop.batch_size=1e1": f"training.loop.batch_size=10: {COUNT}",
     "training.loop.steps=abc": f"training.loop.steps=abc: {COUNT}",
     "training.loop.seed=true": "training.loop.seed=true: give a whole number of 0 or more",
     "training.loop.learning_rate=fast": f"training.loop.learning_rate=fast: {RATE}",
     "training.loop.gradient_clip=inf": f"training.loop.gradient_clip=inf: {RATE}",
-    "training.loop.ema_decay=null": "training.loop.ema_decay=null: give a number of at least 0 and below 1",
+    "training.loop.ema_decay=null": "training.loop.ema_decay=null: give a number of at least 0, below 1",
     "training.loop.keep=5": f"training.loop.keep=5: give a list whose entries are each {COUNT.removeprefix('give ')}",
     "training.loop.fp16=perhaps": "training.loop.fp16=perhaps: give true or false",
     "+training.loop.decay=1": "training.loop.decay: nothing reads this key; did you mean ema_decay?",
@@ -582,8 +582,8 @@ def test_every_step_is_recorded_with_rate_and_norm(tmp_path: Path, monkeypatch: 
         asked.append(record)
         return session
 
-    monkeypatch.setattr(WandbTracker, "_session", begin)
-    tracker = WandbTracker(project="p", mode="offline", folder=str(tmp_path / "wandb"))
+    monkeypatch.setattr(WandbTracker, "session", begin)
+    tracker = WandbTracker(project="p", mode="offline", folder=str(tmp_path / "wandb"), entity=None, pictures=True)
     with journal(tracker, "own", {"a": 1}) as book:
         trained(1, tmp_path, book)
     assert [step for step, _ in session.rows] == [1, 2, 3, 4]
@@ -601,8 +601,10 @@ def test_tracking_never_stops_a_training(tmp_path: Path, monkeypatch: pytest.Mon
     def refuses(self: WandbTracker, record: RunRecord) -> Session:
         raise OSError("no wandb")
 
-    monkeypatch.setattr(WandbTracker, "_session", refuses)
-    with journal(WandbTracker(project="p", mode="offline", folder=str(tmp_path)), "own", {}) as book:
+    monkeypatch.setattr(WandbTracker, "session", refuses)
+    with journal(
+        WandbTracker(project="p", mode="offline", folder=str(tmp_path), entity=None, pictures=True), "own", {}
+    ) as book:
         assert book.session is None
     with journal(NoTracker(), "own", {}) as book:
         assert book.session is None

@@ -1,7 +1,8 @@
 """Running out of memory: batches are halved, nothing is lost, nothing changes."""
 
+import gc
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partialmethod
 from pathlib import Path
 
@@ -27,6 +28,14 @@ from unseen_diffusion.utils.batching import in_batches, start_size
 from unseen_diffusion.utils.errors import InputError
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_collection() -> Iterator[None]:
+    """Each lack of memory collects garbage, which would go through all modules that the tests have loaded."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 class Oracle(GaussianModel):

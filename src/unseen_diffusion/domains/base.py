@@ -119,10 +119,10 @@ def load_split(domain: Domain, size: int, channels: int) -> Split:
     while True:
         parts = split_pool(pool, *sizes, *seeds, name=domain.name, exclude=unreadable.keys())
         missing = [index for part in parts for index in part if index not in decoded]
-        found = _decode(pool, missing, decoded)
-        if not found:
+        failed = _decode(pool, missing, decoded)
+        if not failed:
             break
-        unreadable |= found
+        unreadable |= failed
     _report_skipped(domain.name, list(unreadable.values()))
     if pool.repeated:
         message = "domain=%s: %d images appear more than once: kept on the same side of the split"

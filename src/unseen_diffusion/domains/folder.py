@@ -49,7 +49,7 @@ class Folder(EncodedDomain):
         names = [file.relative_to(folder).as_posix() for file in files]
         digests = [self._digest(file) for file in files]
         digest = fingerprint(names=names, files=digests, size=size, channels=channels)
-        contents = (name if found == UNREADABLE else found for name, found in zip(names, digests, strict=True))
+        contents = (name if one == UNREADABLE else one for name, one in zip(names, digests, strict=True))
 
         def read(indices: Sequence[int]) -> list[bytes | Path]:
             return [files[index] for index in indices]
@@ -81,8 +81,8 @@ def list_images(folder: Path) -> list[Path]:
     files, skipped = find_images(folder)
     reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(skipped.items()))
     if not files:
-        found = f" (only {reasons})" if reasons else ""
-        raise InputError(f"domain.path={folder}: no image there{found}; give a folder with PNG, JPEG or WebP files")
+        others = f" (only {reasons})" if reasons else ""
+        raise InputError(f"domain.path={folder}: no image there{others}; give a folder with PNG, JPEG or WebP files")
     paged = sum(file.suffix.lower() in PAGED and _pages(file) > 1 for file in files)
     notes = [f"left out: {reasons}"] if reasons else []
     notes += [f"{paged} of several pages: only the first is read"] if paged else []

@@ -1,1 +1,1 @@
-"""What people read: tables, comparisons, figures, the HTML report, wandb."""
+"""Reports: tables, comparisons, figures, the HTML page, and tracking in wandb."""

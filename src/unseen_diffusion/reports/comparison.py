@@ -1,8 +1,8 @@
 """Methods compared over reference draws and seeds.
 
-The two are crossed: the seeds of a draw share its references, the draws of a seed its noise. Intervals and tests take
-both as random (``scores.intervals.crossed_interval``); where the references play no part, only the seeds vary.
-The held-out images are the same throughout: no interval covers their choice.
+Draws and seeds are crossed: the seeds of a draw share its references, and the draws of a seed share its noise.
+Intervals and tests take both as random (``scores.intervals.crossed_interval``). For a method that uses no references,
+only the seeds vary. All runs share the held-out images, so no interval covers the choice of those.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -13,14 +13,21 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
-from unseen_diffusion.reports.tables import SETTINGS, plus_minus, print_frame, width, write_frame
+from unseen_diffusion.reports.rows import (
+    GENERATED,
+    METHOD,
+    REPLICATES,
+    is_missing,
+    is_setting,
+    plus_minus,
+    setting_text,
+)
+from unseen_diffusion.reports.tables import print_frame, width, write_frame
 from unseen_diffusion.scores.intervals import MeanInterval, combined_p, crossed_interval, holm
 from unseen_diffusion.scores.metrics import METRICS
 from unseen_diffusion.utils.errors import InputError
 
-REPLICATES = ("draw", "seed")
-METHOD = ("method", "prior", "tolerances")
-# Of the printed table, the first that a narrow terminal does without at the end.
+# Scores of the printed table; a narrow terminal leaves out the last ones.
 SHOWN = (
     "kid_h",
     "copy_rate",
@@ -35,61 +42,57 @@ SHOWN = (
 
 
 def is_comparison(table: pd.DataFrame) -> bool:
-    """True where several reference draws or seeds of one setting stand beside each other."""
-    own = table[table["row"] == "generated"]
-    return any(own[name].nunique() > 1 for name in REPLICATES)
+    """Whether the table holds several reference draws or several seeds."""
+    generated = table[table["row"] == GENERATED]
+    return any(generated[name].nunique() > 1 for name in REPLICATES)
 
 
 def compare(table: pd.DataFrame, reference: str = "fitted") -> pd.DataFrame:
     """One line per setting and method: scores over draws and seeds, and paired differences to ``reference``.
 
     Args:
-        table: of ``load_results``; the rows of generated images are used.
+        table: from ``load_results``; only the rows of generated images are used.
         reference: the method that the others are paired with, point by point.
 
     Returns:
-        Settings, method, prior, tolerances, draws, seeds, n; for each score s of ``METRICS`` at hand: s, s_low, s_high
-        (mean, 95% interval) and s_difference, s_difference_low, s_difference_high, s_p (of paired points,
-        Holm-corrected over the methods of the setting). NaN where there are fewer than two points. copies_p: of so many
-        copies among new images of the domain, combined over the points (``scores.intervals.combined_p``).
+        Settings, method, prior, tolerances, draws, seeds, n; for each score s of ``METRICS`` in the table: s, s_low,
+        s_high (mean, 95% interval) and s_difference, s_difference_low, s_difference_high, s_p (of paired points,
+        Holm-corrected over the methods of the setting). NaN where there are fewer than two points. copies_p: p-value of
+        as many copies among new images of the domain, combined over the points (``scores.intervals.combined_p``).
 
     Raises:
         InputError: no generated rows.
     """
-    own = table[table["row"] == "generated"]
-    if own.empty:
+    generated = table[table["row"] == GENERATED]
+    if generated.empty:
         raise InputError("no generated images in these results; give folders of runs")
-    own = own.assign(**{name: own[name].astype(object).where(own[name].notna(), "") for name in METHOD})
-    scores = [name for name in METRICS if name in own and own[name].notna().any()]
-    fixed = [name for name in own if is_setting(name) and name not in (*REPLICATES, *METHOD)]
-    # A search may find another value for every draw: such runs belong together, and their mean is shown.
-    searched = [name for name in ("t", "eta") if own.get(f"searched_{name}", pd.Series(False)).any()]
+    empty_if_missing = {name: generated[name].astype(object).where(generated[name].notna(), "") for name in METHOD}
+    generated = generated.assign(**empty_if_missing)
+    scores = [name for name in METRICS if name in generated and generated[name].notna().any()]
+    fixed = [name for name in generated if is_setting(name) and name not in (*REPLICATES, *METHOD)]
+    # A search may choose another value for every draw: such runs belong together, and their mean is shown.
+    searched = [name for name in ("t", "eta") if generated.get(f"searched_{name}", pd.Series(False)).any()]
     keys = [name for name in fixed if name not in searched] + [f"searched_{name}" for name in searched]
     lines: list[dict[str, Any]] = []
-    for _, runs in own.groupby(keys, dropna=False, sort=False):
+    for _, runs in generated.groupby(keys, dropna=False, sort=False):
         setting = {name: runs[name].mean() if name in searched else runs[name].iloc[0] for name in fixed}
-        lines += _setting(setting, runs, scores, reference)
+        lines += _lines_of_setting(setting, runs, scores, reference)
     return pd.DataFrame(lines)
 
 
-def is_setting(column: object) -> bool:
-    """True for columns that say how a run was configured (see ``tables.load_results``), not what came out."""
-    return column in SETTINGS or column == "samples" or "." in str(column)
-
-
-def _setting(
+def _lines_of_setting(
     setting: dict[str, Any], runs: pd.DataFrame, scores: Sequence[str], reference: str
 ) -> list[dict[str, Any]]:
-    """The lines of one setting, in the order of the primary score."""
+    """One line per method of one setting, ordered by the first score."""
     methods = dict(list(runs.groupby(list(METHOD), sort=False)))
     lines = []
     for kind, part in methods.items():
         line = setting | dict(zip(METHOD, kind, strict=True))
-        whole = replicates(part, scores[0])
-        line |= {"draws": whole.shape[0], "seeds": whole.shape[1], "n": int(part["n"].median())}
+        points = replicates(part, scores[0])
+        line |= {"draws": points.shape[0], "seeds": points.shape[1], "n": int(part["n"].median())}
         if "copy_rate_p" in part and part["copy_rate_p"].notna().all():
             line["copies_p"] = combined_p(part["copy_rate_p"].tolist())
-        base = _partner(kind, methods, reference)
+        base = _runs_to_pair_with(kind, methods, reference)
         for score in scores:
             line |= _mean_of(score, part)
             if base is not None:
@@ -105,7 +108,7 @@ def _setting(
 
 
 def replicates(runs: pd.DataFrame, score: str) -> pd.DataFrame:
-    """One score by draw (rows) and seed (columns), without the draws in which a point is missing.
+    """One score by draw (rows) and seed (columns); leaves out draws in which a point is missing.
 
     Raises:
         InputError: two runs of one draw and seed that nothing tells apart.
@@ -118,8 +121,8 @@ def replicates(runs: pd.DataFrame, score: str) -> pd.DataFrame:
     return runs.pivot_table(index="draw", columns="seed", values=score, dropna=False).dropna(axis=0)
 
 
-def _partner(kind: Any, methods: dict[Any, pd.DataFrame], reference: str) -> pd.DataFrame | None:
-    """The reference's runs to pair ``kind`` with: of the same prior where there are several."""
+def _runs_to_pair_with(kind: Any, methods: dict[Any, pd.DataFrame], reference: str) -> pd.DataFrame | None:
+    """The reference method's runs to pair a method with, of the same prior where there are several; else None."""
     candidates = [other for other in methods if other[0] == reference and other != kind]
     if not candidates or kind[0] == reference:
         return None
@@ -128,24 +131,25 @@ def _partner(kind: Any, methods: dict[Any, pd.DataFrame], reference: str) -> pd.
 
 
 def _difference(score: str, runs: pd.DataFrame, base: pd.DataFrame) -> dict[str, float]:
-    """The difference of the points that both have; empty for fewer than two."""
+    """The mean difference over the points that both have; empty for fewer than two points."""
     pairs = replicates(runs, score) - replicates(base, score)
     pairs = pairs.dropna(axis=1, how="all").dropna(axis=0)
     if pairs.size < 2:
         return {}
-    found = crossed_interval(pairs.to_numpy().tolist())
-    return _prefixed(f"{score}_difference", found) | {f"{score}_p": found.p_value}
+    difference = crossed_interval(pairs.to_numpy().tolist())
+    return _prefixed(f"{score}_difference", difference) | {f"{score}_p": difference.p_value}
 
 
 def _mean_of(name: str, runs: pd.DataFrame) -> dict[str, float]:
-    """Mean and interval; one point alone has no interval, and none at all no mean."""
+    """Mean and 95% interval over draws and seeds; NaN bounds for a single point."""
     values = replicates(runs, name)
     if values.size < 2:
         return {name: runs[name].mean(), f"{name}_low": nan, f"{name}_high": nan}
-    found = _prefixed(name, crossed_interval(values.to_numpy().tolist()))
-    if found[f"{name}_low"] == found[f"{name}_high"]:  # equal points, such as 0 copies in all: the runs' own bounds
-        found |= {end: runs[end].mean() if end in runs else nan for end in (f"{name}_low", f"{name}_high")}
-    return found
+    mean = _prefixed(name, crossed_interval(values.to_numpy().tolist()))
+    bounds = (f"{name}_low", f"{name}_high")
+    if mean[bounds[0]] == mean[bounds[1]]:  # all points are equal, such as 0 copies: takes the bounds of the runs
+        mean |= {bound: runs[bound].mean() if bound in runs else nan for bound in bounds}
+    return mean
 
 
 def _prefixed(name: str, interval: MeanInterval) -> dict[str, float]:
@@ -153,13 +157,10 @@ def _prefixed(name: str, interval: MeanInterval) -> dict[str, float]:
 
 
 def compact(frame: pd.DataFrame, reference: str = "fitted", scores: Sequence[str] = SHOWN) -> pd.DataFrame:
-    """The comparison as text: means ± half a 95% interval, the primary score's difference and its p-value."""
+    """The comparison as text: means ± half a 95% interval, the difference in KID-H and its p-value."""
     text = pd.DataFrame({"method": frame["method"]})
-    varying = [name for name in frame if is_setting(name) and name not in METHOD]
-    for name in [*varying, "prior", "tolerances"]:
-        told = frame.groupby("method")[name].nunique().gt(1).any() if name in METHOD else frame[name].nunique() > 1
-        if told:
-            text.insert(0 if name == "domain" else len(text.columns), name, frame[name])
+    for name in varying_settings(frame):
+        text.insert(0 if name == "domain" else len(text.columns), name, frame[name])
     for name in [score for score in scores if score in frame]:
         text[METRICS[name].title] = [_mean(name, line) for line in frame.to_dict("records")]
         if name == "kid_h" and "kid_h_difference" in frame:
@@ -167,15 +168,27 @@ def compact(frame: pd.DataFrame, reference: str = "fitted", scores: Sequence[str
     return text
 
 
+def varying_settings(frame: pd.DataFrame) -> list[str]:
+    """The settings of a comparison that vary; prior and tolerances only if they vary within one method.
+
+    Args:
+        frame: from ``compare``.
+    """
+    names = [str(name) for name in frame if is_setting(name) and name not in METHOD]
+    varying = [name for name in names if frame[name].map(setting_text).nunique() > 1]
+    by_method = [name for name in METHOD[1:] if name in frame and frame.groupby("method")[name].nunique().gt(1).any()]
+    return [*varying, *by_method]
+
+
 def _mean(name: str, line: Mapping[Hashable, Any]) -> str:
     value = line[name]
-    return "" if value != value else plus_minus(name, value, (line[f"{name}_high"] - line[f"{name}_low"]) / 2)
+    return "" if is_missing(value) else plus_minus(name, value, (line[f"{name}_high"] - line[f"{name}_low"]) / 2)
 
 
 def _against(line: Mapping[Hashable, Any]) -> str:
-    """The difference of the primary score, with its interval and p-value."""
+    """The difference in KID-H, with its interval and p-value."""
     value = line["kid_h_difference"]
-    if value != value:
+    if is_missing(value):
         return ""
     half = (line["kid_h_difference_high"] - line["kid_h_difference_low"]) / 2
     p = "<.001" if line["kid_h_p"] < 0.001 else f"{line['kid_h_p']:.3f}".removeprefix("0")
@@ -185,7 +198,7 @@ def _against(line: Mapping[Hashable, Any]) -> str:
 def print_comparison(
     frame: pd.DataFrame, title: str, reference: str = "fitted", console: Console | None = None
 ) -> None:
-    """Prints the compact comparison, as many scores as the terminal is wide."""
+    """Prints the compact comparison, with as many scores as fit into the terminal."""
     console = console or Console()
     scores = [name for name in SHOWN if name in frame]
     text = compact(frame, reference, scores)
@@ -202,7 +215,7 @@ def print_comparison(
 
 
 def write_comparison(frame: pd.DataFrame, path: Path, reference: str = "fitted") -> None:
-    """Writes the comparison; the suffix decides: .csv (everything), .md or .tex (the compact one)."""
+    """Writes the comparison as .csv (every column), .md or .tex (the compact one)."""
     write_frame(frame, compact(frame, reference), path)
 
 

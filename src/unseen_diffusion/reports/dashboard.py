@@ -6,7 +6,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
-from unseen_diffusion.reports.tables import ROW_LABELS
+from unseen_diffusion.reports.rows import COMPARISON_ROWS, GENERATED
 from unseen_diffusion.reports.tracking import TABLE, check_project, has_key
 from unseen_diffusion.scores.metrics import COST, DIVERSE, INSIDE, METRICS, NEAR, NEW
 from unseen_diffusion.utils.errors import InputError
@@ -16,14 +16,13 @@ if TYPE_CHECKING:
     import wandb_workspaces.workspaces.interface as ws
 
 NAME = "What has it never seen?"
-GENERATED = "generated"
 BY = ("domain", "method", "prior")  # flat config entries that panels group by
 ALONG = "eta"  # the flat config entry that panels plot against
 COLUMNS = (*BY, "tolerances", "t", ALONG, "draw", "seed", "model", "features", "target")  # of the run table
 HEADLINE = ("kid_h", "copy_rate", "coverage", "target_classifier", "evaluations_per_image")  # one per question
 PICTURES = ("samples", "reconstructions")
 RUNS = 500  # that a panel shows at most; wandb's own default is 10
-# For every question of ``scoring.METRICS``, in this order: how to read the answer, and the comparison rows beside it.
+# For each question of ``METRICS``, in the order of sections: how to read the answer, and the comparison rows to show.
 QUESTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     NEAR: (
         "Distances to held-out images: lower is nearer, and held_out is what real images score. PSNR, in dB, is of "
@@ -47,17 +46,17 @@ QUESTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     COST: ("Share of the candidates within the tolerances; network evaluations and seconds per generated image.", ()),
 }
-ALONE = ("psnr",)  # a score of the run's own references: comparison rows have none
+ALONE = ("psnr",)  # scores of the run's references, which comparison rows do not have
 
 
 def rows_of(name: str) -> tuple[str, ...]:
-    """The rows whose score ``name`` the panel by domain shows: the generated images, and what to compare them with."""
+    """The rows in a score's panel by domain: the generated images and their comparison rows."""
     beside = () if name in ALONE else QUESTIONS[METRICS[name].question][1]
     return (GENERATED, *beside)
 
 
 def workspace(project: str, entity: str = "") -> "ws.Workspace":
-    """The whole dashboard, not saved anywhere.
+    """The whole dashboard, not yet saved.
 
     Raises:
         InputError: wandb-workspaces is not installed.
@@ -98,8 +97,8 @@ def workspace(project: str, entity: str = "") -> "ws.Workspace":
 
 
 def guide() -> str:
-    """The text of the first panel: what the rows and the sections are."""
-    rows = "\n".join(f"- `{row}/...` {label}" for row, label in ROW_LABELS.items())
+    """The text of the first panel, which explains the rows and the sections."""
+    rows = "\n".join(f"- `{row}/...` {one.short}" for row, one in COMPARISON_ROWS.items())
     questions = "\n".join(f"- **{question}** {reading}" for question, (reading, _) in QUESTIONS.items())
     return (
         f"Runs are grouped by domain; bars are means over the runs of a group, whiskers their range.\n\n{questions}\n\n"
@@ -109,7 +108,7 @@ def guide() -> str:
 
 
 def _overview(main: list[str]) -> Any:
-    """Settings and the main measures as parallel coordinates: one line per run."""
+    """A plot of settings and main scores in parallel coordinates, one line per run."""
     import wandb_workspaces.reports.v2.interface as wr
 
     settings = [wr.ParallelCoordinatesPlotColumn(wr.Config(name)) for name in (*BY, "tolerances", "t", ALONG)]
@@ -118,7 +117,7 @@ def _overview(main: list[str]) -> Any:
 
 
 def _section(question: str) -> Any:
-    """A line of panels per score: by domain with the comparison rows, by the other settings, and along eta."""
+    """A section: for each score of a question, panels by domain, method and prior, and against eta."""
     import wandb_workspaces.reports.v2.interface as wr
     import wandb_workspaces.workspaces.interface as ws
 
@@ -145,9 +144,9 @@ def _section(question: str) -> Any:
 
 
 def view_of(dashboard: "ws.Workspace") -> Any:
-    """What wandb stores of a workspace.
+    """The form in which wandb stores a workspace; panels keep their own groupings.
 
-    Panels keep groupings of their own: without that, the run table's grouping by domain would replace them.
+    Otherwise the run table's grouping by domain would replace them.
     """
     view = dashboard._to_model()
     view.spec.section.settings.use_runs_table_grouping_in_panels = False
@@ -155,17 +154,17 @@ def view_of(dashboard: "ws.Workspace") -> Any:
 
 
 def definition(dashboard: "ws.Workspace") -> dict[str, Any]:
-    """The dashboard as JSON: the same for the same version of this package."""
+    """The dashboard as JSON; the same version of this package always gives the same JSON."""
     view = view_of(dashboard)
     spec = json.loads(view.spec.model_dump_json(by_alias=True, exclude_none=True))
     sections = spec["section"]["panelBankConfig"]["sections"]
     for number, panel in enumerate(panel for section in sections for panel in section["panels"]):
-        panel["__id__"] = f"panel{number:03d}"  # random otherwise
+        panel["__id__"] = f"panel{number:03d}"  # wandb would choose random ids
     return {"displayName": view.display_name, "entity": view.entity, "project": view.project, "spec": spec}
 
 
 def save_online(dashboard: "ws.Workspace") -> str:
-    """Saves a new view of the project, and returns its address.
+    """Saves the dashboard as a new view of the project in wandb, and returns its address.
 
     Raises:
         InputError: wandb refuses, or cannot be reached.

@@ -1,8 +1,7 @@
-"""wandb, offline unless asked otherwise, or nothing."""
+"""Tracking of finished runs: Weights & Biases (wandb), offline by default, or none."""
 
 import configparser
 import logging
-import math
 import netrc
 import os
 import re
@@ -10,13 +9,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
-import pandas as pd
-
+from unseen_diffusion.reports.result import PICTURES, RunResult
+from unseen_diffusion.reports.rows import tracking_name
+from unseen_diffusion.utils.checked import is_number, settings
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import check_writable
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 log = logging.getLogger(__name__)
 
@@ -24,20 +27,20 @@ TABLE = "results"  # the name of the results table in wandb
 HIDDEN = "[hidden]"
 SECRET = re.compile(r"(^|[_.-])(token|secret|password|passwd|api[_-]?key|access[_-]?key|credentials?)($|[_.-])", re.I)
 LOGIN = re.compile(r"(?<=://)[^/@\s]+:[^/@\s]+(?=@)")  # user:password of a URL
-CONNECT_SECONDS = 30  # for wandb's server to answer, before a run is recorded offline
-UPLOAD_SECONDS = 600  # for the last upload of a run, before it is left to `wandb sync`
+CONNECT_SECONDS = 30  # to wait for wandb's server before a run is recorded offline
+UPLOAD_SECONDS = 600  # to wait for the last upload of a run before it is left to `wandb sync`
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a tracker gets of a finished run.
+    """A finished run, as trackers log it.
 
     Attributes:
         group: the sweep's name, or the run's own.
-        name: of the run.
-        domain: tag, and flat config entry, so that a dashboard can group by it.
-        config: the resolved configuration.
-        scores: flat numbers; None and NaN mean "not measured" and are left out.
+        name: the run's name.
+        domain: the run's tag; a dashboard groups by it.
+        config: the settings and the resolved configuration.
+        scores: numbers by name; None and NaN mean "not measured" and are left out.
         table: the rows of the results.
         pictures: PNG files by name.
     """
@@ -47,8 +50,35 @@ class RunRecord:
     domain: str
     config: Mapping[str, Any]
     scores: Mapping[str, float | int | None]
-    table: pd.DataFrame
+    table: "pd.DataFrame"
     pictures: Mapping[str, Path]
+
+
+def record_of(result: RunResult, table: "pd.DataFrame", group: str) -> RunRecord:
+    """What trackers log of a result.
+
+    Args:
+        result: of the finished run.
+        table: its rows.
+        group: the sweep's name.
+    """
+    scores = {f"{row['row']}/{k}": v for row in result.rows for k, v in row.items() if k not in ("row", "images")}
+    scores |= {f"geometry/{name}": value["mean"] for name, value in result.geometry.items()}
+    for name in ("psnr", "ssim"):
+        scores |= {f"{name}/{eta}": value[name] for eta, value in result.reconstruction.items()}
+    if result.bandwidth is not None:
+        scores |= {f"bandwidth/{end}": result.bandwidth[end] for end in ("low", "high")}
+    scores |= {"evaluations": result.evaluations["total"]}
+    pictures = {Path(name).stem: result.folder / name for name in PICTURES}
+    return RunRecord(
+        group=group,
+        name=tracking_name(result.settings),
+        domain=result.domain,
+        config={**result.settings, "config": result.config},
+        scores=scores,
+        table=table,
+        pictures={name: path for name, path in pictures.items() if path.is_file()},
+    )
 
 
 @runtime_checkable
@@ -56,52 +86,45 @@ class Tracker(Protocol):
     """What a config of the ``tracking`` group builds."""
 
     def check(self) -> None:
-        """Refuses, before a run starts, what would fail at its end; writes and contacts nothing.
+        """Raises an error before a run starts if tracking would fail at its end; writes and contacts nothing.
 
         Raises:
-            InputError: one line naming the value and the remedy.
+            InputError: one line with the value and the remedy.
         """
         ...
 
     def record(self, run: RunRecord) -> None:
-        """Logs one finished run, whose results are on disk already; a failure is one line in the log."""
+        """Logs one finished run, whose results are on disk already; a failure becomes one line in the log."""
         ...
 
 
-@dataclass(frozen=True)
+@settings("tracking")
 class NoTracker:
-    """Logs nowhere; results still land as Parquet, JSON and PNG."""
+    """Tracks nothing; each run's folder still holds its results as JSON, Parquet and PNG files."""
 
     def check(self) -> None:
-        """Nothing can fail."""
+        """Does nothing: this tracker cannot fail."""
 
     def record(self, run: RunRecord) -> None:
         log.debug("tracking=none: %s is in its folder only", run.name)
 
 
-@dataclass(frozen=True)
+@settings("tracking")
 class WandbTracker:
-    """Weights & Biases.
-
-    Attributes:
-        project: wandb project.
-        mode: ``offline`` (files below ``folder``; no account, prompt or network) or ``online``.
-        folder: where wandb keeps its files.
-        entity: wandb team; None for the account's own.
-        pictures: also the sheets of samples and reconstructions, as copies of their PNG files.
-    """
+    """Tracks runs in Weights & Biases."""
 
     project: str
-    mode: str
+    """wandb project"""
+    mode: Literal["offline", "online"]
+    """offline writes files only, without account, prompt or network; online uploads and needs `wandb login`"""
     folder: str
-    entity: str | None = None
-    pictures: bool = True
+    """folder for wandb's files"""
+    entity: str | None
+    """wandb team; null takes the account's default"""
+    pictures: bool
+    """whether to log the sheets of samples and reconstructions, as copies of their PNG files"""
 
     def __post_init__(self) -> None:
-        if self.mode not in ("offline", "online"):
-            raise InputError(f"tracking.mode={self.mode}: choose offline or online, or tracking=none")
-        if not isinstance(self.pictures, bool):
-            raise InputError(f"tracking.pictures={self.pictures}: choose true or false")
         check_project("tracking.project", self.project)
 
     def check(self) -> None:
@@ -114,14 +137,14 @@ class WandbTracker:
 
     def record(self, run: RunRecord) -> None:
         try:
-            with data_below(Path(self.folder)), self._session(run) as session:
+            with data_below(Path(self.folder)), self.session(run) as session:
                 session.log(self._logged(run))
         except Exception as error:
             # The run is finished and its results are written: tracking must not turn it into a failure.
             log.error("wandb did not record all of %s (%s); its results are in its folder", run.name, _line(error))
 
     def _logged(self, run: RunRecord) -> dict[str, Any]:
-        """All of a run as one step: numbers in the history are what panels are made of."""
+        """Everything about a run as one step of its history: wandb draws panels from the history."""
         import wandb
 
         pictures = run.pictures if self.pictures else {}
@@ -131,8 +154,8 @@ class WandbTracker:
             TABLE: wandb.Table(dataframe=run.table.astype(object).where(run.table.notna(), None)),
         }
 
-    def _session(self, run: RunRecord) -> Any:
-        """A wandb run; offline where the server cannot be had, to be uploaded later."""
+    def session(self, run: RunRecord) -> Any:
+        """Opens a wandb run; without a connection to the server it is recorded offline, for a later upload."""
         import wandb
 
         if self.mode == "online":
@@ -149,7 +172,7 @@ class WandbTracker:
         import wandb
 
         settings = wandb.Settings(
-            console="off",  # a console of wandb's own would tear the progress bars
+            console="off",  # wandb's own console would break the progress bars
             silent=True,
             x_disable_stats=True,
             x_disable_meta=True,
@@ -179,16 +202,12 @@ def _line(error: BaseException) -> str:
 
 
 def measured(scores: Mapping[str, Any]) -> dict[str, float | int]:
-    """The finite numbers among ``scores``: others would draw empty or broken panels."""
-    return {
-        name: value
-        for name, value in scores.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    }
+    """The finite numbers among ``scores``; other values would give empty or broken panels."""
+    return {name: value for name, value in scores.items() if is_number(value)}
 
 
 def check_project(key: str, project: str) -> None:
-    """Names that wandb would refuse when a run has ended.
+    """Raises an error for a project name that wandb would reject at the end of a run.
 
     Raises:
         InputError: empty, longer than 128 characters, or with one of ``/\\#?%:``.
@@ -199,9 +218,9 @@ def check_project(key: str, project: str) -> None:
 
 @contextmanager
 def data_below(folder: Path) -> Iterator[None]:
-    """Keeps wandb's copies of tables below ``folder`` too, rather than in the home folder.
+    """Lets wandb keep its copies of tables below ``folder`` instead of the home folder.
 
-    ``wandb sync`` reads them there; a home folder that cannot be written to would otherwise fail the run.
+    ``wandb sync`` reads them there. A home folder without write access would otherwise fail the run.
     """
     folder.mkdir(parents=True, exist_ok=True)
     before = os.environ.get("WANDB_DATA_DIR")
@@ -214,7 +233,7 @@ def data_below(folder: Path) -> Iterator[None]:
 
 
 def has_key() -> bool:
-    """Whether wandb finds a key without asking: the environment, its settings file, or a netrc file."""
+    """Whether wandb finds an API key without a prompt: in the environment, its settings file or a netrc file."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     settings = configparser.ConfigParser(default_section="default", interpolation=None)
@@ -231,13 +250,13 @@ def has_key() -> bool:
 
 
 def secrets() -> list[str]:
-    """Values of environment variables that are named like secrets, longest first."""
+    """Values of environment variables whose names look like secrets, longest first."""
     values = {value for name, value in os.environ.items() if SECRET.search(name) and len(value) >= 8}
     return sorted(values, key=len, reverse=True)
 
 
 def without_secrets(value: Any, known: Sequence[str] = ()) -> Any:
-    """A configuration without tokens: by the name of a key, by ``known`` values, and in URLs.
+    """A configuration with its secrets hidden: values of suspicious keys, ``known`` texts, and logins in URLs.
 
     Args:
         value: nested mappings, lists and plain values.

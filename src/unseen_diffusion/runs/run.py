@@ -15,7 +15,7 @@ from unseen_diffusion.domains.base import LABELS, pool_of
 from unseen_diffusion.models.base import DiffusionModel
 from unseen_diffusion.models.pipeline import DiffusersModel
 from unseen_diffusion.pipeline.steps import LatentSet
-from unseen_diffusion.reports.figures import rows_sheet
+from unseen_diffusion.reports.sheets import rows_sheet
 from unseen_diffusion.runs.bandwidth import Bandwidth, find_bandwidth
 from unseen_diffusion.runs.keys import section
 from unseen_diffusion.runs.methods.base import Generated

@@ -1,15 +1,9 @@
 """One run on several workers: all take part in its stages, and worker 0 alone scores, draws and writes results."""
 
-from unseen_diffusion.runs.results import (
-    compared,
-    domain_views,
-    evaluations,
-    extras,
-    round_trips,
-    tested_latents,
-    tuning_of,
-)
+from unseen_diffusion.runs.details import extras, round_trips, tested_latents, tuning_of
+from unseen_diffusion.runs.results import evaluations
 from unseen_diffusion.runs.run import Run, generate, searched
+from unseen_diffusion.runs.scoring import compared, domain_views
 from unseen_diffusion.runs.settings import RunSettings
 
 

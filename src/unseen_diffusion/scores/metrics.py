@@ -1,8 +1,6 @@
 """Every score of the results table: its titles, units, which end is better, and the question that it answers."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 
 @dataclass(frozen=True)
@@ -10,11 +8,12 @@ class Metric:
     """How one score is shown.
 
     Attributes:
-        title: of its column, short enough for a terminal.
-        label: where there is room.
+        title: the column's head, short enough for a terminal.
+        label: the longer name, where there is room.
         better: ``lower``, ``higher``, or empty where neither end is better.
-        kind: ``kid`` (shown in thousandths), ``share`` (in per cent) or ``number``.
-        question: what it answers.
+        kind: ``kid`` (shown in thousandths), ``share`` (in per cent), ``p`` (a p-value) or ``number``.
+        question: the question that the score answers.
+        needs_features: whether its value depends on the feature extractor.
     """
 
     title: str
@@ -22,6 +21,7 @@ class Metric:
     better: str
     kind: str
     question: str
+    needs_features: bool = True
 
 
 NEAR, NEW, DIVERSE, INSIDE, COST = "near the domain?", "new?", "diverse?", "in the domain?", "at what cost?"
@@ -31,7 +31,7 @@ METRICS = {
     "fid_h": Metric("FID-H", "FID-H", "lower", "number", NEAR),
     "kid_r": Metric("KID-R x1000", "KID-R x1000", "", "kid", NEW),
     "fid_r": Metric("FID-R", "FID-R", "", "number", NEW),
-    "copy_rate": Metric("copies", "copies", "lower", "share", NEW),
+    "copy_rate": Metric("copies", "copies", "lower", "share", NEW, needs_features=False),
     "precision": Metric("prec", "precision", "higher", "share", INSIDE),
     "recall": Metric("rec", "recall", "higher", "share", DIVERSE),
     "density": Metric("dens", "density", "higher", "number", INSIDE),
@@ -39,19 +39,10 @@ METRICS = {
     "vendi": Metric("Vendi", "Vendi / H", "", "number", DIVERSE),
     "target_classifier": Metric("cls", "target, classifier", "higher", "share", INSIDE),
     "target_conformal": Metric("conf", "target, conformal", "higher", "share", INSIDE),
-    "acceptance": Metric("kept", "kept", "", "share", COST),
-    "evaluations_per_image": Metric("evals", "evaluations / image", "lower", "number", COST),
-    "seconds_per_image": Metric("s", "s / image", "lower", "number", COST),
-    "psnr": Metric("dB", "PSNR, dB", "higher", "number", NEAR),
+    "acceptance": Metric("kept", "kept", "", "share", COST, needs_features=False),
+    "evaluations_per_image": Metric("evals", "evaluations / image", "lower", "number", COST, needs_features=False),
+    "seconds_per_image": Metric("s", "s / image", "lower", "number", COST, needs_features=False),
+    "psnr": Metric("dB", "PSNR, dB", "higher", "number", NEAR, needs_features=False),
 }
+P_VALUE = "kid_h_p"  # of the hypothesis that generated and held-out images have one distribution
 CLASSIFIER = "target_classifier"
-
-
-def agreed(row: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """One row for the same images scored in two runs: without the classifier's share where the runs differ in it.
-
-    It depends on the base model's own samples, the rest of a comparison row only on its images.
-    """
-    if row.get(CLASSIFIER) == other.get(CLASSIFIER):
-        return dict(row)
-    return {name: value for name, value in row.items() if not name.startswith(CLASSIFIER)}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from unseen_diffusion.reports.result import RESULTS
 from unseen_diffusion.sweeps.composition import run_config
 from unseen_diffusion.sweeps.manifest import (
     COMPARISONS,
@@ -53,8 +54,6 @@ def run_job(config: DictConfig) -> list[float] | None:
 
 def _claimed_job(config: DictConfig, folder: Path, sweep: Path) -> list[float] | None:
     """Claims the job's folder, works, and records how the job ended."""
-    from unseen_diffusion.reports.tables import RESULTS
-
     with claimed(folder) as journal:
         if journal is None:
             log.info("%s: done, or another process works on it", folder)
@@ -87,8 +86,8 @@ def _work(config: DictConfig, folder: Path, sweep: Path) -> list[float] | None:
 
     settings = check(config)
     if not config.worker:
-        results = execute(settings, folder, sweep.name)
-        return [float(results["rows"][0][name]) for name in OBJECTIVES]
+        result = execute(settings, folder, sweep.name)
+        return [float(result.generated[name]) for name in OBJECTIVES]
     run_folder = sweep / read_manifest(sweep).runs()[folder.relative_to(sweep).as_posix()]
     status = read_status(run_folder)
     spent = take_part(settings) if status is None or status.state != "done" else 0
@@ -150,7 +149,7 @@ def compare_solvers(settings: "RunSettings", folder: Path) -> None:
 def report(folder: Path) -> int:
     """Prints the table of a run or sweep and the folder of its results; 1 if any run is not done, else 0."""
     from unseen_diffusion.reports.comparison import is_comparison, show_comparison
-    from unseen_diffusion.reports.figures import sweep_sheet
+    from unseen_diffusion.reports.sheets import sweep_sheet
     from unseen_diffusion.reports.tables import load_results, print_table, write_table
 
     sweep = SweepState.of(folder)

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from unseen_diffusion.reports.result import PICTURES, RESULTS, TABLE
 from unseen_diffusion.sweeps.status import STATES, STATUS, Status, read_status, state_of
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import read_json, write_json
@@ -79,9 +80,6 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     Raises:
         InputError: a run is still running there.
     """
-    from unseen_diffusion.reports.tables import RESULTS
-    from unseen_diffusion.runs.results import PICTURES, TABLE
-
     if (folder / MANIFEST).is_file():
         before = SweepState.of(folder)
         if running := [job.name for job in before.jobs if job.state == "running"]:

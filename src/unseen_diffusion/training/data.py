@@ -120,8 +120,8 @@ def decode_once(pool: Pool, size: int, channels: int, folder: Path) -> None:
         ThreadPoolExecutor() as threads,
         tqdm(total=count, desc="decode", mininterval=5, dynamic_ncols=True) as progress,
     ):
-        for chunk, found in zip(chunks, threads.map(lambda c: _load(pool, c, unreadable), chunks), strict=True):
-            for image in found:
+        for chunk, images in zip(chunks, threads.map(lambda c: _load(pool, c, unreadable), chunks), strict=True):
+            for image in images:
                 file.write(image.numpy().tobytes())
             progress.update(len(chunk))
     if unreadable:
@@ -133,16 +133,16 @@ def decode_once(pool: Pool, size: int, channels: int, folder: Path) -> None:
 
 def _load(pool: Pool, indices: Sequence[int], unreadable: list[str]) -> list[Tensor]:
     """Decoded images; adds the errors of skipped ones to ``unreadable``."""
-    found: list[Tensor] = []
+    images: list[Tensor] = []
     with data_keys():
         if not pool.skip_unreadable:
             return list(pool.load(indices))
         for index in indices:
             try:
-                found.append(pool.load([index])[0])
+                images.append(pool.load([index])[0])
             except InputError as error:
                 unreadable.append(str(error))
-    return found
+    return images
 
 
 def open_images(folder: Path) -> UInt8[Tensor, "n c s s"]:

@@ -158,16 +158,37 @@ def tune(
                 if curve[-1][1] < curve[best][1]:
                     best, kept = len(curve) - 1, _copies(settings.weights(ema))
         bar.close()
-    facts = {
+    return kept, _facts(settings, trained, len(held.kept), curve, best, means)
+
+
+def _facts(
+    settings: Tuning,
+    trained: list[nn.Parameter],
+    validated: int,
+    curve: list[tuple[int, float]],
+    best: int,
+    means: list[float],
+) -> dict[str, Any]:
+    """The facts that ``tune`` returns.
+
+    Args:
+        settings: of the tuning.
+        trained: trained parameters.
+        validated: noisy images in a validation loss.
+        curve: (step, validation loss), from step 0 to the last.
+        best: index of the best point of ``curve``.
+        means: mean training loss between two validations.
+    """
+    steps = curve[-1][0]
+    return {
         "parameters": sum(parameter.numel() for parameter in trained),
-        "steps": step,
+        "steps": steps,
         "best_step": curve[best][0],
         "stopped": "validation" if len(curve) - 1 - best >= settings.patience else "max_steps",
         "validation": [list(point) for point in curve],
         "loss": means,
-        "evaluations": TRAINING_COST * step * settings.batch_size + len(held.kept) * len(curve),
+        "evaluations": TRAINING_COST * steps * settings.batch_size + validated * len(curve),
     }
-    return kept, facts
 
 
 def optimise(

@@ -44,7 +44,7 @@ def journal(tracker: Tracker, name: str, config: Mapping[str, Any]) -> Iterator[
         record = RunRecord("training", name, name, config, {}, pd.DataFrame(), {})
         session: Any = None
         try:
-            session = tracker._session(record)
+            session = tracker.session(record)
         except Exception as error:  # as above
             log.error("wandb does not record this training (%s)", error)
         try:

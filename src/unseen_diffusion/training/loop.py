@@ -143,14 +143,8 @@ def train(
     if processes.first:
         remove_unfinished(folder)
     rows: list[list[float]] = state.history.tolist()
-    bar = tqdm(
-        total=settings.steps,
-        initial=state.step,
-        desc="train",
-        mininterval=5,
-        dynamic_ncols=True,
-        disable=not processes.first,
-    )
+    shown: dict[str, Any] = {"desc": "train", "mininterval": 5, "dynamic_ncols": True, "disable": not processes.first}
+    bar = tqdm(total=settings.steps, initial=state.step, **shown)
     while state.step < settings.steps:
         started = time.monotonic()
         rate = learning_rate(settings, state.step)
@@ -165,13 +159,17 @@ def train(
         bar.set_postfix(loss=f"{value:.4f}", seconds=f"{time.monotonic() - started:.2f}", refresh=False)
         if processes.first:
             journal.write(state.step, {"loss": value, "learning_rate": rate, "gradient_norm": norm})
-            last = state.step == settings.steps
-            if state.step % settings.sample_every == 0 or state.step in settings.keep or last:
+            if due(settings, state.step, settings.sample_every) or state.step in settings.keep:
                 on_sample(state)
-            if state.step % settings.checkpoint_every == 0 or last:
+            if due(settings, state.step, settings.checkpoint_every):
                 save_progress(folder, state, rows)
     bar.close()
     return state
+
+
+def due(settings: LoopSettings, step: int, every: int) -> bool:
+    """Whether something that is done every so many steps, and after the last one, is done after ``step``."""
+    return step % every == 0 or step == settings.steps
 
 
 def restore(settings: LoopSettings, state: TrainState, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Pictures of one domain: samples beside their nearest real images, reconstructions, paths between references."""
+"""Pictures of one domain: samples with their nearest real images, reconstructions, paths between references."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from torch import Tensor
 from unseen_diffusion.reports.html.load import Folder, Run, first_of_settings
 from unseen_diffusion.reports.html.naming import Names
 from unseen_diffusion.reports.html.pictures import Picture, cost, picture, reduced, strip
+from unseen_diffusion.reports.rows import REPLICATES, run_name
 from unseen_diffusion.scores.intervals import Proportion, wilson
 
 BUDGET = 9_000_000  # bytes of pictures in one report
@@ -20,7 +21,7 @@ PATHS = {"slerp": "latents, spherical", "linear": "latents, straight", "data": "
 
 @dataclass(frozen=True)
 class Tile:
-    """A sample with its nearest reference and held-out (or validation) image, and their pixel distances (L2)."""
+    """A sample, its nearest reference and held-out (or validation) image, and its pixel distances (L2) from them."""
 
     sample: Picture
     reference: Picture
@@ -35,15 +36,15 @@ class SampleSheet:
 
     Attributes:
         name: the setting.
-        drawn: which draw and seed.
+        replicate: its draw and seed.
         tiles: in order, uncurated.
-        count: how many samples there are.
-        nearer: how many of them are nearer to a reference than to any held-out image.
-        expected: the share that would be if neither were favoured, by the sizes of the two sets.
+        count: number of samples.
+        nearer: samples that are nearer to a reference than to any held-out image.
+        expected: their share if samples favoured neither set, from the sizes of the two sets.
     """
 
     name: str
-    drawn: str
+    replicate: str
     tiles: list[Tile]
     count: int
     nearer: Proportion
@@ -68,7 +69,7 @@ class StripSheet:
 
 @dataclass(frozen=True)
 class Gallery:
-    """All pictures of one domain, its real ones with their name, and in words what was left out."""
+    """All pictures of one domain, and notes on what was left out."""
 
     real_name: str
     real: Picture
@@ -80,20 +81,20 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Plan:
-    """How many sheets of a kind there are, how many pictures each may show, and how many sheets fit."""
+    """The number of sheets of a kind that fit, and of pictures on each."""
 
     sheets: int
     pictures: int
 
 
 def plan(kind: str, sheets: int, bytes_each: int, share: float) -> Plan:
-    """Divides a kind's part of the budget: fewer pictures per sheet first, then fewer sheets.
+    """Plans the sheets of a kind within its part of the budget: fewer pictures per sheet first, then fewer sheets.
 
     Args:
         kind: of ``SHARES``.
-        sheets: how many there could be.
-        bytes_each: what one more picture on a sheet costs.
-        share: this domain's part of the whole.
+        sheets: number of sheets to show.
+        bytes_each: size of one more picture on a sheet.
+        share: this domain's part of the budget.
     """
     room = int(BUDGET * SHARES[kind] * share) // max(1, bytes_each)
     pictures = min(MOST[kind], max(LEAST[kind], room // max(1, sheets)))
@@ -101,7 +102,7 @@ def plan(kind: str, sheets: int, bytes_each: int, share: float) -> Plan:
 
 
 def gallery(runs: Sequence[Run], names: Names, share: float) -> Gallery:
-    """Pictures of the runs of one domain, which may take ``share`` of the budget."""
+    """The pictures of one domain's runs, within ``share`` of the budget."""
     firsts = first_of_settings(runs)
     real = firsts[0].needed("split").tensor(firsts[0].target, 12)
     bytes_each = cost(real)
@@ -129,25 +130,25 @@ def gallery(runs: Sequence[Run], names: Names, share: float) -> Gallery:
 
 
 def sample_sheet(run: Run, names: Names, most: int) -> SampleSheet:
-    """The first samples of a run, each with its nearest images; distances count over all samples."""
-    split, generated, found = (run.needed(name) for name in ("split", "generated", "nearest"))
-    to_r, to_h = found.tensor("reference_distance"), found.tensor("heldout_distance")
+    """The first samples of a run, each with its nearest images; the counts cover all samples."""
+    split, generated, nearest = (run.needed(name) for name in ("split", "generated", "nearest"))
+    to_r, to_h = nearest.tensor("reference_distance"), nearest.tensor("heldout_distance")
     references, heldout = split.tensor("references"), split.tensor(run.target)
     tiles = [
         _tile(i, image, references[r], heldout[h], float(to_r[i]), float(to_h[i]))
         for i, (image, r, h) in enumerate(
             zip(
                 generated.tensor("images", most),
-                found.tensor("reference_index", most),
-                found.tensor("heldout_index", most),
+                nearest.tensor("reference_index", most),
+                nearest.tensor("heldout_index", most),
                 strict=True,
             )
         )
     ]
-    drawn = ", ".join(f"{key} {run.settings[key]}" for key in ("draw", "seed") if run.settings.get(key) is not None)
+    replicate = run_name(run.settings, REPLICATES)
     nearer = wilson(int((to_r < to_h).sum()), len(to_r))
     expected = len(references) / (len(references) + len(heldout))
-    return SampleSheet(names.of(run), drawn, tiles, len(to_r), nearer, expected)
+    return SampleSheet(names.of(run), replicate, tiles, len(to_r), nearer, expected)
 
 
 def _tile(index: int, sample: Tensor, reference: Tensor, heldout: Tensor, to_r: float, to_h: float) -> Tile:
@@ -164,19 +165,19 @@ def _tile(index: int, sample: Tensor, reference: Tensor, heldout: Tensor, to_r: 
 def reconstruction_sheets(
     runs: Sequence[Run], names: Names, bytes_each: int, share: float, left_out: list[str]
 ) -> list[StripSheet]:
-    """Originals above what inversion and denoising made of them, one row per eta, per way of inverting."""
+    """References above their reconstructions, one row per eta, one sheet per setting of the inversion."""
     distinct: dict[tuple[str, str], tuple[Run, dict[str, Folder]]] = {}
     for run in runs:
         name = names.of(run, ("method", "prior", "tolerances", "eta"))
         _, folders = distinct.setdefault((name, str(run.needed("split").path)), (run, {}))
-        for eta, facts in run.part("reconstruction").items():
+        for eta, facts in run.reconstruction.items():
             if facts.get("images"):
                 folders.setdefault(eta, run.locate(facts["images"]))
     known = [(name, run, folders) for (name, _), (run, folders) in distinct.items() if folders]
     rows = 1 + max((len(folders) for _, _, folders in known), default=0)
     chosen = plan("reconstructions", len(known), rows * bytes_each, share)
     if chosen.sheets < len(known):
-        left_out.append(f"reconstructions of {len(known) - chosen.sheets} of {len(known)} ways of inverting")
+        left_out.append(f"reconstructions of {len(known) - chosen.sheets} of {len(known)} settings of the inversion")
     sheets = []
     for name, run, folders in known[: chosen.sheets]:
         references = run.needed("split").tensor("references", chosen.pictures)
@@ -190,7 +191,7 @@ def reconstruction_sheets(
 
 
 def path_sheets(runs: Sequence[Run], names: Names, share: float, left_out: list[str]) -> list[StripSheet]:
-    """Paths between pairs of references through the latents and through the pixels, per distinct set of paths."""
+    """Paths between pairs of references, through their latents and through their pixels."""
     distinct: dict[str, tuple[Run, Folder]] = {}
     for run in runs:
         if folder := run.detail("paths"):
@@ -219,7 +220,7 @@ def path_sheets(runs: Sequence[Run], names: Names, share: float, left_out: list[
 
 
 def _between(pairs: object, index: int) -> str:
-    """References at the ends of a path, numbered where the artefact says which they are."""
+    """The references at the ends of a path, by number if the artefact holds them."""
     if isinstance(pairs, list) and index < len(pairs) and isinstance(pairs[index], list):
         return "references " + " and ".join(str(end) for end in pairs[index])
     return f"two references, pair {index + 1}"

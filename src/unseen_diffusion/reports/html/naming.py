@@ -1,63 +1,40 @@
-"""What to call a run: the settings that tell it from the others in the same report."""
+"""Names for the runs of one report: the settings that tell each from the others."""
 
 import json
 from collections.abc import Sequence
 from typing import Any
 
-from unseen_diffusion.reports.html.load import REPLICATES, Run
+from unseen_diffusion.reports.html.load import Run
+from unseen_diffusion.reports.rows import REPLICATE_KEYS, REPLICATES, SETTINGS, run_name, setting_text
 
-SETTINGS = (
-    "domain",
-    "method",
-    "prior",
-    "tolerances",
-    "t",
-    "eta",
-    "model",
-    "solver",
-    "features",
-    "target",
-    "draw",
-    "seed",
-)
-NAMED = ("domain", "draw", "seed")  # said by headings, not in a setting's name
-PLAIN = ("method", "prior", "tolerances", "model", "solver")  # values that need no key before them
-DEFAULT = ("method", "prior", "t", "eta")  # names a run when no setting varies
-
-
-def is_missing(value: object) -> bool:
-    """None or NaN."""
-    return value is None or value != value
-
-
-def say(value: object) -> str:
-    """A setting's value as people write it."""
-    if is_missing(value):
-        return ""
-    return f"{value:g}" if isinstance(value, float) else str(value)
+IN_HEADINGS = ("domain", *REPLICATES)  # settings that headings name, so that a run's name need not
 
 
 class Names:
     """Names for the runs of one report.
 
     Attributes:
-        varying: keys of ``settings`` with more than one value here.
-        telling: those of them that a method does not decide by itself.
+        varying: settings with more than one value in the report.
+        telling: those of them that do not follow from the method.
         common: settings with one value, as text.
         extra: configuration keys that tell runs of equal settings apart.
     """
 
     def __init__(self, runs: Sequence[Run]):
-        self.varying = [key for key in SETTINGS if len({say(run.settings.get(key)) for run in runs}) > 1]
-        self.telling = [key for key in self.varying if key not in ("prior", "tolerances") or _free(runs, key)]
+        self.varying = [key for key in SETTINGS if len({setting_text(run.settings.get(key)) for run in runs}) > 1]
+        self.telling = [
+            key for key in self.varying if key not in ("prior", "tolerances") or _varies_within_a_method(runs, key)
+        ]
         self.common = {
-            key: say(runs[0].settings.get(key)) for key in SETTINGS if key not in self.varying and key != "domain"
+            key: setting_text(runs[0].settings.get(key))
+            for key in SETTINGS
+            if key not in self.varying and key != "domain"
         }
-        self.extra = _telling(runs)
+        self.extra = _keys_that_differ(runs)
 
     @property
     def columns(self) -> list[str]:
-        """Settings worth a table column beside the method."""
+        """Settings that get a table column beside the method."""
         return [key for key in self.telling if key != "method"] + self.extra
 
     def value(self, run: Run, key: str) -> Any:
@@ -65,30 +42,31 @@ class Names:
         return run.settings.get(key) if key in SETTINGS else run.flat.get(key)
 
     def of(self, run: Run, without: Sequence[str] = ()) -> str:
-        """The setting in words; keys in ``without`` left out."""
-        keys = [key for key in (*self.telling, *self.extra) if key not in (*NAMED, *without)]
-        if not keys:
-            keys = [key for key in DEFAULT if key not in without]
-        words = [(key, say(self.value(run, key))) for key in keys]
-        return ", ".join(word if key in PLAIN else f"{key} {word}" for key, word in words if word)
+        """A run's name; leaves out the settings in ``without``."""
+        keys = [key for key in (*self.telling, *self.extra) if key not in (*IN_HEADINGS, *without)]
+        if keys:
+            return run_name({key: self.value(run, key) for key in keys}, keys)
+        return run_name({key: value for key, value in run.settings.items() if key not in without})
 
 
-def _free(runs: Sequence[Run], key: str) -> bool:
-    """True if a setting takes several values within one method."""
+def _varies_within_a_method(runs: Sequence[Run], key: str) -> bool:
+    """Whether runs of one method differ in a setting."""
     values: dict[str, set[str]] = {}
     for run in runs:
-        values.setdefault(run.method, set()).add(say(run.settings.get(key)))
-    return any(len(found) > 1 for found in values.values())
+        values.setdefault(run.method, set()).add(setting_text(run.settings.get(key)))
+    return any(len(one) > 1 for one in values.values())
 
 
-def _telling(runs: Sequence[Run]) -> list[str]:
+def _keys_that_differ(runs: Sequence[Run]) -> list[str]:
     """Configuration keys that differ between runs whose settings differ by draw and seed at most."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        same = [say(run.settings.get(key)) for key in SETTINGS if key not in ("draw", "seed")]
+        same = [setting_text(run.settings.get(key)) for key in SETTINGS if key not in REPLICATES]
         groups.setdefault(json.dumps(same), []).append(run)
-    found: list[str] = []
+    differing: list[str] = []
     for group in groups.values():
-        keys = dict.fromkeys(key for run in group for key in run.flat if key not in REPLICATES)
-        found += [k for k in keys if len({say(run.flat.get(k)) for run in group}) > 1 and k not in found]
-    return found
+        keys = dict.fromkeys(key for run in group for key in run.flat if key not in REPLICATE_KEYS)
+        differing += [
+            key for key in keys if key not in differing and len({setting_text(run.flat.get(key)) for run in group}) > 1
+        ]
+    return differing

@@ -1,4 +1,4 @@
-"""The page: sections from runs, filled into the template and written as one file."""
+"""The HTML page of the report: its sections, and the file that holds them."""
 
 import base64
 import json
@@ -15,7 +15,7 @@ from pandas import DataFrame
 
 from unseen_diffusion.reports.html.galleries import Gallery, gallery
 from unseen_diffusion.reports.html.load import Run, first_of_settings
-from unseen_diffusion.reports.html.naming import Names, say
+from unseen_diffusion.reports.html.naming import Names
 from unseen_diffusion.reports.html.plots import Plots, geometry_plots, response_plots
 from unseen_diffusion.reports.html.scores import estimate, show
 from unseen_diffusion.reports.html.tables import (
@@ -25,16 +25,17 @@ from unseen_diffusion.reports.html.tables import (
     reconstruction_table,
     results_table,
 )
+from unseen_diffusion.reports.rows import REPLICATES, run_name
 from unseen_diffusion.utils.digests import raw_digest
 from unseen_diffusion.utils.files import atomic_path
 
-CAUGHT = 0.9  # share of replays that must be caught for a copy rate to be trusted
-MOST_GEOMETRIES = 12  # settings per domain whose latent geometry is drawn
+CAUGHT = 0.9  # share of replayed references to detect as copies before copy rates can be trusted
+MOST_GEOMETRIES = 12  # settings per domain whose latent geometry is drawn, at most
 
 
 @dataclass(frozen=True)
 class DomainPart:
-    """What the page shows of one domain."""
+    """The section of one domain."""
 
     name: str
     source: str
@@ -49,7 +50,7 @@ class DomainPart:
 
 @dataclass(frozen=True)
 class Provenance:
-    """How one run came about: name, folder, and labelled texts."""
+    """The provenance of one run: its name, its folder, and labelled texts."""
 
     name: str
     folder: str
@@ -77,7 +78,7 @@ def render(runs: Sequence[Run], title: str, comparison: DataFrame | None = None)
         for setting in ("eta", "t")
         if (plots := response_plots(members, names, setting, f"response-{i}"))
     ]
-    features = "" if "features" in names.varying else say(runs[0].settings.get("features"))
+    features = "" if "features" in names.varying else runs[0].features
     script, style = (Markup(_resource(name)) for name in ("sort.js", "style.css"))
     return _template().render(
         title=title,
@@ -109,9 +110,9 @@ def write_report(runs: Sequence[Run], path: Path, title: str, comparison: DataFr
 
 
 def domain_part(runs: Sequence[Run], names: Names, share: float, prefix: str) -> DomainPart:
-    """Everything about the runs of one domain, whose pictures may take ``share`` of the budget."""
+    """The section of one domain, with pictures within ``share`` of the budget."""
     firsts = first_of_settings(runs)
-    images = runs[0].part("images")
+    images = runs[0].images
     drawn = _geometries(firsts, names, prefix)
     left_out = []
     if len(drawn) > MOST_GEOMETRIES:
@@ -131,7 +132,7 @@ def domain_part(runs: Sequence[Run], names: Names, share: float, prefix: str) ->
 
 
 def _geometries(runs: Iterable[Run], names: Names, prefix: str) -> list[Plots]:
-    """Geometry of each distinct artefact."""
+    """Plots of the latent geometry, one set per distinct artefact."""
     distinct: dict[str, Run] = {}
     for run in runs:
         distinct.setdefault(str(run.detail("geometry")), run)
@@ -140,7 +141,7 @@ def _geometries(runs: Iterable[Run], names: Names, prefix: str) -> list[Plots]:
 
 
 def caveats(runs: Sequence[Run]) -> list[str]:
-    """What the comparison rows of a domain say about how far its scores can be trusted."""
+    """How far the scores of a domain can be trusted, judged by its comparison rows."""
     facts = []
     replays = _values(runs, "replay", "copy_rate")
     if not replays:
@@ -152,9 +153,9 @@ def caveats(runs: Sequence[Run]) -> list[str]:
         facts.append(f"Replayed references caught as copies: {_range('copy_rate', replays)}; {verdict}.")
     floor = _values(runs, "held_out", "fid_h")
     if floor:
-        told = _range("fid_h", floor)
+        scores = _range("fid_h", floor)
         facts.append(
-            f"FID-H of real images at the same sizes, its floor: {told}; differences of that order say nothing."
+            f"FID-H of real images at the same sizes, its floor: {scores}; differences of that order say nothing."
         )
     else:
         facts.append("No real images were scored here: the floor of FID-H and KID-H at these sizes is unknown.")
@@ -166,14 +167,14 @@ def _range(score: str, values: Sequence[float]) -> str:
 
 
 def _values(runs: Sequence[Run], kind: str, score: str) -> list[float]:
-    """A score of a comparison row, or of the method of the same name, over runs."""
+    """A score of a comparison row, or of the method of the same name, in all runs."""
     rows = [row for run in runs for row in run.rows if row["row"] == kind]
     rows += [run.generated for run in runs if run.method == kind]
     return [found.value for row in rows if (found := estimate(row, score)) is not None]
 
 
 def _targets(runs: Sequence[Run]) -> str:
-    """The words for H."""
+    """The name of the images that scores compare with, H in the page."""
     targets = {run.settings.get("target") for run in runs}
     if targets == {"validation"}:
         return "validation images"
@@ -181,17 +182,17 @@ def _targets(runs: Sequence[Run]) -> str:
 
 
 def provenance(runs: Sequence[Run], names: Names) -> list[Provenance]:
-    """The first run of each setting in full, its repetitions by what differs from it."""
+    """The provenance of every run; repetitions of a setting list only their differences from its first run."""
     found = []
     firsts: dict[str, Run] = {}
     for run in runs:
         first = firsts.setdefault(run.setting, run)
-        replicate = [f"{key} {say(run.settings.get(key))}" for key in ("draw", "seed") if say(run.settings.get(key))]
-        name = ", ".join([run.domain, names.of(run), *replicate])
+        replicate = run_name(run.settings, REPLICATES)
+        name = ", ".join(filter(None, (run.domain, names.of(run), replicate)))
         parts = [("settings", _json(run.settings))]
         if run is first:
-            parts += [("configuration", _json(run.results["config"])), ("environment", _json(run.part("environment")))]
-        spent = {key: run.part(key) for key in ("evaluations", "seconds") if run.part(key)}
+            parts += [("configuration", _json(run.config)), ("environment", _json(run.environment))]
+        spent = {name: part for name, part in (("evaluations", run.evaluations), ("seconds", run.seconds)) if part}
         parts.append(("spent by this run (network evaluations, seconds per stage)", _json(spent)))
         parts.append(("artefacts", _artefacts(run)))
         like = "" if run is first else f"configured as the run in {first.folder}, except draw, seed or files read"
@@ -204,8 +205,7 @@ def _json(value: Any) -> str:
 
 
 def _artefacts(run: Run) -> str:
-    artefacts = run.results.get("artefacts") or []
-    return "\n".join(f"{a['stage']}: {a['folder']}{' (reused)' if a.get('reused') else ''}" for a in artefacts)
+    return "\n".join(f"{a['stage']}: {a['folder']}{' (reused)' if a.get('reused') else ''}" for a in run.artefacts)
 
 
 def _resource(name: str) -> str:

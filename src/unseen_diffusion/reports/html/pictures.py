@@ -1,4 +1,4 @@
-"""uint8 images as PNG data URIs, every pixel as saved; sheets of them within a budget of bytes."""
+"""uint8 images as PNG data URIs for the page, every pixel as saved."""
 
 import base64
 import io
@@ -9,13 +9,13 @@ from torch import Tensor
 
 from unseen_diffusion.utils.images import fit_batch, grid
 
-LARGEST = 96  # pixels; larger images are reduced to it
-OVERHEAD = 250  # bytes of a PNG's heads and of the HTML around it
+LARGEST = 96  # pixels; larger images are reduced to this size
+OVERHEAD = 250  # bytes of a PNG file's headers and of the HTML around it
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture for the page: PNG data URI, displayed size in CSS pixels, text for people who do not see it."""
+    """A picture for the page: PNG data URI, displayed size in CSS pixels, and alternative text."""
 
     uri: str
     width: int

@@ -1,6 +1,6 @@
 """Plots as inline SVG: the geometry of sets of latents, and scores against a setting that varies.
 
-Text that users wrote stays out of the SVG: names of series stand in the page beside them.
+Names that users give stay out of the SVG: the page lists the series in a legend beside it.
 """
 
 import io
@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from unseen_diffusion.reports.html.load import CONTROLS, Run
-from unseen_diffusion.reports.html.naming import Names, is_missing
-from unseen_diffusion.reports.html.scores import SCORES, Estimate, estimate, scaled
+from unseen_diffusion.reports.html.naming import Names
+from unseen_diffusion.reports.html.scores import SCORES, Estimate, estimate
+from unseen_diffusion.reports.rows import is_missing, scaled
 from unseen_diffusion.scores.intervals import crossed_interval
 
 STYLE: Any = {
@@ -36,7 +37,7 @@ STYLE: Any = {
     "axes.titlelocation": "left",
     "axes.unicode_minus": True,
 }
-# Okabe & Ito 2008: told apart by the colour-blind; line styles and markers say the same again.
+# Okabe & Ito 2008: also for the colour-blind. Line styles and markers repeat the distinction.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#8A6D00", "#000000", "#777777")
 DASHES = ((), (5, 2), (6, 2, 1.5, 2), (1.5, 1.5), (9, 2), (3, 1, 1, 1, 1, 1), (2, 2), (12, 3))  # on, off, ...
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -70,7 +71,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Plots:
-    """Plots that share a legend."""
+    """Plots with a common legend."""
 
     name: str
     keys: list[Key]
@@ -80,14 +81,14 @@ class Plots:
 
 @dataclass
 class Curve:
-    """One line: positions, values with intervals."""
+    """One line of a plot: values with intervals by position."""
 
     label: str
     points: dict[float, Estimate] = field(default_factory=dict)
 
 
 def svg(figure: Figure, name: str, title: str) -> Markup:
-    """A figure as inline SVG whose ids, prefixed with ``name``, clash with no other's in the page."""
+    """A figure as inline SVG; the prefix ``name`` keeps its ids unique in the page."""
     buffer = io.StringIO()
     with mpl.rc_context(STYLE):
         FigureCanvasSVG(figure).print_svg(buffer, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
@@ -103,7 +104,9 @@ def svg(figure: Figure, name: str, title: str) -> Markup:
 
 def _axes() -> tuple[Figure, "mpl.axes.Axes"]:
     figure = Figure(figsize=(3.6, 2.3))
-    figure.subplots_adjust(left=0.14, right=0.97, bottom=0.19, top=0.89)  # fixed: a solved layout takes twice the time
+    figure.subplots_adjust(
+        left=0.14, right=0.97, bottom=0.19, top=0.89
+    )  # fixed margins: an automatic layout takes twice as long
     figure.patch.set_alpha(0)
     axes = figure.add_subplot()
     axes.patch.set_alpha(0)
@@ -111,7 +114,7 @@ def _axes() -> tuple[Figure, "mpl.axes.Axes"]:
 
 
 def geometry_plots(run: Run, names: Names, prefix: str) -> Plots | None:
-    """Distributions of the four statistics of each set of latents of a run; None without any."""
+    """Distributions of four statistics of each set of latents of a run; None if the run has no latents."""
     folder = run.detail("geometry")
     if folder is None:
         return None
@@ -121,7 +124,7 @@ def geometry_plots(run: Run, names: Names, prefix: str) -> Plots | None:
         return None
     known = [(i, name) for i, name in enumerate(SETS) if name in sets]
     keys = [Key(f"{SETS[name]} ({len(sets[name])})", COLOURS[i], dashes=_text(DASHES[i])) for i, name in known]
-    bands = run.part("selection").get("bands", {})
+    bands = run.selection.get("bands", {})
     with mpl.rc_context(STYLE):
         svgs = [
             _distributions({name: values[:, i] for name, values in sets.items()}, statistic, bands, f"{prefix}-{i}")
@@ -176,10 +179,10 @@ def _distributions(
 
 
 def response_plots(runs: Sequence[Run], names: Names, setting: str, prefix: str) -> Plots | None:
-    """Scores against ``setting`` ("eta" or "t") for the runs of one domain; None where it does not vary.
+    """Scores of one domain's runs against ``setting`` ("eta" or "t"); None if it does not vary.
 
-    With several reference draws a point is their mean with an interval over draws and seeds; with one
-    draw it is its first seed's value with the interval over images.
+    With several reference draws, a point is their mean with an interval over draws and seeds. With one draw, it is the
+    first seed's value with its interval over images.
     """
     competing = [run for run in runs if run.method not in CONTROLS and not is_missing(run.settings.get(setting))]
     series = {
@@ -203,8 +206,8 @@ def response_plots(runs: Sequence[Run], names: Names, setting: str, prefix: str)
 
 
 def curve(label: str, runs: Sequence[Run], setting: str, score: str) -> Curve:
-    """One score of one method against a setting, by ``combine`` where draws or seeds repeat."""
-    found = Curve(label)
+    """One score of one method against a setting; ``combine`` averages over draws and seeds."""
+    line = Curve(label)
     for position in sorted({float(run.settings[setting]) for run in runs}):
         here = [run for run in runs if float(run.settings[setting]) == position]
         by_draw: dict[object, list[Estimate]] = {}
@@ -212,8 +215,8 @@ def curve(label: str, runs: Sequence[Run], setting: str, score: str) -> Curve:
             if (value := estimate(run.generated, score)) is not None:
                 by_draw.setdefault(run.settings.get("draw"), []).append(value)
         if by_draw:
-            found.points[position] = combine(list(by_draw.values()))
-    return found
+            line.points[position] = combine(list(by_draw.values()))
+    return line
 
 
 def combine(by_draw: Sequence[Sequence[Estimate]]) -> Estimate:
@@ -230,7 +233,7 @@ def combine(by_draw: Sequence[Sequence[Estimate]]) -> Estimate:
 
 
 def _floor(runs: Sequence[Run], score: str) -> float | None:
-    """What real images score, averaged over the runs that have that row."""
+    """The score of real images, averaged over the runs that have that row."""
     values = [estimate(row, score) for run in runs for row in run.rows if row["row"] == "held_out"]
     known = [value.value for value in values if value is not None]
     return float(np.mean(known)) if known else None
@@ -247,7 +250,7 @@ def _response(curves: Sequence[Curve], setting: str, score: str, floor: float | 
         axes.errorbar(xs, ys, spread, marker=MARKERS[index], markersize=4, capsize=2, **_line(index))
     if floor is not None:
         axes.axhline(scaled(score, floor), color="#999999", linewidth=0.8, linestyle=":")
-    title = SCORES[score].title + (", %" if SCORES[score].kind == "share" else "")
+    title = SCORES[score].label + (", %" if SCORES[score].kind == "share" else "")
     axes.set_title(title)
     axes.set_xlabel(setting)
     return svg(figure, name, f"{title} against {setting}, {len(curves)} lines")

@@ -1,4 +1,4 @@
-"""Tables of the report as plain values: the results, the comparison over replicates, acceptance, reconstructions."""
+"""Tables of the report as plain values: results, comparison over draws and seeds, acceptance, reconstructions."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,30 +7,26 @@ from typing import Any
 
 from pandas import DataFrame
 
+from unseen_diffusion.reports.comparison import varying_settings
 from unseen_diffusion.reports.html.load import CONTROLS, Run
-from unseen_diffusion.reports.html.naming import SETTINGS, Names, is_missing, say
-from unseen_diffusion.reports.html.scores import P_VALUE, SCORES, Estimate, estimate, marks, show
-from unseen_diffusion.scores.metrics import agreed
+from unseen_diffusion.reports.html.naming import Names
+from unseen_diffusion.reports.html.scores import SCORES, Estimate, estimate, marks, show
+from unseen_diffusion.reports.rows import (
+    COMPARISON_ROWS,
+    GENERATED,
+    distinct_rows,
+    independent_of,
+    is_missing,
+    setting_text,
+)
+from unseen_diffusion.scores.metrics import P_VALUE
 
-ROW_NAMES = {
-    "held_out": "real images",
-    "replay": "replayed references",
-    "standard": "N(0, I) at the mixing step",
-    "base_samples": "the base model's own samples",
-}
 UNITS = {"pair_distance": "L2", "pair_angle": "°", "origin_angle": "°", "radius": "L2"}
-# Settings on which a comparison row does not depend, left empty in its line.
-FREE = {
-    "held_out": ("method", "prior", "tolerances", "t", "eta", "model", "solver", "seed"),
-    "replay": ("method", "prior", "tolerances"),
-    "standard": ("method", "prior", "tolerances"),
-    "base_samples": ("method", "prior", "tolerances"),
-}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: what it says, smaller lines below, what it sorts by (empty: last), and its mark."""
+    """One cell: its text, smaller lines below, the key that it sorts by (empty: last), and its mark."""
 
     text: str
     notes: tuple[str, ...] = ()
@@ -40,7 +36,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """A column's head, a smaller second line, and whether it holds numbers."""
+    """A column: its head, a smaller second line, and whether it holds numbers."""
 
     title: str
     note: str = ""
@@ -52,10 +48,10 @@ class Table:
     """A table as the template draws it.
 
     Attributes:
-        name: what it is, for people who do not see it.
-        columns: heads.
-        lines: cells of each line, the first one its name.
-        controls: which lines are comparison rows.
+        name: for screen readers.
+        columns: heads of the columns.
+        lines: cells of each line, its name first.
+        controls: for each line, whether it is a comparison row.
     """
 
     name: str
@@ -65,47 +61,36 @@ class Table:
 
     @property
     def long(self) -> bool:
-        """True if it should scroll within the page."""
+        """Whether the table scrolls within the page."""
         return len(self.lines) > 40
 
 
 @dataclass(frozen=True)
 class Line:
-    """A row of one run's results, with the run it is from."""
+    """A row of results, with its run."""
 
     run: Run
     row: Mapping[str, Any]
 
     @property
     def control(self) -> bool:
-        """True for a comparison row and for a method that does not compete."""
-        return self.row["row"] != "generated" or self.run.method in CONTROLS
+        """Whether it is a comparison row, or of a method that does not compete."""
+        return self.row["row"] != GENERATED or self.run.method in CONTROLS
 
 
 def lines_of(runs: Sequence[Run]) -> list[Line]:
-    """Every row of every run, a comparison row of the same images once.
-
-    The same images compared with another split, extractor or target are another row.
-    """
-    found: dict[str, Line] = {}
-    for run in runs:
-        split = {key: value for key, value in run.flat.items() if key.startswith("domain.")}
-        against = [split, run.settings.get("features"), run.settings.get("target")]
-        for row in run.rows:
-            same = [row.get("images"), *([run.flat] if row["row"] == "generated" else against)]
-            key = json.dumps([row["row"], *same], sort_keys=True)
-            found[key] = replace(found[key], row=agreed(found[key].row, row)) if key in found else Line(run, row)
-    # Comparison rows follow the runs of their domain.
+    """Every row of every run by domain, comparison rows last; rows of the same images appear once."""
     order = list(dict.fromkeys(run.domain for run in runs))
-    return sorted(found.values(), key=lambda line: (order.index(line.run.domain), line.row["row"] != "generated"))
+    lines = [Line(run, row) for run, row in distinct_rows(runs)]
+    return sorted(lines, key=lambda line: (order.index(line.run.domain), line.row["row"] != GENERATED))
 
 
 def results_table(runs: Sequence[Run], names: Names) -> Table:
-    """Every row with every score that any of them has; intervals below, the best marked within its group."""
+    """Every row with every score that a run has, intervals below; marks the best scores of each group."""
     lines = lines_of(runs)
     present = [name for name in SCORES if any(estimate(line.row, name) is not None for line in lines)]
     marked = {name: _marks(lines, name) for name in present}
-    features = "" if "features" in names.varying else say(runs[0].settings.get("features"))
+    features = "" if "features" in names.varying else runs[0].features
     columns = [Column("images", numeric=False)]
     columns += [Column(key, numeric=_numeric([names.value(line.run, key) for line in lines])) for key in names.columns]
     columns += [Column("n")] + [_head(name, features) for name in present]
@@ -122,30 +107,30 @@ def results_table(runs: Sequence[Run], names: Names) -> Table:
 
 
 def _marks(lines: Sequence[Line], name: str) -> list[str]:
-    """Marks within each group of lines that can be compared; comparison rows never compete."""
+    """Marks of the best scores within each group of comparable lines; comparison rows never get one."""
     groups: dict[str, list[int]] = {}
     for index, line in enumerate(lines):
         if not line.control:
             s = line.run.settings
-            same = [say(s.get(key)) for key in ("domain", "draw", "seed", "features", "target")]
+            same = [setting_text(s.get(key)) for key in ("domain", "draw", "seed", "features", "target")]
             groups.setdefault(json.dumps(same), []).append(index)
     return _marked([estimate(line.row, name) for line in lines], groups.values(), name)
 
 
 def _marked(estimates: Sequence[Estimate | None], groups: Iterable[Sequence[int]], name: str) -> list[str]:
-    """A mark for every estimate, each judged within its group of indices."""
-    found = [""] * len(estimates)
+    """The marks of all estimates, each compared within its group of indices."""
+    marked = [""] * len(estimates)
     for group in groups:
         for index, mark in zip(group, marks([estimates[i] for i in group], SCORES[name].better), strict=True):
-            found[index] = mark
-    return found
+            marked[index] = mark
+    return marked
 
 
 def _head(name: str, features: str) -> Column:
-    """A score's column: its title, the extractor where it depends on one, and which way is better."""
+    """A score's column: its title, the feature extractor if the score depends on it, and which end is better."""
     score = SCORES[name]
-    parts = [features if score.of_features else "", f"{score.better} is better" if score.better else ""]
-    return Column(score.title, "; ".join(part for part in parts if part))
+    parts = [features if score.needs_features else "", f"{score.better} is better" if score.better else ""]
+    return Column(score.label, "; ".join(part for part in parts if part))
 
 
 def _numeric(values: Sequence[object]) -> bool:
@@ -153,29 +138,32 @@ def _numeric(values: Sequence[object]) -> bool:
 
 
 def _images(line: Line, names: Names) -> str:
-    if line.row["row"] != "generated":
-        return ROW_NAMES.get(line.row["row"], line.row["row"])
-    return line.run.method or names.of(line.run)
+    """A line's name: the comparison row's, or the method's."""
+    row = line.row["row"]
+    if row == GENERATED:
+        return line.run.method or names.of(line.run)
+    return COMPARISON_ROWS[row].label if row in COMPARISON_ROWS else row
 
 
 def _setting(line: Line, key: str, names: Names) -> Cell:
-    kind = line.row["row"]
-    told = key not in names.extra if kind != "generated" else True
-    return _plain(names.value(line.run, key) if told and key not in FREE.get(kind, ()) else None)
+    """A setting of a line; empty for a comparison row that does not depend on it."""
+    row = line.row["row"]
+    depends = row == GENERATED or key not in (*names.extra, *independent_of(row))
+    return _plain(names.value(line.run, key) if depends else None)
 
 
 def _plain(value: object) -> Cell:
-    text = say(value)
+    text = setting_text(value)
     return Cell(text, key=repr(value) if isinstance(value, float) and text else text)
 
 
 def _score(row: Mapping[str, Any], name: str, mark: str = "") -> Cell:
     """A score with its interval below."""
-    found = estimate(row, name)
-    if found is None:
+    score = estimate(row, name)
+    if score is None:
         return Cell("")
-    notes = (f"{show(name, found.low)} to {show(name, found.high)}",) if found.has_interval else ()
-    return Cell(show(name, found.value), notes, repr(found.value), mark)
+    notes = (f"{show(name, score.low)} to {show(name, score.high)}",) if score.has_interval else ()
+    return Cell(show(name, score.value), notes, repr(score.value), mark)
 
 
 def comparison_table(comparison: DataFrame, features: str) -> Table:
@@ -188,7 +176,10 @@ def comparison_table(comparison: DataFrame, features: str) -> Table:
     """
     records = [{str(key): value for key, value in record.items()} for record in comparison.to_dict("records")]
     present = [name for name in SCORES if f"{name}_low" in comparison and comparison[name].notna().any()]
-    settings, counts = _told(comparison), [name for name in ("draws", "seeds") if name in comparison]
+    settings, counts = (
+        ["method", *varying_settings(comparison)],
+        [name for name in ("draws", "seeds") if name in comparison],
+    )
     columns = [Column(name, numeric=name != "method" and _numeric([r[name] for r in records])) for name in settings]
     columns += [_head(name, features) for name in present] + [Column(name) for name in counts]
     marked = {name: _comparison_marks(records, name) for name in present}
@@ -204,28 +195,12 @@ def comparison_table(comparison: DataFrame, features: str) -> Table:
     return Table("Means over reference draws and seeds", columns, cells, controls)
 
 
-def _told(comparison: DataFrame) -> list[str]:
-    """Settings that say something: the method, what varies, and the prior and tolerances if one method has several."""
-    known = [str(name) for name in comparison if name in SETTINGS or "." in str(name)]
-    varying = [
-        name
-        for name in known
-        if name not in ("method", "prior", "tolerances") and comparison[name].map(say).nunique() > 1
-    ]
-    varying += [
-        name
-        for name in ("prior", "tolerances")
-        if name in comparison and comparison.groupby("method")[name].nunique().gt(1).any()
-    ]
-    return ["method", *varying]
-
-
 def _comparison_marks(records: Sequence[Mapping[str, Any]], name: str) -> list[str]:
-    """Marks within each domain, extractor and target; comparison methods never compete."""
+    """Marks of the best scores within each domain, extractor and target; ``CONTROLS`` never get one."""
     groups: dict[str, list[int]] = {}
     for index, record in enumerate(records):
         if record.get("method") not in CONTROLS:
-            same = [say(record.get(key)) for key in ("domain", "features", "target")]
+            same = [setting_text(record.get(key)) for key in ("domain", "features", "target")]
             groups.setdefault(json.dumps(same), []).append(index)
     return _marked([estimate(record, name) for record in records], groups.values(), name)
 
@@ -236,12 +211,12 @@ def _compared(record: Mapping[str, Any], name: str, mark: str) -> Cell:
     gap = Estimate(*(_float(record.get(f"{name}_difference{end}")) for end in ("", "_low", "_high")))
     if is_missing(gap.value):
         return cell
-    told = f"Δ {_signed(name, gap.value)}"
+    text = f"Δ {_signed(name, gap.value)}"
     if gap.has_interval:
-        told += f" [{_signed(name, gap.low)}, {_signed(name, gap.high)}]"
+        text += f" [{_signed(name, gap.low)}, {_signed(name, gap.high)}]"
     p = record.get(f"{name}_p")
     more = () if is_missing(p) else (f"p {show(P_VALUE, p)}",)
-    return replace(cell, notes=(*cell.notes, told, *more))
+    return replace(cell, notes=(*cell.notes, text, *more))
 
 
 def _float(value: object) -> float:
@@ -255,16 +230,16 @@ def _signed(name: str, value: float) -> str:
 
 
 def acceptance_table(runs: Sequence[Run], names: Names) -> Table | None:
-    """Passes of each criterion with its band, and the acceptance, with Wilson intervals; None without any."""
-    chosen = [run for run in runs if run.part("selection").get("acceptance")]
+    """Passes of each criterion and the acceptance, with Wilson intervals; None if no run rejects candidates."""
+    chosen = [run for run in runs if run.selection.get("acceptance")]
     if not chosen:
         return None
-    criteria = list(dict.fromkeys(name for run in chosen for name in run.part("selection").get("passes", {})))
+    criteria = list(dict.fromkeys(name for run in chosen for name in run.selection.get("passes", {})))
     columns = [Column("setting", numeric=False), Column("proposals"), Column("kept", "of all proposals")]
     columns += [Column(name.replace("_", " "), "passes; band") for name in criteria]
     lines = []
     for run in chosen:
-        selection = run.part("selection")
+        selection = run.selection
         cells = [Cell(names.of(run), key=names.of(run)), _plain(selection.get("proposals"))]
         cells.append(_share(selection["acceptance"]))
         lines.append(cells + [_passes(selection, name) for name in criteria])
@@ -284,11 +259,11 @@ def _passes(selection: Mapping[str, Any], name: str) -> Cell:
 
 
 def reconstruction_table(runs: Sequence[Run], names: Names) -> Table | None:
-    """PSNR and SSIM of the round trip, one line per distinct one; None without any."""
+    """PSNR and SSIM of references inverted and denoised, one line per distinct setting; None without any."""
     lines: dict[str, list[Cell]] = {}
     for run in runs:
-        for eta, facts in run.part("reconstruction").items():
-            label = ", ".join(part for part in (names.of(run, ("method", "prior", "tolerances", "eta")),) if part)
+        for eta, facts in run.reconstruction.items():
+            label = names.of(run, ("method", "prior", "tolerances", "eta"))
             psnr, error = facts.get("psnr"), facts.get("psnr_standard_error")
             cells = [
                 Cell(label, key=label),
