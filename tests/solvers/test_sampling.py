@@ -20,7 +20,7 @@ from unseen_diffusion.models.schedules import CLEAN_NODE, Node, Schedule
 from unseen_diffusion.solvers.base import Solver
 from unseen_diffusion.solvers.fixed_point import FixedPoint
 from unseen_diffusion.solvers.grids import GRIDS, make_grid
-from unseen_diffusion.solvers.methods import solvers
+from unseen_diffusion.solvers.methods import find_solver, solvers
 from unseen_diffusion.solvers.methods.ddim_implicit import ImplicitDdim, ImplicitSettings
 from unseen_diffusion.solvers.sampling import denoise, invert, split_noise, trajectory
 from unseen_diffusion.solvers.settings import SolverSettings

@@ -71,7 +71,7 @@ def make_solver(solver: str | SolverSettings | Solver) -> Solver:
 
 
 def restore_settings(values: Mapping[str, Any]) -> SolverSettings:
-    """The settings that ``dataclasses.asdict`` turned into ``values``, of the class with exactly these fields.
+    """The settings that ``dataclasses.asdict`` turned into ``values``, of the class with these fields.
 
     Raises:
         InputError: unknown keys or values, or a class of your own that is not imported yet: a file imports no code.
@@ -81,9 +81,8 @@ def restore_settings(values: Mapping[str, Any]) -> SolverSettings:
     if module and module not in sys.modules:
         raise InputError(f"solver.name={name}: import {module} first, which defines this solver")
     beside = vars(sys.modules[find_solver(name).__module__]).values()
-    kinds = [one for one in beside if isinstance(one, type) and issubclass(one, SolverSettings)]
-    kind = next((one for one in kinds if {field.name for field in fields(one)} == set(values)), SolverSettings)
-    return kind(**values)
+    kinds = [SolverSettings, *(one for one in beside if isinstance(one, type) and issubclass(one, SolverSettings))]
+    return min(kinds, key=lambda one: len({field.name for field in fields(one)} ^ values.keys()))(**values)
 
 
 __getattr__ = new_names(__name__)
