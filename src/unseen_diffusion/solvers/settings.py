@@ -81,7 +81,8 @@ def restore_settings(values: Mapping[str, Any]) -> SolverSettings:
     if module and module not in sys.modules:
         raise InputError(f"solver.name={name}: import {module} first, which defines this solver")
     beside = vars(sys.modules[find_solver(name).__module__]).values()
-    kinds = [SolverSettings, *(one for one in beside if isinstance(one, type) and issubclass(one, SolverSettings))]
+    kinds: list[type[SolverSettings]] = [SolverSettings]
+    kinds += [one for one in beside if isinstance(one, type) and issubclass(one, SolverSettings)]
     return min(kinds, key=lambda one: len({field.name for field in fields(one)} ^ values.keys()))(**values)
 
 
