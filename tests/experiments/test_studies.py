@@ -6,10 +6,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,6 +27,7 @@ from experiments.sweeps import sweep
 from support import ROOT, TinyModelFolder
 from support.commands import TINY
 from support.options import option
+from support.studies import OneAfterAnother
 from unseen_diffusion.rejection.geometry import CRITERIA, References
 from unseen_diffusion.runs.mixing import PERMUTATIONS
 from unseen_diffusion.runs.results import execute
@@ -70,22 +70,6 @@ def photographs(folder: Path) -> None:
     config = OmegaConf.load(ROOT / "conf" / "domain" / "cifar10.yaml")
     config.path = str(folder / "photographs.parquet")
     OmegaConf.save(config, folder / "conf" / "domain" / "cifar10.yaml")
-
-
-class OneAfterAnother:
-    """Replaces a pool of threads: a process forked from a thread of a pool exits with an error."""
-
-    def __init__(self, jobs: int):
-        assert jobs == 1
-
-    def __enter__(self) -> "OneAfterAnother":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
-    def map(self, function: Callable[..., Any], values: Iterable[Any]) -> list[Any]:
-        return [function(value) for value in values]
 
 
 @pytest.fixture(scope="module")
