@@ -35,7 +35,7 @@ def forgetting(
         reconstructions: most images to invert and denoise; below 2, none.
 
     Returns:
-        images: n. loss: of predicting the noise (or x0, v) of the images at ``stages.LOSS_DRAWS`` noise levels each.
+        images: n. loss: of predicting the noise (or x0, v) of the images, at ``LOSS_DRAWS`` noise levels each.
         psnr: of inversion to ``t`` and back, dB. Both hold ``base`` and ``tuned`` (means) and ``difference`` (tuned -
         base, paired by image: mean, low and high of its 95% interval).
     """

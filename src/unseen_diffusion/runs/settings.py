@@ -113,24 +113,11 @@ def _check(config: DictConfig) -> RunSettings:
     method: Method = build(config.method, "method")
     prior: Prior = method.prior or build(config.prior, "prior")
     tolerances: Tolerances = method.tolerances or build(config.tolerances, "tolerances")
-    check_route(rejection.route, prior, tolerances)
     solver: SolverSettings = build(config.solver, "solver")
-    scores: ScoreSettings = build(config.scores, "scores")
-    if keys.samples < scores.minimum:
-        raise InputError(f"samples={keys.samples}: give {scores.minimum} or more, which the scores need")
-    if rejection.max_proposals < keys.samples:
-        raise InputError(f"rejection.max_proposals={rejection.max_proposals}: give samples={keys.samples} or more")
-    tracker: Tracker = build(config.tracking, "tracking")
-    tracker.check()
     spec = spec_of(plain["model"])
     bandwidth_search, eta = _bandwidth(plain)
     mixing_search, t, record = _mixing(plain, spec, solver)
-    if mixing_search:
-        check_mixing(mixing_search, method, rejection.max_proposals)
-    validation = check_references(domain, prior, tolerances, scores, spec, mixing_search)
-    if method.tuning:
-        method.tuning.check(plain["model"], validation)
-    return RunSettings(
+    settings = RunSettings(
         plain=plain,
         spec=spec,
         domain=domain,
@@ -140,8 +127,8 @@ def _check(config: DictConfig) -> RunSettings:
         tolerances=tolerances,
         tolerances_config=plain["method"].get("tolerances") or plain["tolerances"],
         solver=solver,
-        scores=scores,
-        tracker=tracker,
+        scores=build(config.scores, "scores"),
+        tracker=build(config.tracking, "tracking"),
         t=t,
         record=record,
         mixing_search=mixing_search,
@@ -156,6 +143,27 @@ def _check(config: DictConfig) -> RunSettings:
         progress=keys.progress,
         device=device,
     )
+    _check_together(settings)
+    return settings
+
+
+def _check_together(s: RunSettings) -> None:
+    """Settings of different groups fit one another, and the domain has enough images for them.
+
+    Raises:
+        InputError: the first that does not fit.
+    """
+    check_route(s.route, s.prior, s.tolerances)
+    if s.samples < s.scores.minimum:
+        raise InputError(f"samples={s.samples}: give {s.scores.minimum} or more, which the scores need")
+    if s.max_proposals < s.samples:
+        raise InputError(f"rejection.max_proposals={s.max_proposals}: give samples={s.samples} or more")
+    s.tracker.check()
+    if s.mixing_search:
+        check_mixing(s.mixing_search, s.method, s.max_proposals)
+    validation = check_references(s.domain, s.prior, s.tolerances, s.scores, s.spec, s.mixing_search)
+    if s.method.tuning:
+        s.method.tuning.check(s.plain["model"], validation)
 
 
 def _check_files(features: dict[str, Any]) -> None:

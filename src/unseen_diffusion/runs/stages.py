@@ -1,56 +1,43 @@
-"""One function per arrow of the pipeline: artefact in, artefact out, each made once.
+"""Stages that lead from references to generated images; each artefact is computed once and kept in the store.
 
-images -> latents -> prior -> selected latents -> images -> features. Keys name what determines a result and
-nothing else: neither batch size nor device. Stages whose rows are independent (inversion, denoising, base latents,
-features) are made in shards of one batch, which several workers share; the others whole, by one of them.
+images -> latents -> prior -> selected latents -> images. An artefact's key names everything that determines it and
+nothing else: neither batch size nor device. Stages whose rows are independent (inversion, denoising, base latents) are
+computed in shards of one batch, which several workers share; one worker computes the others.
 """
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from unseen_diffusion.domains.base import Domain, load_split, pool_of
 from unseen_diffusion.models.base import DiffusionModel, ModelSpec
-from unseen_diffusion.models.losses import image_losses
 from unseen_diffusion.models.pipeline import DiffusersModel
 from unseen_diffusion.pipeline.steps import LatentSet
-from unseen_diffusion.priors import FittedPrior, Prior, slerp
+from unseen_diffusion.priors import FittedPrior, Prior
 from unseen_diffusion.rejection import Rejection, Tolerances, select_latents, within
 from unseen_diffusion.rejection.geometry import (
-    CRITERIA,
-    References,
-    draw_references,
-    leave_one_out,
-    statistics,
     summarise,
 )
-from unseen_diffusion.scores.features.base import FeatureExtractor, extract
+from unseen_diffusion.runs.measurements import Measurements
 from unseen_diffusion.scores.intervals import wilson
-from unseen_diffusion.scores.memorisation import nearest
-from unseen_diffusion.scores.reconstruction import psnr, ssim
 from unseen_diffusion.solvers.sampling import denoise, invert
 from unseen_diffusion.solvers.settings import SolverSettings
-from unseen_diffusion.store.artefacts import Artefact, Store
-from unseen_diffusion.store.shards import RowWise
-from unseen_diffusion.store.shards import StageOutput as Made
+from unseen_diffusion.store.artefacts import Artefact
+from unseen_diffusion.store.shards import RowWise, StageOutput
 from unseen_diffusion.training.finetuning import Tuning, describe, tune
 from unseen_diffusion.utils.batching import BatchSize
 from unseen_diffusion.utils.digests import tensor_digest
 from unseen_diffusion.utils.images import dequantise, quantise
-from unseen_diffusion.utils.progress import skip, steps_bar
+from unseen_diffusion.utils.progress import skip
 from unseen_diffusion.utils.renamed import new_names
 from unseen_diffusion.utils.seeds import normal_rows
 
 log = logging.getLogger(__name__)
-
-LOSS_DRAWS = 8  # noise levels at which an image's loss is measured
 
 
 @dataclass(frozen=True)
@@ -71,46 +58,13 @@ class StoredPrior:
         return self.config.restore(self.artefact.tensors)
 
 
-@dataclass
-class Stages:
-    """The arrows, over one store and with one way of computing.
-
-    Attributes:
-        store: where artefacts live.
-        batch_size: images per network call.
-        progress: show progress bars.
-        used: every artefact asked for, in order: what a run consists of.
-    """
-
-    store: Store
-    batch_size: int = 64
-    progress: bool = False
-
-    def __post_init__(self) -> None:
-        self.used: list[tuple[str, Artefact]] = []
-
-    def _get(self, stage: str, version: int, inputs: dict[str, Any], make: Callable[[], Made]) -> Artefact:
-        return self._use(stage, self.store.get_or_make(stage, version, inputs, make))
-
-    def _get_rows(self, stage: str, version: int, inputs: dict[str, Any], how: RowWise) -> Artefact:
-        return self._use(stage, self.store.get_or_make_rows(stage, version, inputs, how))
-
-    def _bar(self, label: str, images: int, steps: int) -> "AbstractContextManager[tqdm[None]]":
-        """Progress over all shards; a stage that is found shows none."""
-        return steps_bar(label, images, steps, self.progress, delay=0.5)
-
-    def _use(self, stage: str, artefact: Artefact) -> Artefact:
-        if artefact.reused:
-            log.debug("%s reused from %s", stage, artefact.folder)
-        else:
-            log.info("%s made in %.1f s", stage, artefact.spent.seconds)
-        self.used.append((stage, artefact))
-        return artefact
+class Stages(Measurements):
+    """The arrows of the pipeline, over one store."""
 
     def split(self, domain: Domain, spec: ModelSpec) -> Artefact:
         """Domain -> tensors references, validation, heldout (n, C, H, W) uint8; facts: their names."""
 
-        def make() -> Made:
+        def make() -> StageOutput:
             split = load_split(domain, spec.size, spec.channels)
             names = {part: list(getattr(split, f"{part}_names")) for part in ("reference", "validation", "heldout")}
             tensors = {part: getattr(split, part) for part in ("references", "validation", "heldout")}
@@ -142,7 +96,7 @@ class Stages:
         steps, network, codec = len(grid.up) - 1, BatchSize(self.batch_size), BatchSize(self.batch_size)
         with self._bar("invert", len(images), steps) as bar:
 
-            def make(rows: range) -> Made:
+            def make(rows: range) -> StageOutput:
                 before = model.evaluations
                 states = model.encode(dequantise(images[rows.start : rows.stop]), codec)
                 residuals = list[float]()
@@ -190,7 +144,7 @@ class Stages:
         steps, network = sum(node.t >= t for node in grid.down) - 1, BatchSize(self.batch_size)
         with self._bar("denoise", count, steps) as bar:
 
-            def make(rows: range) -> Made:
+            def make(rows: range) -> StageOutput:
                 before = model.evaluations
                 noise = normal_rows(model.shape, seed, "base", rows) * model.schedule.state_std(top)
                 states = denoise(model, noise, grid, 0.0, seed, None, solver, network, float(t), bar)
@@ -212,21 +166,11 @@ class Stages:
             "seed": seed,
         }
 
-        def make() -> Made:
+        def make() -> StageOutput:
             return tune(model, references, validation, settings, seed, self.progress)
 
         artefact = self._get("tune", 1, inputs, make)
         return artefact, model.with_network(settings.tuned(model.network, artefact.tensors), artefact.key)
-
-    def image_losses(self, model: DiffusersModel, images: Tensor, seed: int) -> Tensor:
-        """The training loss of every image (n, C, H, W) uint8, (n,) float64, at the same noise for all models."""
-        inputs = {"model": model.fingerprint, "images": tensor_digest(images), "seed": seed}
-
-        def make() -> Made:
-            losses = image_losses(model.network, model.loss(images), seed, LOSS_DRAWS)
-            return {"losses": losses}, {"evaluations": LOSS_DRAWS * len(images)}
-
-        return self._get("image_losses", 1, inputs, make).tensors["losses"]
 
     def prior(
         self, prior: Prior, settings: dict[str, Any], references: LatentSet, own: LatentSet | None
@@ -234,7 +178,7 @@ class Stages:
         """Reference latents -> the fitted prior's parameters."""
         inputs = {"prior": settings, "latents": references.key, "own": own.key if own else None}
 
-        def make() -> Made:
+        def make() -> StageOutput:
             fitted = prior.fit(references.latents, own.latents if own else None)
             return fitted.tensors(), {"kind": type(fitted).__name__}
 
@@ -263,7 +207,7 @@ class Stages:
         if rejection.route != "direct":
             inputs["route"] = rejection.route
 
-        def make() -> Made:
+        def make() -> StageOutput:
             chosen = select_latents(
                 prior.restored, references.latents, tolerances, count, seed, rejection, progress=self.progress
             )
@@ -301,7 +245,7 @@ class Stages:
         network, codec = BatchSize(self.batch_size), BatchSize(self.batch_size)
         with self._bar("denoise", count, steps) as bar:
 
-            def make(rows: range) -> Made:
+            def make(rows: range) -> StageOutput:
                 before, part = model.evaluations, slice(rows.start, rows.stop)
                 x, indices = latents.latents[part], latents.indices[part]
                 states = denoise(model, x, grid, eta, seed, indices, solver, network, progress=bar)
@@ -311,120 +255,10 @@ class Stages:
             how = RowWise(count, self.batch_size, make, _evaluations, lambda rows: skip(bar, rows * steps))
             return self._get_rows("denoise", 2, inputs, how)
 
-    def features(self, extractor: FeatureExtractor, key: str, images: Tensor, device: torch.device) -> Tensor:
-        """Images -> float32 features (n, dimension); ``key`` identifies the images."""
-        inputs = {"images": key, "extractor": extractor.fingerprint}
-        facts, size = {"extractor": extractor.name}, BatchSize(extractor.batch_size)
-
-        def make(rows: range) -> Made:
-            return {"features": extract(extractor, images[rows.start : rows.stop], size, device)}, {}
-
-        how = RowWise(len(images), extractor.batch_size, make, lambda features, parts: facts)
-        return self._get_rows("features", 1, inputs, how).tensors["features"]
-
-    def fidelity(self, originals: Tensor, made: Artefact) -> Artefact:
-        """Originals (n, C, H, W) uint8 against the first n images of ``made``: tensors psnr (dB) and ssim, (n,)."""
-        inputs = {"originals": tensor_digest(originals), "made": made.key}
-
-        def make() -> Made:
-            images = made.tensors["images"][: len(originals)]
-            return {"psnr": psnr(originals, images), "ssim": ssim(originals, images)}, {}
-
-        return self._get("fidelity", 1, inputs, make)
-
-    def nearest(self, samples: Artefact, pixels: Tensor, others: Mapping[str, tuple[str, Tensor]]) -> Artefact:
-        """Nearest neighbours in pixels (L2): tensors NAME_index and NAME_distance (n,) for each of ``others``.
-
-        Args:
-            samples: the images.
-            pixels: theirs, (n, d).
-            others: (key, pixels) of the sets to search, by name.
-        """
-        inputs = {"samples": samples.key, "others": {name: key for name, (key, _) in others.items()}}
-
-        def make() -> Made:
-            tensors = {}
-            for name, (_, candidates) in others.items():
-                tensors[f"{name}_distance"], tensors[f"{name}_index"] = nearest(pixels, candidates)
-            return tensors, {}
-
-        return self._get("nearest", 1, inputs, make)
-
-    def paths(
-        self,
-        model: DiffusionModel,
-        references: LatentSet,
-        images: Tensor,
-        solver: SolverSettings,
-        pairs: int,
-        steps: int,
-    ) -> Artefact:
-        """Images along the way between references 0 and 1, 2 and 3, ...: tensors (pairs, steps, C, H, W) uint8.
-
-        ``slerp`` and ``linear`` run between their latents and are denoised at eta 0; ``data`` blends the images.
-        """
-        model = model.for_denoising()
-        inputs = {
-            "model": model.fingerprint,
-            "latents": references.key,
-            "images": tensor_digest(images),
-            "solver": asdict(solver),
-            "pairs": pairs,
-            "steps": steps,
-        }
-
-        def make() -> Made:
-            before = model.evaluations
-            first, second = references.latents[: 2 * pairs : 2], references.latents[1 : 2 * pairs : 2]
-            share = torch.linspace(0, 1, steps)
-            a, b, u = first.repeat_interleave(steps, 0), second.repeat_interleave(steps, 0), share.repeat(pairs)
-            wide = u[:, None, None, None]
-            grid = solver.make_grid(model.schedule, references.t)
-            ways = torch.cat([slerp(a, b, u), (1 - wide) * a + wide * b])
-            made = denoise(model, ways, grid, 0.0, 0, None, solver, self.batch_size, progress=self.progress)
-            x0 = dequantise(images)
-            blend = (1 - wide) * x0[: 2 * pairs : 2].repeat_interleave(steps, 0)
-            blend = blend + wide * x0[1 : 2 * pairs : 2].repeat_interleave(steps, 0)
-            shape = (pairs, steps, *images.shape[1:])
-            halves = quantise(model.decode(made, self.batch_size)).reshape(2, *shape)
-            tensors = {"slerp": halves[0].clone(), "linear": halves[1].clone(), "data": quantise(blend).reshape(shape)}
-            facts = {"evaluations": model.evaluations - before, "pairs": [[2 * i, 2 * i + 1] for i in range(pairs)]}
-            return tensors, facts
-
-        return self._get("paths", 1, inputs, make)
-
-    def geometry(self, references: LatentSet, sets: Mapping[str, Tensor], k: int, seed: int) -> Artefact:
-        """Distances, angles and radius of sets of latents: a tensor (m, 4) float64 by name.
-
-        Columns: ``CRITERIA`` against k references drawn for each latent (leave one out for the references
-        themselves), then the L2 norm.
-        """
-        inputs = {
-            "references": references.key,
-            "sets": {name: tensor_digest(latents) for name, latents in sets.items()},
-            "k": k,
-            "seed": seed,
-        }
-
-        def make() -> Made:
-            prepared = References.of(references.latents)
-            own = leave_one_out(prepared, k, seed, repeats=1)
-            tensors = {"references": torch.cat([own, _radius(references.latents)], 1)}
-            for name, latents in sets.items():
-                drawn = draw_references(len(prepared), k, seed, range(len(latents)))
-                tensors[name] = torch.cat([statistics(latents, prepared, drawn), _radius(latents)], 1)
-            return tensors, {"columns": [*CRITERIA, "radius"], "k": k}
-
-        return self._get("geometry", 1, inputs, make)
-
 
 def _evaluations(tensors: Mapping[str, Tensor], parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Facts of a row-wise artefact: what all of its shards cost, whoever made them."""
     return {"evaluations": sum(part["evaluations"] for part in parts)}
-
-
-def _radius(latents: Tensor) -> Tensor:
-    return latents.double().flatten(1).norm(dim=1, keepdim=True)
 
 
 def _geometry(latents: Tensor) -> dict[str, dict[str, float]]:

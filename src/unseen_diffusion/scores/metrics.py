@@ -40,7 +40,7 @@ METRICS = {
     "target_classifier": Metric("cls", "target, classifier", "higher", "share", INSIDE),
     "target_conformal": Metric("conf", "target, conformal", "higher", "share", INSIDE),
     "acceptance": Metric("kept", "kept", "", "share", COST, needs_features=False),
-    "evaluations_per_image": Metric("evals", "evaluations / image", "lower", "number", COST, needs_features=False),
+    "evaluations_per_image": Metric("NFE", "NFE / image", "lower", "number", COST, needs_features=False),
     "seconds_per_image": Metric("s", "s / image", "lower", "number", COST, needs_features=False),
     "psnr": Metric("dB", "PSNR, dB", "higher", "number", NEAR, needs_features=False),
 }

@@ -56,7 +56,7 @@ RENAMED: dict[str, tuple[str, ...]] = {
         "solvers.sampling",
         "utils.progress",
     ),
-    "stages": ("runs.stages",),
+    "stages": ("runs.stages", "runs.measurements", "runs.stage_store"),
     "statuses": ("sweeps.status",),
     "steppers": (
         "solvers.base",
@@ -82,7 +82,6 @@ NAMES: dict[str, dict[str, str]] = {
         "Made": "StageOutput",
         "Spent": "Cost",
         "agree": "shared_boundaries",
-        "digest": "short_digest",
     },
     "solvers.base": {
         "Known": "Evaluated",
