@@ -61,8 +61,8 @@ class AdmNaming(Naming):
         ends = [per_level * (i + 1) - 1 for i in range(levels - 1)]
         if per_level < 2 or outputs != levels * per_level or inputs != outputs or ends not in (resnets, convs):
             raise InputError(
-                f"ADM checkpoint: {inputs} input blocks, {outputs} output blocks and {levels - 1} upsamplers make no "
-                "levels of equal depth; only U-Nets with as many residual blocks at every level can be converted"
+                f"ADM checkpoint: {inputs} input blocks, {outputs} output blocks and {levels - 1} upsamplers do not "
+                "form levels of equal depth; only U-Nets with as many residual blocks at every level can be converted"
             )
         starts = [per_level * i for i in reversed(range(levels))]
         wide = [_get(state, f"output_blocks.{i}.0.out_layers.3.weight", self.name).shape[0] for i in starts]
