@@ -21,7 +21,7 @@ AnyResult = TypeVar("AnyResult", bound="RunResult")
 
 
 class UsedArtefact(TypedDict):
-    """An artefact behind a result: the stage that made it, its folder, and whether it was there before the run."""
+    """An artefact behind a result: the stage that made it, its folder, and whether it existed before the run."""
 
     stage: str
     folder: str
