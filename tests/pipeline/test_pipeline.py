@@ -353,7 +353,7 @@ def test_only_its_own_folders_are_overwritten(fitted: UnseenDomainPipeline, tmp_
     fitted.save_pretrained(tmp_path / "domain")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "README.md").write_text("mine")
-    with refuses("holds something else"):
+    with refuses("contains something other"):
         fitted.save_pretrained(tmp_path / "other")
     assert (tmp_path / "other" / "README.md").read_text() == "mine"
 
