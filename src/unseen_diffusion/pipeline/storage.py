@@ -141,7 +141,7 @@ def read_domain(folder: Path) -> tuple[Base, UnseenDomain]:
         raise InputError(f"{folder / DOMAIN}: damaged ({type(error).__name__}: {error}); download it again") from error
 
 
-def _base(facts: Mapping[str, Any]) -> Base:
+def _base(facts: Any) -> Base:
     """The base model that a domain belongs to.
 
     Raises:
