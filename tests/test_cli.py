@@ -159,7 +159,7 @@ def test_batch_size_changes_nothing(here: Path) -> None:
         (["tolerances.coverage=2"], "tolerances.coverage=2"),
         (["scores.target=train"], "scores.target=train: choose one of heldout, validation"),
         (["device=tpu"], "device=tpu: not available here"),
-        (["tracking=wandb", "tracking.mode=maybe"], "tracking.mode=maybe: choose offline or online"),
+        (["tracking=wandb", "tracking.mode=maybe"], "tracking.mode=maybe: choose one of offline, online"),
         (["bandwidth.eta=0,0.1"], "a sweep"),
         (["-m", "bandwidth.eta=0,7"], "bandwidth.eta=7: give a number between 0 and 1"),
         (["model=diffusers", "model.path=./nowhere"], "model.path=./nowhere: no such folder"),

@@ -155,7 +155,7 @@ def test_bad_input_is_one_line_and_writes_nothing(
 
 COUNT, RATE = "give a whole number of 1 or more", "give a number of 0 or more"
 WRONG = {
-    "training.loop.batch_size=1e1": f"training.loop.batch_size=10: {COUNT}",
+    "training.loop.batch_size=1e1": f"training.loop.batch_size=10.0: {COUNT}",
     "training.loop.steps=abc": f"training.loop.steps=abc: {COUNT}",
     "training.loop.seed=true": "training.loop.seed=true: give a whole number of 0 or more",
     "training.loop.learning_rate=fast": f"training.loop.learning_rate=fast: {RATE}",

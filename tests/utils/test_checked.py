@@ -145,7 +145,7 @@ def test_options_of_a_settings_class_are_checked_with_the_arguments() -> None:
     assert (path, longer.eta) == ("a", 0.5)
     assert [one.name for one in declared(build_longer)] == ["path", *(one.name for one in declared(Longer))]
     for values, line in (
-        ({"eta": 2.0}, "model.eta=2: give a number between 0 and 1"),
+        ({"eta": 2.0}, "model.eta=2.0: give a number between 0 and 1"),
         ({"lenght": 0.5}, "model.lenght: nothing reads this key; did you mean length?"),
     ):
         with pytest.raises(InputError) as refused:

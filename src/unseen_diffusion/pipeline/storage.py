@@ -133,13 +133,26 @@ def read_domain(folder: Path) -> tuple[Base, UnseenDomain]:
     try:
         if file_digest(path) != facts["tensors"]["sha256"]:
             raise InputError(f"{path}: not the file that {DOMAIN} names; download both again")
-        base = Base(**facts["base"])
-        Options(**base.options)
+        base = _base(facts["base"])
         return base, _domain(facts, load_file(path))
     except (KeyError, TypeError, AttributeError, ValueError, SafetensorError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{folder / DOMAIN}: damaged ({type(error).__name__}: {error}); download it again") from error
+
+
+def _base(facts: Any) -> Base:
+    """The base model that a domain belongs to.
+
+    Raises:
+        ValueError: options that no model has.
+    """
+    base = Base(**facts)
+    try:
+        Options(**base.options)
+    except InputError as error:
+        raise ValueError(str(error)) from error
+    return base
 
 
 def _domain(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> UnseenDomain:

@@ -221,7 +221,8 @@ def described(annotation: Any) -> str:
     if origin is Literal:
         return f"one of {', '.join(map(as_written, inner))}" if len(inner) > 1 else as_written(inner[0])
     if origin in (Union, UnionType):
-        return " or ".join(dict.fromkeys(described(one) for one in inner if one is not int or float not in inner))
+        wider = {int: float, str: Path}  # what a number or a path may also be given as
+        return " or ".join(dict.fromkeys(described(one) for one in inner if wider.get(one) not in inner))
     if origin is not None and issubclass(origin, Mapping):
         return f"a mapping whose values are each {described(inner[1])}"
     if origin is not None and issubclass(origin, Sequence):

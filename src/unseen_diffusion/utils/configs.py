@@ -1,5 +1,6 @@
 """Builds objects from configs by Hydra's instantiate; a value that does not fit gives one clear line."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,10 +29,20 @@ def build(config: Any, group: str = "", /, **arguments: Any) -> Any:
         while cause.__cause__ is not None and not isinstance(cause, InputError):
             cause = cause.__cause__
         if isinstance(cause, InputError):
-            raise cause from None
+            raise InputError(_full_path(str(cause), group, str(error))) from None
         name = group or str(config.get("_target_", "config")).rsplit(".", 1)[-1]
         reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
         raise InputError(f"{name}: {reason}") from error
+
+
+def _full_path(line: str, group: str, error: str) -> str:
+    """A refusal by an object inside another (``tolerances.match``), with the whole path of its key."""
+    nested = re.search(r"full_key: (\S+)", error)
+    path = nested[1] if nested else group
+    path = path if path.startswith(group) else f"{group}.{path}"
+    if not group or line.startswith(f"{path}.") or not line.startswith(f"{group}."):
+        return line
+    return path + line.removeprefix(group)
 
 
 def check_arguments(config: Mapping[str, Any], group: str) -> None:
