@@ -137,8 +137,8 @@ def caption(table: pd.DataFrame) -> str:
         "(scores.copy_quantile, by default 1%; with fewer than 99 images in H: than the nearest one). "
         "prec to cov: precision, recall, density, coverage (k nearest in H). Vendi: score over that of H. "
         "cls: share of samples that a classifier takes for the domain; conf: the same by nearest neighbours, over that "
-        "of real images. kept: share of candidates within the tolerances. dB: PSNR of references inverted and denoised. "
-        "[real images]: the best to expect; [replay]: references denoised from their latents, mere copies; "
+        "of real images. kept: share of candidates within the tolerances. dB: PSNR of references inverted and denoised."
+        " [real images]: the best to expect; [replay]: references denoised from their latents, mere copies; "
         "[base samples]: the base model's own samples."
     )
 
