@@ -412,7 +412,11 @@ def test_damaged_files_are_refused(fitted: UnseenDomainPipeline, tmp_path: Path)
         ("/no/such/folder", {}, "no such folder"),
         ("nobody/nothing", {}, "not a local folder, not cached"),
         ("embedded:nothing", {}, "no such embedded model"),
-        ("embedded:photos32", {"torch_dtype": torch.float16}, "torch_dtype=torch.float16 is not an option here; choose"),
+        (
+            "embedded:photos32",
+            {"torch_dtype": torch.float16},
+            "torch_dtype=torch.float16 is not an option here; choose",
+        ),
         ("embedded:photos32", {"base": "x"}, "base=x: embedded:photos32 is no saved unseen domain"),
     ],
 )
