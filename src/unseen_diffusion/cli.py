@@ -33,9 +33,9 @@ class Verb:
 
 
 MORE = (
-    ("unseen --help [GROUP]", "this text, or every key of a group's options: range, meaning"),
+    ("unseen --help [GROUP]", "this text; or the keys of a group's options, with meaning and range"),
     ("unseen VERB --help", "the arguments of a verb"),
-    ("UNSEEN_CONF=DIR", "environment variable: a folder of your own configs, searched first"),
+    ("UNSEEN_CONF=DIR", "environment variable: the folder of your own configs, which is searched first"),
 )
 
 
@@ -273,52 +273,62 @@ VERBS = {
             ("unseen run -m KEY=A,B,C ...", "a sweep: every combination is a run"),
             ("unseen run -m hydra/launcher=NAME ...", "a sweep in parallel: joblib, ray, submitit_slurm"),
             ("unseen run -m ... workers=8", "each run of a sweep is shared by 8 jobs (docs/clusters.md)"),
-            ("unseen run --cfg job", "prints the whole config"),
+            ("unseen run --cfg job", "print the whole config of a run"),
         ),
         _run,
         _run_help,
     ),
     "status": Verb(
-        "count done, running, failed, dead and missing runs",
-        (("unseen status FOLDER... [--json]", "done, running, failed, dead and missing runs of sweeps"),),
+        "show which runs are done, running, failed, dead or missing",
+        (("unseen status FOLDER... [--json]", "show which runs are done, running, failed, dead or missing"),),
         _status,
     ),
     "resume": Verb(
-        "run what is not done, in the same folder",
-        (("unseen resume FOLDER... [hydra/launcher=X]", "runs what is not done, in the same folder"),),
+        "start the runs that are not done, in the same folder",
+        (("unseen resume FOLDER... [hydra/launcher=X]", "start the runs that are not done, in the same folder"),),
         _resume,
         lambda: "\nOnly hydra/launcher and hydra.launcher.* may change; a sweep keeps its other settings.",
     ),
     "table": Verb(
         "print any number of runs as one table",
-        (("unseen table OUTPUTS... [--save FILE]", "any number of runs as one table (.csv, .md, .tex)"),),
+        (
+            (
+                "unseen table OUTPUTS... [--save FILE]",
+                "print any number of runs as one table; save it as .csv, .md or .tex",
+            ),
+        ),
         _table,
     ),
     "compare": Verb(
         "compare methods over reference draws and seeds, with tests",
-        (("unseen compare OUTPUTS... [--save FILE]", "methods over reference draws and seeds, with tests"),),
+        (("unseen compare OUTPUTS... [--save FILE]", "compare methods over reference draws and seeds, with tests"),),
         _compare,
     ),
     "report": Verb(
         "write one HTML page with tables, samples and plots",
-        (("unseen report OUTPUTS... [-o report.html]", "one HTML page with tables, samples and plots"),),
+        (("unseen report OUTPUTS... [-o report.html]", "write one HTML page with tables, samples and plots"),),
         _report,
     ),
     "dashboard": Verb(
         "make a wandb workspace that compares domains",
-        (("unseen dashboard [--online]", "a wandb workspace that compares domains"),),
+        (("unseen dashboard [--online]", "make a wandb workspace that compares domains"),),
         _dashboard,
     ),
     "solvers": Verb(
         "measure the accuracy of every solver per NFE, on your model and domain",
-        (("unseen solvers [GROUP=OPTION]...", "accuracy of every solver per NFE, on your model and domain"),),
+        (
+            (
+                "unseen solvers [GROUP=OPTION]...",
+                "measure the accuracy of every solver per NFE, on your model and domain",
+            ),
+        ),
         _solvers,
         _run_help,
     ),
     "train": Verb(
         "train a base model on your own images, or retrain a bundled network",
         (
-            ("unseen train data=folder data.path=DIR", "a base model of your own images; resumes where it stopped"),
+            ("unseen train data=folder data.path=DIR", "train a base model on your own images, or resume its training"),
             ("unseen train training=OPTION ...", "retrain one of the bundled networks"),
         ),
         _train,
