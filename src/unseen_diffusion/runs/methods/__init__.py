@@ -1,4 +1,4 @@
-"""The methods of a run: the full method, and the baselines it is compared with; one file a method."""
+"""The methods of a run: the full method, and the baselines that it is compared with; one file per method."""
 
 from importlib import import_module
 from pkgutil import iter_modules
