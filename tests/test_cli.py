@@ -141,7 +141,7 @@ def test_batch_size_changes_nothing(here: Path) -> None:
         (["progress=maybe"], "progress=maybe: give true or false"),
         (["paths.outputs=/dev/null/x"], "paths.outputs=/dev/null/x: cannot write"),
         (["prior=low_rank", "prior.rank=30"], "domain.references=24: prior=low_rank needs 32 or more"),
-        (["domain.references=5000"], "5000 references asked"),
+        (["domain.references=5000"], "5000 references requested"),
         (["domain=galaxies"], "domain=galaxies: no such option; choose one of"),
         (["solver.steps=1"], "solver.steps=1: give 2 or more"),
         (["solver.grid=log"], "solver.grid=log: choose one of"),
