@@ -67,13 +67,13 @@ def loop(measure: Callable[[Tensor, Tensor], Tensor], z: Tensor) -> Callable[[],
     return job
 
 
-def judged(way: Any, group: int) -> Callable[[], int]:
+def judged(route: Any, group: int) -> Callable[[], int]:
     """Judges a new group of candidates per call."""
     position = iter(range(10**9))
 
     def job() -> int:
         start = next(position) * group
-        return len(way.judge(start, start + group))
+        return len(route.judge(start, start + group))
 
     return job
 

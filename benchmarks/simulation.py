@@ -153,7 +153,7 @@ class Cluster:
             yield self.env.timeout(self.scene.restart)
 
     def _work(self, worker: int, rng: Random) -> Iterator[Any]:
-        """``make_missing``: list, make free shards until the list is old; where there are none, wait for others."""
+        """``make_missing``: lists, computes free shards until the list is outdated; without any, waits for others."""
         seen, pause = dict[int, tuple[Claim, int, float]](), 0.02
         try:
             while True:
@@ -187,7 +187,7 @@ class Cluster:
         return some
 
     def _try(self, shard: int, worker: int, seen: dict[int, tuple[Claim, int, float]]) -> Iterator[Any]:
-        """``hold`` and ``_make``: True if this worker wrote the shard."""
+        """Claims and computes a shard (``hold`` and ``_make``); True if this worker wrote it."""
         mine = yield from self._take(shard, worker, seen)
         if mine is None:
             return False

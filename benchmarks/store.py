@@ -223,14 +223,14 @@ def _damage(x: Tensor, root: Path) -> list[Row]:
     ours, theirs = root / "ours", root / "theirs"
     folder = write_store(x, 16)(ours).folder
     write_zarr(x, 16)(theirs)
-    ways: dict[str, tuple[list[Path], Callable[[], Any]]] = {
+    readers: dict[str, tuple[list[Path], Callable[[], Any]]] = {
         f"shards, {OURS}": (sorted(folder.glob("rows-*")), lambda: load_tensor(folder, "x").numpy()),
         f"record, {OURS}": ([folder / "artefact.json"], lambda: load_tensor(folder, "x").numpy()),
         "chunks, zarr": (sorted(filter(Path.is_file, theirs.glob("x.zarr/c/**/*"))), lambda: opened(theirs)[:]),
         "metadata, zarr": ([theirs / "x.zarr" / "zarr.json"], lambda: opened(theirs)[:]),
     }
     rows = []
-    for name, (files, read) in ways.items():
+    for name, (files, read) in readers.items():
         outcomes = _outcomes(files, read, x.numpy())
         words = f"of {FLIPS}; {outcomes['refused']} refused, {outcomes['same']} without effect"
         rows.append(Row(f"flipped bytes read as other numbers: {name}", outcomes["other"], "flips", words))
