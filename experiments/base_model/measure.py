@@ -71,7 +71,7 @@ LONGEST = [
     "training.loop.ema_others=[0.0,0.9998]",
     "training.loop.keep=[4500]",
 ]
-CONTINUED = {"longer": LONGER, "longest": LONGEST}  # each goes on where the one before ended
+CONTINUED = {"longer": LONGER, "longest": LONGEST}  # each continues where the previous one ended
 ALL = {name: [*SHORT, *own] for name, own in (CANDIDATES | OTHERS).items()} | CONTINUED
 
 

@@ -88,7 +88,7 @@ def draw(table: pd.DataFrame) -> Figure:
     for axis, eta in zip(axes, etas, strict=True):
         for number, (prior, rows) in enumerate(table[table["eta"] == eta].groupby("prior")):
             rows = rows.sort_values("t")
-            at = rows["t"] + 6 * (number - 3)  # side by side, so that the bars can be told apart
+            at = rows["t"] + 6 * (number - 3)  # side by side, so that the bars do not overlap
             error = 1000 * (rows["kid_h_high"] - rows["kid_h_low"]) / 2
             axis.errorbar(at, 1000 * rows["kid_h"], error, color=f"C{number}", linewidth=1, capsize=2, label=prior)
             fill = [f"C{number}" if copies == "no" else "white" for copies in rows["copies"]]
