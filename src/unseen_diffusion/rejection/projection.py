@@ -152,7 +152,7 @@ def length(y: Float[Tensor, "b k1"], gram: Float[Tensor, "b k1 k1"]) -> Float[Te
 
 
 @dataclass(frozen=True)
-class Moved:
+class ProjectedCandidate:
     """A projected candidate, and its L2 distance from the draw."""
 
     latent: Tensor
@@ -169,8 +169,8 @@ class Projected(Route):
         self.low, self.high = (torch.tensor(end, dtype=torch.float64) for end in zip(*ends, strict=True))
         self.before: list[Tensor] = []
         self.start = 0
-        self.group_moved: list[Moved] = []
-        self.accepted: dict[int, Moved] = {}
+        self.group_projected: list[ProjectedCandidate] = []
+        self.accepted: dict[int, ProjectedCandidate] = {}
 
     @property
     def group(self) -> int:
@@ -186,13 +186,15 @@ class Projected(Route):
         y[~converged | within(before, self.bands).all(1)] = torch.eye(self.k + 1, dtype=y.dtype)[0]
         distances = length(y - torch.eye(self.k + 1, dtype=y.dtype)[0], grams).tolist()
         rows = zip(candidates, drawn, y, distances, strict=True)
-        self.group_moved = [Moved(self._moved(one, chosen, by), distance) for one, chosen, by, distance in rows]
+        self.group_projected = [
+            ProjectedCandidate(self._combine(one, chosen, by), distance) for one, chosen, by, distance in rows
+        ]
         self.start = start
         self.before.append(before)
-        return statistics(torch.stack([moved.latent for moved in self.group_moved]), self.references, drawn)
+        return statistics(torch.stack([one.latent for one in self.group_projected]), self.references, drawn)
 
     def keep(self, index: int) -> None:
-        self.accepted[index] = self.group_moved[index - self.start]
+        self.accepted[index] = self.group_projected[index - self.start]
 
     def latents(self, indices: list[int], seed: int) -> Float[Tensor, "n c h w"]:
         return torch.stack([self.accepted[index].latent for index in indices])
@@ -212,9 +214,9 @@ class Projected(Route):
         gram[1:, 1:] = self.references.gram[chosen][:, chosen]
         return gram
 
-    def _moved(self, candidate: Tensor, chosen: Tensor, y: Tensor) -> Float[Tensor, "c h w"]:
+    def _combine(self, candidate: Tensor, chosen: Tensor, y: Tensor) -> Float[Tensor, "c h w"]:
         """y_0 c + sum y_i z_i as float32; the candidate itself where it was not changed."""
         if float(y[0]) == 1 and not bool(y[1:].any()):
             return candidate
-        moved = y[0] * candidate.flatten().double() + y[1:] @ self.references.flat[chosen].double()
-        return moved.float().reshape(candidate.shape)
+        combined = y[0] * candidate.flatten().double() + y[1:] @ self.references.flat[chosen].double()
+        return combined.float().reshape(candidate.shape)

@@ -156,9 +156,9 @@ class CalibratedTolerances(Tolerances):
     """leave-one-out draws per reference"""
 
     def bands(self, references: References, seed: int) -> dict[str, Band]:
-        own = leave_one_out(references, self.k, seed, self.repeats)
+        measured = leave_one_out(references, self.k, seed, self.repeats)
         tail = (1 - self.coverage) / 2
-        ends = torch.quantile(own, torch.tensor([tail, 1 - tail], dtype=own.dtype), dim=0)
+        ends = torch.quantile(measured, torch.tensor([tail, 1 - tail], dtype=measured.dtype), dim=0)
         index = {name: CRITERIA.index(name) for name in self.criteria}
         return {name: Band(float(ends[0, i]), float(ends[1, i])) for name, i in index.items()}
 
