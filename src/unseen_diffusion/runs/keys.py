@@ -94,7 +94,7 @@ class Paths:
 
     @property
     def local_artefacts(self) -> Path:
-        """Where artefacts lie on this machine if the store is a bucket."""
+        """The folder of artefacts on this machine if the store is a bucket."""
         return Path(self.outputs) / "artefacts"
 
 

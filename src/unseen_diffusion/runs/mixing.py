@@ -40,7 +40,7 @@ class MixingSearch:
     candidates: Sequence[Annotated[float, Field(ge=0)]]
     """timesteps to choose from, at least 2 different ones"""
     criterion: Literal["gaussianity", "separability", "validation"]
-    """gaussianity and separability look at latents only; validation generates images at every candidate"""
+    """gaussianity and separability use latents only; validation generates images at every candidate"""
     statistic: Literal[
         "radius",
         "whitened_radius",

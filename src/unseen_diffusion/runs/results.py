@@ -39,7 +39,7 @@ def execute(settings: RunSettings, folder: Path, group: str) -> RunResult:
 
 
 def _result(run: Run, generated: Generated, folder: Path, searches: dict[str, Any]) -> RunResult:
-    """Scores the generated images, and gathers everything that results.json holds; draws the sheets on the way."""
+    """Scores the generated images, and gathers everything that results.json holds; also draws the sheets."""
     settings, stages = run.settings, run.stages
     flat = flat_settings(settings, run.extractor.name)
     count = len(generated.images.tensors["images"])

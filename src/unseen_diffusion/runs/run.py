@@ -155,11 +155,11 @@ def searched(run: Run, folder: Path | None) -> tuple[Run, dict[str, Any]]:
         every = {t: search_bandwidth(run.at(t=t)) for t in dict.fromkeys((run.settings.t, *steps))}
         for t, bandwidth in every.items():
             log.info("bandwidth at t = %g: %s", t, bandwidth)
-        own = every.pop(run.settings.t)
+        chosen = every.pop(run.settings.t)
         if folder:
-            bandwidth_sheet(run, own, folder / "bandwidth.png")
+            bandwidth_sheet(run, chosen, folder / "bandwidth.png")
         recorded = [{"t": t, **asdict(bandwidth)} for t, bandwidth in every.items()]
-        run, found["bandwidth"] = run.at(eta=own.eta), {**asdict(own), "recorded": recorded}
+        run, found["bandwidth"] = run.at(eta=chosen.eta), {**asdict(chosen), "recorded": recorded}
     return run, found
 
 
@@ -175,14 +175,14 @@ def search_step(run: Run) -> MixingStep:
 
     def by_distance(t: float) -> Candidate:
         references = run.at(t=t).references
-        own = run.denoised(run.own_latents(search.samples), 0.0).tensors["images"]
-        inverted = stages.inversion(run.model, own, s.solver, t, s.record)[1]
+        base_images = run.denoised(run.own_latents(search.samples), 0.0).tensors["images"]
+        inverted = stages.inversion(run.model, base_images, s.solver, t, s.record)[1]
         return Candidate(t, separation(references, inverted, s.seed))
 
     def by_samples(t: float) -> Candidate:
         images = generate(run.at(t=t, samples=search.samples)).images
-        made = run.views(images.key, images.tensors["images"]).features
-        distance = kid(made, run.views_of("validation").features)
+        generated = run.views(images.key, images.tensors["images"]).features
+        distance = kid(generated, run.views_of("validation").features)
         return Candidate(t, distance.value, distance.standard_error)
 
     judges = {"gaussianity": by_latents, "separability": by_distance, "validation": by_samples}

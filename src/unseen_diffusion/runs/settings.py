@@ -38,7 +38,7 @@ class RunSettings:
     """A checked run: light objects built, heavy ones (model, features) still as their configs.
 
     ``plain`` is the whole resolved config as plain Python values; ``prior`` and ``tolerances`` are those in
-    use, which a method may bring itself. Where there is a search, ``t`` is the highest of its candidates, ``record``
+    use, which a method may define itself. Where there is a search, ``t`` is the highest of its candidates, ``record``
     all of them, and ``eta`` 0, until the run's search has chosen its value.
     """
 
