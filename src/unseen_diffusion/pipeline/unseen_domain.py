@@ -26,7 +26,7 @@ class ImageFacts:
     Attributes:
         count, channels, size: of the images as the model saw them.
         digest: SHA-256 of their values.
-        licence: one line about their terms, from whoever fitted.
+        licence: one line about their terms, given when the domain was fitted.
     """
 
     count: int

@@ -96,7 +96,7 @@ class Prior(ABC):
     """label in tables and messages"""
 
     fitted: ClassVar[type[FittedPrior]]
-    """what ``fit`` returns; ``restore`` makes it from stored tensors"""
+    """the class that ``fit`` returns; ``restore`` rebuilds it from stored tensors"""
     spherical: ClassVar[bool] = False
     """whether the fitted prior has a spherical rest, which rejection.route=exact_statistics needs"""
     random: ClassVar[bool] = True

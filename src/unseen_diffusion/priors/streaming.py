@@ -46,10 +46,10 @@ def moments(prior: Prior, batches: Batches) -> tuple[int, Tensor, Tensor]:
     for batch in batches():
         if not len(batch):
             continue
-        own = batch.double().mean(0)
-        around = (batch.double() - own).square().sum(0)
+        batch_mean = batch.double().mean(0)
+        around = (batch.double() - batch_mean).square().sum(0)
         total = count + len(batch)
-        shift = own - mean
+        shift = batch_mean - mean
         mean, squares = mean + shift * (len(batch) / total), squares + around + shift**2 * (count * len(batch) / total)
         count = total
     require(prior.name, count, prior.minimum_references)

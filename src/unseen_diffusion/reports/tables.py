@@ -110,7 +110,7 @@ def _images(line: Mapping[Hashable, Any], with_prior: bool) -> str:
 
 
 def _with_several_priors(generated: pd.DataFrame) -> list[str]:
-    """Methods that stand in the table with different priors."""
+    """Methods that occur in the table with different priors."""
     counts = generated.groupby("method")["prior"].nunique()
     return counts[counts > 1].index.tolist()
 

@@ -119,7 +119,7 @@ class Pause:
 
 
 def _new_claim() -> dict[str, Any]:
-    """The content of a claim by this process; the token tells it from every other claim."""
+    """The content of a claim by this process; the token distinguishes it from every other claim."""
     process = ProcessIdentity.current()
     machine = "/".join((process.host, process.boot, process.space)).rstrip("/")
     token = os.urandom(8).hex()

@@ -35,8 +35,8 @@ class OwnConfigs(SearchPathPlugin):
     """Adds the user's config folder to Hydra's search path, before conf/."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        if own := own_folder():
-            search_path.prepend("unseen-own", f"file://{own}")
+        if folder := own_folder():
+            search_path.prepend("unseen-own", f"file://{folder}")
 
 
 Plugins.instance().register(OwnConfigs)
@@ -75,8 +75,8 @@ class Sweep:
     """The runs of a sweep: their configs, overrides and output folder.
 
     Attributes:
-        points: the composed config of every run. A search chooses its runs as it goes: then one config for each value
-            or end of a range.
+        points: the composed config of every run. A search chooses its runs while it runs: then one config for each
+            value or end of a range.
         overrides: of each run, without those of Hydra.
         folder: where results go.
         multirun: False for a single run.
@@ -173,8 +173,8 @@ def _split(base: DictConfig, overrides: Sequence[str], multirun: bool, trials: i
 
 def run_config(config: DictConfig) -> dict[str, Any]:
     """A composed config without Hydra's part, as JSON values; interpolations stay as they were written."""
-    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    return json.loads(json.dumps(OmegaConf.to_container(own, resolve=False)))
+    without_hydra = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    return json.loads(json.dumps(OmegaConf.to_container(without_hydra, resolve=False)))
 
 
 def _compose(name: str, overrides: list[str], config_dir: str | None) -> DictConfig:

@@ -103,11 +103,11 @@ def resume(folder: Path, overrides: Sequence[str]) -> int:
 
 def _manifest(arguments: Sequence[str], sweep: Sweep) -> Manifest:
     given = [] if sweep.trials else zip(sweep.overrides, sweep.points, strict=True)
-    own = os.environ.get("UNSEEN_CONF")
+    own_folder = os.environ.get("UNSEEN_CONF")
     return Manifest(
         command=list(arguments),
         cwd=str(Path.cwd()),
-        own_configs=own and str(Path(own).resolve()),
+        own_configs=own_folder and str(Path(own_folder).resolve()),
         multirun=sweep.multirun,
         points=[Point(overrides, run_config(config)) for overrides, config in given],
         trials=sweep.trials,
@@ -149,7 +149,7 @@ def run_id() -> Iterator[None]:
 @contextmanager
 def _original_environment(manifest: Manifest) -> Iterator[None]:
     """Works in the folder and with the user's configs of the command that started a sweep."""
-    cwd, own = Path.cwd(), os.environ.pop("UNSEEN_CONF", None)
+    cwd, own_folder = Path.cwd(), os.environ.pop("UNSEEN_CONF", None)
     os.chdir(manifest.cwd)
     if manifest.own_configs:
         os.environ["UNSEEN_CONF"] = manifest.own_configs
@@ -158,5 +158,5 @@ def _original_environment(manifest: Manifest) -> Iterator[None]:
     finally:
         os.chdir(cwd)
         os.environ.pop("UNSEEN_CONF", None)
-        if own is not None:
-            os.environ["UNSEEN_CONF"] = own
+        if own_folder is not None:
+            os.environ["UNSEEN_CONF"] = own_folder

@@ -1,4 +1,4 @@
-"""Distortions that resemble the faults of generated images; the feature network learns to tell them apart.
+"""Distortions that resemble the faults of generated images; the feature network learns to distinguish them.
 
 Every kind maps x (N, C, H, W) in [-1, 1], a strength in [0, 1] per image (N,) and a CPU generator to images
 of the same shape; strength 0 is already visible (except ``none``), strength 1 is gross.

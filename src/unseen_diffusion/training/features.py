@@ -1,7 +1,7 @@
 """The task of the feature network: to predict the domain of an image and its distortion.
 
-Features that only tell domains apart would not see the faults of generated images. So many images are distorted (see
-``distortions``), and a second head predicts the distortion.
+Features that only distinguish domains would miss the faults of generated images. Many images are therefore distorted
+(see ``distortions``), and a second head predicts the distortion.
 """
 
 import re

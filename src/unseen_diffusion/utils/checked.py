@@ -280,7 +280,7 @@ class Setting:
 def declared(target: Any) -> list[Setting]:
     """The settings of a class, or the arguments of a function or class that configs call, in order.
 
-    Meanings are the texts that stand below the fields, or the ``Args`` of the docstring.
+    Meanings are the texts below the fields, or the ``Args`` of the docstring.
     """
     if is_dataclass(target):
         meanings = {

@@ -67,11 +67,11 @@ def resolve_plain(config: DictConfig) -> dict[str, Any]:
     Raises:
         InputError: a required value (???) was not given.
     """
-    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    unset = OmegaConf.to_container(own, resolve=False)
+    without_hydra = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    unset = OmegaConf.to_container(without_hydra, resolve=False)
     if missing := _required(unset, ""):
         raise InputError(f"{missing[0]}: required; give it on the command line, e.g. {missing[0]}=VALUE")
-    plain = OmegaConf.to_container(own, resolve=True)
+    plain = OmegaConf.to_container(without_hydra, resolve=True)
     if not isinstance(plain, dict):
         raise InputError("the config is not a mapping")
     return {str(key): value for key, value in plain.items()}

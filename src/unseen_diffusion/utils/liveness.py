@@ -23,7 +23,7 @@ class Clock:
     """The system's time. Tests pass a clock that they advance themselves."""
 
     def monotonic(self) -> float:
-        """Seconds since some moment; never goes back."""
+        """Seconds since an arbitrary start; never decreases."""
         return time.monotonic()
 
     def now(self) -> datetime:

@@ -21,7 +21,7 @@ class Architecture:
         in_channels: of the image.
         out_channels: as many, or twice as many with a learned variance.
         widths: channels per level, from the full resolution down.
-        blocks: residual blocks per level on the way down; one more on the way up.
+        blocks: residual blocks per level on the downward path; one more on the upward path.
         attention: which levels have attention; the middle always has it.
         scale_shift: the timestep scales and shifts the second norm, instead of being added before it.
         resnet_resampling: levels are joined by residual blocks, not by convolutions.
@@ -123,7 +123,7 @@ def _up_leaves(arch: Architecture, names: Naming, level: int) -> Iterator[Leaf]:
     below = arch.widths[min(level + 1, len(arch.widths) - 1)]
     above = arch.widths[max(level - 1, 0)]
     for layer in range(arch.blocks + 1):
-        # The last block receives the input of this level on the way down.
+        # The last block receives the input of this level from the downward path.
         inputs = (width if layer else below) + (above if layer == arch.blocks else width)
         block = names.block(arch, "up", level, layer)
         yield from _resnet_leaves(arch, names, block, f"{target}.resnets.{layer}", inputs, width)

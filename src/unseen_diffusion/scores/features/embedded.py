@@ -39,8 +39,8 @@ class Residual(nn.Module):
 class FeatureNetwork(nn.Module):
     """CNN for 3x32x32 images with two linear heads on its pooled features.
 
-    One head predicts the domain, the other how the image was distorted: a network trained on domains alone does not
-    see the flaws of generated images.
+    One head predicts the domain, the other how the image was distorted: a network trained on domains alone would miss
+    the flaws of generated images.
     """
 
     @checked_arguments("training.network")
