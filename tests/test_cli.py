@@ -136,7 +136,7 @@ def test_batch_size_changes_nothing(here: Path) -> None:
         (["bandwidth.eta=high"], "bandwidth.eta=high: give a number"),
         (["mixing.t=1000"], "mixing.t=1000: give a number between 0 and 999"),
         (["mixing.t=0"], "t=0 is the image itself"),
-        (["mixing.t=500", "mixing.record=[500.00001]"], "steps that agree in 6 digits"),
+        (["mixing.t=500", "mixing.record=[500.00001]"], "two steps that are equal to 6 digits"),
         (["prior=null"], "Config group override must be a string"),
         (["progress=maybe"], "progress=maybe: give true or false"),
         (["paths.outputs=/dev/null/x"], "paths.outputs=/dev/null/x: cannot write"),

@@ -1,6 +1,6 @@
 """The released loop, from its description: one image at a time, one generator, float32, 80 + 80 steps.
 
-The network is asked at the lower end of each upward step; the grid is linspace(0, t_0, steps) rounded down, the
+The network is evaluated at the lower end of each upward step; the grid is linspace(0, t_0, steps) rounded down, the
 clean image is taken as the state at t = 0, and the last downward step ends at alpha = 1.
 """
 

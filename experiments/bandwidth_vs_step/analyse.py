@@ -153,7 +153,7 @@ def welch(a: dict[str, Any], b: dict[str, Any]) -> tuple[float, float]:
 
 
 def draw(full: pd.DataFrame) -> Figure:
-    """Bandwidth against the step, a panel a domain; open marks are censored."""
+    """Draws bandwidth against the step, one panel per domain; open marks are censored."""
     domains = list(full["domain"].unique())
     figure = Figure(figsize=(2.3 * len(domains) + 1, 3.2), layout="constrained")
     axes = figure.subplots(1, len(domains), sharey=True, squeeze=False)[0]

@@ -2,8 +2,8 @@
 
 python -m experiments.base_model.measure FOLDER [NAME ...]
 
-FOLDER has cifar10-*-train.parquet and cifar10-*-test.parquet. A training that ended is not run again, and one that was
-interrupted goes on.
+FOLDER has cifar10-*-train.parquet and cifar10-*-test.parquet. A finished training is not run again, and an interrupted
+one continues.
 """
 
 import argparse

@@ -15,7 +15,7 @@ from unseen_diffusion.reports.comparison import compare, write_comparison
 from unseen_diffusion.reports.figures import comparison_figure
 from unseen_diffusion.reports.tables import load_results
 
-COMPARISON = (QUICK, "domain.draw=0,1", "seed=0", "domain.heldout=20")  # of which conformal shares need 20
+COMPARISON = (QUICK, "domain.draw=0,1", "seed=0", "domain.heldout=20")  # conformal shares need 20 held-out
 SWEEPS = (
     sweep("comparison_100", "comparison", "domain=hubble,textures", tiny=[*COMPARISON, "domain=hubble"]),
     sweep(

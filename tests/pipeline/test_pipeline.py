@@ -192,7 +192,7 @@ def test_all_forms_of_images_are_the_same_images(tmp_path: Path) -> None:
         (torch.full((2, 3, 8, 8), torch.nan), r"floats from nan"),
         (torch.zeros(3, 8, 8), r"shape \(3, 8, 8\)"),
         (torch.zeros(2, 3, 8, 8, dtype=torch.int64), "int64; give uint8"),
-        ([], "none at all"),
+        ([], "an empty list"),
         ([3], r"images\[0\]: a int"),
         ([Image.new("F", (8, 8))], "mode F has no PNG"),
         (7, "images: a int; give a tensor"),
@@ -353,7 +353,7 @@ def test_only_its_own_folders_are_overwritten(fitted: UnseenDomainPipeline, tmp_
     fitted.save_pretrained(tmp_path / "domain")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "README.md").write_text("mine")
-    with refuses("holds something else"):
+    with refuses("contains something other"):
         fitted.save_pretrained(tmp_path / "other")
     assert (tmp_path / "other" / "README.md").read_text() == "mine"
 
@@ -412,7 +412,11 @@ def test_damaged_files_are_refused(fitted: UnseenDomainPipeline, tmp_path: Path)
         ("/no/such/folder", {}, "no such folder"),
         ("nobody/nothing", {}, "not a local folder, not cached"),
         ("embedded:nothing", {}, "no such embedded model"),
-        ("embedded:photos32", {"torch_dtype": torch.float16}, "torch_dtype=torch.float16 does not belong here; choose"),
+        (
+            "embedded:photos32",
+            {"torch_dtype": torch.float16},
+            "torch_dtype=torch.float16 is not an option here; choose",
+        ),
         ("embedded:photos32", {"base": "x"}, "base=x: embedded:photos32 is no saved unseen domain"),
     ],
 )
@@ -428,7 +432,7 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
 
 def test_a_saved_domain_brings_its_own_options(fitted: UnseenDomainPipeline, tmp_path: Path) -> None:
     fitted.save_pretrained(tmp_path / "domain")
-    with refuses("dtype=bfloat16 does not belong here; a saved domain brings its own"):
+    with refuses("dtype=bfloat16 is not an option here; a saved domain brings its own"):
         load(tmp_path / "domain", dtype="bfloat16")
 
 

@@ -48,7 +48,7 @@ def resolve(path: str, revision: str | None = None, weights: bool = True) -> Pat
 
 
 def snapshot(key: str, path: str, revision: str | None, patterns: Sequence[str]) -> Path:
-    """The wanted files of a hub repository, downloaded or from the cache; ``key`` is the setting that names it.
+    """The folder of a hub repository's requested files, downloaded or cached; errors name the setting ``key``.
 
     Raises:
         InputError: the hub cannot be reached, and nothing is cached.
@@ -101,7 +101,7 @@ def weight_files(folder: Path, part: str) -> list[Path]:
         return [found]
     shards = sorted({found.parent / name for name in read_json(found)["weight_map"].values()})
     if absent := [shard.name for shard in shards if not shard.is_file()]:
-        raise InputError(f"{folder}: {part}/{absent[0]} is named by {found.name} but absent; download it again")
+        raise InputError(f"{folder}: {part}/{absent[0]} is listed in {found.name} but missing; download it again")
     return [found, *shards]
 
 

@@ -107,7 +107,7 @@ class Slerp(Prior):
 
 @dataclass(frozen=True)
 class ReplayedLatents(FittedPrior):
-    """The references in a fixed order, again from the start when they run out."""
+    """The references in a fixed order, repeated as often as needed."""
 
     latents: Tensor
 

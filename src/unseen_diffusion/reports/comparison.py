@@ -1,4 +1,4 @@
-"""Methods compared over reference draws and seeds.
+"""Compares methods over reference draws and seeds.
 
 Draws and seeds are crossed: the seeds of a draw share its references, and the draws of a seed share its noise.
 Intervals and tests take both as random (``scores.intervals.crossed_interval``). For a method that uses no references,

@@ -21,7 +21,7 @@ AnyResult = TypeVar("AnyResult", bound="RunResult")
 
 
 class UsedArtefact(TypedDict):
-    """An artefact behind a result: the stage that made it, its folder, and whether it was there before the run."""
+    """An artefact behind a result: the stage that made it, its folder, and whether it existed before the run."""
 
     stage: str
     folder: str
@@ -35,7 +35,7 @@ class RunResult:
     folder: Path
     """the run's folder; not part of the file"""
     settings: Mapping[str, Any]
-    """the settings that tell this run from others (``rows.SETTINGS``)"""
+    """the settings that distinguish this run from others (``rows.SETTINGS``)"""
     mixing: Mapping[str, Any] | None = None
     """the search for the mixing step t_mix"""
     bandwidth: Mapping[str, Any] | None = None

@@ -28,11 +28,11 @@ def tuning_of(run: Run) -> dict[str, Any] | None:
 
 
 def round_trips(run: Run, count: int) -> dict[float, Artefact]:
-    """At least the first ``count`` references inverted and denoised, by eta: 0 and the run's own."""
+    """At least the first ``count`` references, inverted and denoised at eta 0 and at the run's eta; images by eta."""
     s = run.settings
 
     def denoised(eta: float) -> Artefact:
-        # At the run's own eta, the replay row has already denoised as many references as there are samples.
+        # At the run's eta, the replay row has already denoised as many references as there are samples.
         shared = eta == s.eta and "replay" in s.scores.rows and count <= s.samples
         return run.denoised(run.references.first(s.samples if shared else count), eta)
 
@@ -40,7 +40,7 @@ def round_trips(run: Run, count: int) -> dict[float, Artefact]:
 
 
 def reconstruct(run: Run, folder: Path) -> dict[str, Any]:
-    """Fidelity of the first references, inverted and denoised at eta 0 and at the run's own; draws their sheet."""
+    """Fidelity of the first references, inverted and denoised at eta 0 and at the run's eta; draws their sheet."""
     s = run.settings
     count = min(s.scores.reconstructions, len(run.split.tensors["references"]))
     if count == 0:
@@ -94,7 +94,7 @@ def extras(run: Run, generated: Generated) -> dict[str, Artefact | None]:
 
 
 def latent_geometry(run: Run, generated: Generated) -> Artefact | None:
-    """Distances, angles and radius of held-out, own, accepted and rejected latents against the references."""
+    """Distances, angles and radius of held-out, base-model, accepted and rejected latents against the references."""
     s = run.settings
     most = s.scores.geometry
     k = min(s.tolerances.k, len(run.references.latents) - 1)

@@ -88,7 +88,7 @@ class Measurements(StageStore):
         pairs: int,
         steps: int,
     ) -> Artefact:
-        """Images along the way between references 0 and 1, 2 and 3, ...: tensors (pairs, steps, C, H, W) uint8.
+        """Images along paths between references 0 and 1, 2 and 3, ...: tensors (pairs, steps, C, H, W) uint8.
 
         ``slerp`` and ``linear`` run between their latents and are denoised at eta 0; ``data`` blends the images.
         """

@@ -20,7 +20,7 @@ REQUIRED = {one.name for one in fields(Metric) if one.default is MISSING}
 
 @runtime_checkable
 class Score(Protocol):
-    """A score beyond the suite's.
+    """The interface of a score that the suite does not contain.
 
     Attributes:
         columns: how tables show each column that the score adds, by the column's name.
@@ -33,7 +33,7 @@ class Score(Protocol):
 
 
 def check_columns(scores: Mapping[str, Score]) -> None:
-    """Checks that every column belongs to one score.
+    """Checks that every column belongs to one score only.
 
     Raises:
         InputError: a score adds a column that the suite or another score has already.
@@ -47,7 +47,7 @@ def check_columns(scores: Mapping[str, Score]) -> None:
 
 
 def extra_columns(scores: Mapping[str, Score], samples: "Views", domain: "DomainViews") -> dict[str, float]:
-    """What the scores return, as columns of a row.
+    """Computes the scores, and returns their values as columns of a row.
 
     Raises:
         InputError: a score returned a column that it does not declare, or a value that is not a number.
@@ -58,7 +58,7 @@ def extra_columns(scores: Mapping[str, Score], samples: "Views", domain: "Domain
         for column, value in score(samples, domain).items():
             if column not in known:
                 raise InputError(f"scores.extra.{name}: returned {column}; declare it in columns")
-            unknown = isinstance(value, float) and isnan(value)  # an empty cell of the table
+            unknown = isinstance(value, float) and isnan(value)  # NaN leaves the table's cell empty
             if not is_number(value) and not unknown:
                 shown = value if isinstance(value, float) else type(value).__name__
                 raise InputError(f"scores.extra.{name}: returned {shown} for {column}; return a finite float")

@@ -11,7 +11,7 @@ from torch import nn
 
 from unseen_diffusion.utils.errors import InputError, first_line
 
-PATIENCE = timedelta(hours=6)  # the other processes wait so long while the first decodes images or samples
+PATIENCE = timedelta(hours=6)  # longest wait of the other processes while the first decodes images or samples
 
 
 class Processes:

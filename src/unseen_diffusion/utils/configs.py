@@ -1,4 +1,4 @@
-"""From configs to objects: Hydra's instantiate with one clear line for a value that does not fit."""
+"""Builds objects from configs by Hydra's instantiate; a value that does not fit gives one clear line."""
 
 import re
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from unseen_diffusion.utils.errors import InputError
 
 
 def build(config: Any, group: str = "", /, **arguments: Any) -> Any:
-    """Hydra's instantiate, with the cause of a failure as one line.
+    """Builds the object that a config describes (Hydra's instantiate); a failure becomes one line with its cause.
 
     Args:
         config: with ``_target_``.
@@ -62,7 +62,7 @@ def check_arguments(config: Mapping[str, Any], group: str) -> None:
 
 
 def resolve_plain(config: DictConfig) -> dict[str, Any]:
-    """The config as plain values, ``hydra`` left out.
+    """The resolved config as plain Python values, without its ``hydra`` part.
 
     Raises:
         InputError: a required value (???) was not given.

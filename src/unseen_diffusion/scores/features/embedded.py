@@ -1,6 +1,6 @@
 """The embedded feature network: a small CNN trained on the embedded 32x32 domains (``unseen train``).
 
-Scores with these features always show the network's name: they do not compare with published FID or KID.
+Scores with these features always show the network's name: they are not comparable with published FID or KID.
 """
 
 from collections.abc import Sequence
