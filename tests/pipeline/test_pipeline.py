@@ -17,6 +17,7 @@ from torch import Tensor
 
 from support import TinyModelFolder
 from support.families import make
+from support.options import option
 from unseen_diffusion.models import GaussianModel
 from unseen_diffusion.models.analytic import natural_gaussian
 from unseen_diffusion.pipeline import UnseenDomainOutput, UnseenDomainPipeline
@@ -43,7 +44,6 @@ from unseen_diffusion.rejection import (
 from unseen_diffusion.rejection.geometry import References
 from unseen_diffusion.runs.stages import Stages
 from unseen_diffusion.solvers.grids import make_grid
-from unseen_diffusion.solvers.methods.ddim_implicit import ImplicitSettings
 from unseen_diffusion.solvers.sampling import denoise, invert
 from unseen_diffusion.solvers.settings import SolverSettings
 from unseen_diffusion.store.artefacts import Store
@@ -272,7 +272,7 @@ def test_fewer_images_may_be_allowed(fitted: UnseenDomainPipeline) -> None:
         {"prior": Slerp(), "tolerances": Projection(match=BANDS, iterations=4)},
         {"prior": KernelDensity(), "tolerances": AbsoluteTolerances(tolerance={"pair_distance": 5.0}, target={}, k=3)},
         {"solver": SolverSettings(name="ddim", grid="uniform_t", steps=4)},
-        {"solver": ImplicitSettings(name="ddim_implicit", grid="karras", steps=8, iterations=2, tolerance=0.1)},
+        {"solver": option("solver", "ddim_implicit", steps=8, iterations=2, tolerance=0.1)},
     ],
     ids=lambda changes: "-".join(getattr(value, "name", "") for value in changes.values()) or "default",
 )

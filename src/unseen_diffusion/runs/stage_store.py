@@ -12,7 +12,7 @@ from unseen_diffusion.store.artefacts import Artefact, Store
 from unseen_diffusion.store.shards import RowWise, StageOutput
 from unseen_diffusion.utils.progress import steps_bar
 
-log = logging.getLogger("unseen_diffusion.runs.stages")
+log = logging.getLogger(__name__)
 
 
 @dataclass

@@ -5,7 +5,6 @@ nothing else: neither batch size nor device. Stages whose rows are independent (
 computed in shards of one batch, which several workers share; one worker computes the others.
 """
 
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,9 +19,7 @@ from unseen_diffusion.models.pipeline import DiffusersModel
 from unseen_diffusion.pipeline.steps import LatentSet
 from unseen_diffusion.priors import FittedPrior, Prior
 from unseen_diffusion.rejection import Rejection, Tolerances, select_latents, within
-from unseen_diffusion.rejection.geometry import (
-    summarise,
-)
+from unseen_diffusion.rejection.geometry import summarise
 from unseen_diffusion.runs.measurements import Measurements
 from unseen_diffusion.scores.intervals import wilson
 from unseen_diffusion.solvers.sampling import denoise, invert
@@ -36,8 +33,6 @@ from unseen_diffusion.utils.images import dequantise, quantise
 from unseen_diffusion.utils.progress import skip
 from unseen_diffusion.utils.renamed import new_names
 from unseen_diffusion.utils.seeds import normal_rows
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

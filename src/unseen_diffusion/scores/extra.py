@@ -1,12 +1,12 @@
 """Scores of your own: a class in any module, named by its ``_target_`` under ``scores.extra``. Needs no torch."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from math import isnan
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from unseen_diffusion.scores.metrics import METRICS, Metric
-from unseen_diffusion.utils.checked import is_number
+from unseen_diffusion.utils.checked import checked_value, is_number
 from unseen_diffusion.utils.errors import InputError
 
 if TYPE_CHECKING:
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 PARTS = ("low", "high", "p")  # a column NAME may come with NAME_low, NAME_high and NAME_p
 SUITE = tuple(METRICS)
+KEYS = {one.name: one for one in fields(Metric)}.keys()  # of a column's description in results.json
+REQUIRED = {one.name for one in fields(Metric) if one.default is MISSING}
 
 
 @runtime_checkable
@@ -71,6 +73,13 @@ def description(scores: Mapping[str, Score]) -> dict[str, Any]:
 
 
 def show_columns(results: Mapping[str, Any]) -> None:
-    """Adds the columns that a results.json describes to ``METRICS``, after those of the suite."""
-    for column, metric in results.get("metrics", {}).items():
+    """Adds the columns that a results.json describes to ``METRICS``, after those of the suite.
+
+    Raises:
+        InputError: a description that ``description`` does not write; the file may come from anyone.
+    """
+    described = checked_value("metrics", results.get("metrics") or {}, Mapping[str, Mapping[str, str | bool]])
+    for column, metric in described.items():
+        if not REQUIRED <= metric.keys() <= KEYS:
+            raise InputError(f"metrics.{column}: has {', '.join(metric)}, not {', '.join(KEYS)}; run this point again")
         METRICS.setdefault(column, Metric(**metric))

@@ -15,14 +15,14 @@ from unseen_diffusion.scores.manifold import prdc
 from unseen_diffusion.scores.membership import classifier_share, conformal_share
 from unseen_diffusion.scores.memorisation import CopyRate, copy_rate
 from unseen_diffusion.scores.metrics import CLASSIFIER
-from unseen_diffusion.utils.checked import Count, settings
+from unseen_diffusion.utils.checked import Count, WholeNumber, settings
 
 Row = Literal["held_out", "replay", "standard", "base_samples"]
 ROWS: tuple[str, ...] = get_args(Row)
 MINIMUM = 4  # images that every scored set must have; more for nearest-neighbour scores
 ZeroOrMore = Annotated[int, Field(ge=0)]
 OpenShare = Annotated[float, Field(gt=0, lt=1)]
-Testable = Literal[0] | Annotated[int, Field(ge=8)]
+Testable = Annotated[Literal[0], WholeNumber] | Annotated[int, Field(ge=8)]
 
 
 @settings("scores")

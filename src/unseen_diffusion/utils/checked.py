@@ -36,7 +36,7 @@ from typing import (
     get_type_hints,
 )
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from unseen_diffusion.utils.errors import InputError
@@ -49,6 +49,16 @@ Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Text = Annotated[str, Field(min_length=1)]
+
+
+def _same_type(value: object) -> object:
+    """Refuses true, false and 1.0, which equal a number of a ``Literal``."""
+    if type(value) is not int:
+        raise ValueError("no whole number")
+    return value
+
+
+WholeNumber = BeforeValidator(_same_type)  # for Annotated[Literal[1, 2], WholeNumber]
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path", NoneType: "null"}
 
 

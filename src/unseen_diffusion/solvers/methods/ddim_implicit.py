@@ -65,11 +65,11 @@ class ImplicitDdim(Solver):
 class ImplicitSettings(SolverSettings):
     """The implicit inverse of DDIM: at most ``steps`` NFE upwards, ``steps / iterations`` downwards."""
 
-    iterations: Count = FixedPoint.iterations
+    iterations: Count
     """NFE of a fixed point, at most, per image and step of the inversion"""
-    tolerance: Annotated[float, Field(gt=0, lt=1)] = FixedPoint.tolerance
+    tolerance: Annotated[float, Field(gt=0, lt=1)]
     """relative residual at which an image is done"""
-    acceleration: Acceleration = FixedPoint.acceleration
+    acceleration: Acceleration
     """the fixed-point method (see ``FixedPoint``)"""
 
     def __post_init__(self) -> None:
