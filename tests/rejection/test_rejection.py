@@ -1,6 +1,8 @@
 """Rejection: bounded, counted, independent of chunks; calibrated bands; a control that owes nothing to geometry."""
 
 import math
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -248,3 +250,9 @@ def test_refusals_name_the_setting() -> None:
             0,
             100,
         )
+
+
+def test_settings_need_no_torch() -> None:
+    """The command's help and the keys of a run read them."""
+    code = "import sys, unseen_diffusion.rejection.settings; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

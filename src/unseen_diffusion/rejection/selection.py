@@ -13,23 +13,10 @@ from tqdm import tqdm
 from unseen_diffusion.priors import FittedPrior, Prior
 from unseen_diffusion.rejection.geometry import CRITERIA, References
 from unseen_diffusion.rejection.routes import Route, Task
-from unseen_diffusion.rejection.tolerances import Band, RouteName, Tolerances, within
-from unseen_diffusion.utils.checked import Count, settings
+from unseen_diffusion.rejection.settings import Rejection
+from unseen_diffusion.rejection.tolerances import Band, Tolerances, within
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.seeds import generator
-
-
-@settings("rejection")
-class Rejection:
-    """The largest number of candidates, and how they are judged."""
-
-    max_proposals: Count
-    """largest number of candidates drawn"""
-    allow_fewer: bool = False
-    """return the latents accepted when the bound is reached, if there are any, instead of an error"""
-    route: RouteName = "direct"
-    """direct draws every candidate in full; exact_statistics draws only the numbers that decide, and the rest of those
-    accepted (for priors with a spherical rest): other candidates, of the same distribution"""
 
 
 @dataclass(frozen=True)

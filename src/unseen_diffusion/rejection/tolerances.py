@@ -10,7 +10,7 @@ A new kind of tolerances is one class with ``bands``::
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
+from typing import Annotated, Any, ClassVar, NamedTuple, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -20,11 +20,10 @@ from torch import Tensor
 from unseen_diffusion.rejection.geometry import CRITERIA, Criterion, References, leave_one_out
 from unseen_diffusion.rejection.reduced import ExactStatistics
 from unseen_diffusion.rejection.routes import Direct, Route, Task
+from unseen_diffusion.rejection.settings import ROUTES
 from unseen_diffusion.utils.checked import Count, settings
 from unseen_diffusion.utils.errors import InputError
 
-RouteName = Literal["direct", "exact_statistics"]
-ROUTES: tuple[str, ...] = get_args(RouteName)
 NonNegative = Annotated[float, Field(ge=0)]
 
 
