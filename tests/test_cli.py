@@ -19,8 +19,9 @@ from support.commands import TINY, run
 from support.finished_runs import Runs
 from unseen_diffusion.cli import help_text
 from unseen_diffusion.domains import pool_of
+from unseen_diffusion.rejection.settings import Rejection
 from unseen_diffusion.reports.tables import load_results
-from unseen_diffusion.runs.keys import FixedMixing, Paths, RejectionKeys, RunKeys
+from unseen_diffusion.runs.keys import FixedMixing, Paths, RunKeys
 from unseen_diffusion.runs.results import flat_settings
 from unseen_diffusion.runs.settings import check
 from unseen_diffusion.store.artefacts import load_tensor
@@ -431,7 +432,7 @@ def test_help_explains_every_key_of_a_run() -> None:
 def test_comments_of_the_configs_are_the_declared_meanings() -> None:
     """What a reader of conf/run.yaml sees beside a key is what the help says of it."""
     lines = [line.strip() for name in ("run", "paths/default", "mixing/fixed") for line in conf_lines(name)]
-    for kind in (RunKeys, RejectionKeys, Paths, FixedMixing):
+    for kind in (RunKeys, Rejection, Paths, FixedMixing):
         for one in declared(kind):
             assert any(line.startswith(f"{one.name}: ") and line.endswith(f" # {one.meaning}") for line in lines), one
 

@@ -13,6 +13,7 @@ from unseen_diffusion.domains.pools import Pool, array_pool, fingerprint, stack
 from unseen_diffusion.domains.split import LABELS, SHARES, Split, check_counts, split_pool
 from unseen_diffusion.utils.checked import settings
 from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.renamed import new_names
 
 __all__ = [
     "LABELS",
@@ -160,3 +161,6 @@ def _report_skipped(name: str, reasons: Sequence[str]) -> None:
     if reasons:
         more = f" and {len(reasons) - PER_LINE} more" if len(reasons) > PER_LINE else ""
         log.warning("domain=%s: %d unreadable skipped: %s%s", name, len(reasons), "; ".join(reasons[:PER_LINE]), more)
+
+
+__getattr__ = new_names(__name__)

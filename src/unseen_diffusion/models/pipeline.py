@@ -33,6 +33,7 @@ from unseen_diffusion.utils.digests import digest, file_digest
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import file_states
 from unseen_diffusion.utils.precision import mixed_precision
+from unseen_diffusion.utils.renamed import new_names
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -219,3 +220,6 @@ def _fingerprint(digests: Sequence[str], options: Options, network: nn.Module) -
     chosen = {k: v for k, v in asdict(options).items() if k not in ("guidance", *SPEED) and v != getattr(Options, k)}
     parts += [json.dumps(chosen, sort_keys=True)] if chosen else []
     return digest(*parts)
+
+
+__getattr__ = new_names(__name__)

@@ -17,6 +17,7 @@ from unseen_diffusion.solvers.settings import SolverSettings
 from unseen_diffusion.utils.digests import array_digest
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.images import dequantise, quantise
+from unseen_diffusion.utils.renamed import new_names
 
 
 @dataclass(frozen=True)
@@ -184,3 +185,6 @@ def draw(
     steps = DrawInMemory(evaluation, tolerances, count, rejection)
     selection, _, images = steps.run(domain.prior, latents, eta, seed)
     return Drawn(images, selection)
+
+
+__getattr__ = new_names(__name__)

@@ -129,7 +129,7 @@ def select_latents(
     route = tolerances.route(rejection.route, Task(prior, prepared, tuple(references.shape[1:]), seed, chunk), bands)
     kept, judged = _loop(route, bands, count, rejection.max_proposals, progress)
     if len(kept) < count and not (rejection.allow_fewer and kept):
-        raise InputError(_shortfall(judged, bands, len(kept), count, tolerances.name, rejection.allow_fewer))
+        raise InputError(_shortfall(judged, bands, len(kept), count, tolerances, rejection.allow_fewer))
     kept = kept[:count]
     proposals = kept[-1] + 1 if len(kept) == count else len(judged)
     judged = judged[:proposals]
@@ -160,7 +160,9 @@ def _loop(
     return kept, torch.cat(parts)
 
 
-def _shortfall(judged: Tensor, bands: Mapping[str, Band], kept: int, count: int, name: str, allow_fewer: bool) -> str:
+def _shortfall(
+    judged: Tensor, bands: Mapping[str, Band], kept: int, count: int, tolerances: Tolerances, allow_fewer: bool
+) -> str:
     """One line: the candidates' measured statistics beside the bands, and the remedy."""
     shares = within(judged, bands).double().mean(0).tolist()
     parts = []
@@ -171,13 +173,12 @@ def _shortfall(judged: Tensor, bands: Mapping[str, Band], kept: int, count: int,
             f"[{band.low:.2f}, {band.high:.2f}] ({share:.1%} pass)"
         )
     return (
-        f"tolerances={name}: {kept} of {count} latents accepted after {len(judged)} proposals: {'; '.join(parts)}; "
-        + advice(name, fewer=bool(kept) and not allow_fewer)
+        f"tolerances={tolerances.name}: {kept} of {count} latents accepted after {len(judged)} proposals: "
+        f"{'; '.join(parts)}; " + advice(tolerances, fewer=bool(kept) and not allow_fewer)
     )
 
 
-def advice(name: str, fewer: bool) -> str:
-    """The remedy where tolerances of this name accept too few; ``fewer``: whether to suggest allow_fewer."""
-    wider = "tolerances.coverage" if name == "calibrated" else "tolerances=calibrated"
+def advice(tolerances: Tolerances, fewer: bool) -> str:
+    """The remedy where tolerances accept too few; ``fewer``: whether to suggest allow_fewer."""
     more = ", raise rejection.max_proposals, or set rejection.allow_fewer=true"
-    return f"widen the tolerances ({wider})" + (more if fewer else " or raise rejection.max_proposals")
+    return f"widen the tolerances ({tolerances.widened_by})" + (more if fewer else " or raise rejection.max_proposals")

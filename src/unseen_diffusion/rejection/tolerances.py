@@ -23,6 +23,7 @@ from unseen_diffusion.rejection.routes import Direct, Route, Task
 from unseen_diffusion.rejection.settings import ROUTES
 from unseen_diffusion.utils.checked import Count, settings
 from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.renamed import new_names
 
 NonNegative = Annotated[float, Field(ge=0)]
 
@@ -49,6 +50,8 @@ class Tolerances(ABC):
     """whether the accepted latents are other draws of the prior than the judged ones"""
     moves_candidates: ClassVar[bool] = False
     """whether a candidate is changed to fit the bands, instead of being rejected"""
+    widened_by: ClassVar[str] = "tolerances=calibrated"
+    """the setting that an error suggests where too few candidates are accepted"""
     routes: ClassVar[tuple[str, ...]] = ROUTES
     """the values of rejection.route that these tolerances work with"""
 
@@ -154,6 +157,8 @@ class CalibratedTolerances(Tolerances):
     repeats: Count = 8
     """leave-one-out draws per reference"""
 
+    widened_by: ClassVar[str] = "tolerances.coverage"
+
     def bands(self, references: References, seed: int) -> dict[str, Band]:
         measured = leave_one_out(references, self.k, seed, self.repeats)
         tail = (1 - self.coverage) / 2
@@ -212,3 +217,6 @@ def within(judged: Float[Tensor, "b 3"], bands: Mapping[str, Band]) -> Bool[Tens
         value = judged[:, CRITERIA.index(name)]
         passes[:, column] = (value >= band.low) & (value <= band.high)
     return passes
+
+
+__getattr__ = new_names(__name__)

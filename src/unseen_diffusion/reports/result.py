@@ -15,7 +15,7 @@ TABLE = "results.parquet"  # the rows of results.json, each with the run's setti
 PICTURES = ("samples.png", "reconstructions.png", "bandwidth.png")
 SCHEMA = 2  # of results.json
 # Configuration keys that change no result.
-INDIFFERENT = ("paths", "tracking", "progress", "batch_size", "device", "workers", "worker")
+INDIFFERENT = ("paths", "tracking", "progress", "batch_size", "device", "workers", "worker", "method.source")
 REQUIRED = ("settings", "rows", "config")
 AnyResult = TypeVar("AnyResult", bound="RunResult")
 

@@ -109,7 +109,7 @@ def latent_geometry(run: Run, generated: Generated) -> Artefact | None:
     if generated.latents is not None:
         sets["accepted"] = generated.latents.latents[:most]
     # The random control and the exact route selected among other draws than these indices give.
-    same_draws = s.route == "direct" and not s.tolerances.control
+    same_draws = s.rejection.route == "direct" and not s.tolerances.control
     if generated.prior and generated.selection and same_draws:
         accepted = set(generated.selection.tensors["indices"].tolist())
         proposals = range(generated.selection.facts["proposals"])

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from unseen_diffusion.rejection.settings import Rejection
 from unseen_diffusion.utils.checked import Count, Share, Text, settings
 from unseen_diffusion.utils.errors import InputError
 
@@ -51,18 +52,6 @@ class RunKeys:
             raise InputError(f"worker={self.worker}: give a whole number between 0 and {self.workers - 1}")
 
 
-@settings("rejection")
-class RejectionKeys:
-    """How candidates are drawn and judged."""
-
-    max_proposals: Count
-    """largest number of candidates; a run that needs more fails"""
-    allow_fewer: bool
-    """if max_proposals is reached: continue with the accepted latents, if the scores have enough, instead of failing"""
-    route: Literal["direct", "exact_statistics"]
-    """direct: every candidate is drawn in full; exact_statistics: same distribution, faster for large images"""
-
-
 @settings("mixing")
 class FixedMixing:
     """One mixing step, given."""
@@ -100,7 +89,7 @@ class Paths:
 
 # Parts of a config that no ``_target_`` builds.
 SECTIONS: dict[str, type] = {
-    "rejection": RejectionKeys,
+    "rejection": Rejection,
     "mixing": FixedMixing,
     "bandwidth": FixedBandwidth,
     "paths": Paths,

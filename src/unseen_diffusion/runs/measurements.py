@@ -38,7 +38,7 @@ class Measurements(StageStore):
             losses = image_losses(model.network, model.loss(images), seed, LOSS_DRAWS)
             return {"losses": losses}, {"evaluations": LOSS_DRAWS * len(images)}
 
-        return self._get("image_losses", 1, inputs, make).tensors["losses"]
+        return self.get("image_losses", 1, inputs, make).tensors["losses"]
 
     def features(self, extractor: FeatureExtractor, key: str, images: Tensor, device: torch.device) -> Tensor:
         """Images -> float32 features (n, dimension); ``key`` identifies the images."""
@@ -49,7 +49,7 @@ class Measurements(StageStore):
             return {"features": extract(extractor, images[rows.start : rows.stop], size, device)}, {}
 
         how = RowWise(len(images), extractor.batch_size, make, lambda features, parts: facts)
-        return self._get_rows("features", 1, inputs, how).tensors["features"]
+        return self.get_rows("features", 1, inputs, how).tensors["features"]
 
     def fidelity(self, originals: Tensor, reconstructions: Artefact) -> Artefact:
         """Originals (n, C, H, W) uint8 against the first n ``reconstructions``: tensors psnr (dB) and ssim, (n,)."""
@@ -59,7 +59,7 @@ class Measurements(StageStore):
             images = reconstructions.tensors["images"][: len(originals)]
             return {"psnr": psnr(originals, images), "ssim": ssim(originals, images)}, {}
 
-        return self._get("fidelity", 1, inputs, make)
+        return self.get("fidelity", 1, inputs, make)
 
     def nearest(self, samples: Artefact, pixels: Tensor, others: Mapping[str, tuple[str, Tensor]]) -> Artefact:
         """Nearest neighbours in pixels (L2): tensors NAME_index and NAME_distance (n,) for each of ``others``.
@@ -77,7 +77,7 @@ class Measurements(StageStore):
                 tensors[f"{name}_distance"], tensors[f"{name}_index"] = nearest(pixels, candidates)
             return tensors, {}
 
-        return self._get("nearest", 1, inputs, make)
+        return self.get("nearest", 1, inputs, make)
 
     def paths(
         self,
@@ -120,7 +120,7 @@ class Measurements(StageStore):
             facts = {"evaluations": model.evaluations - before, "pairs": [[2 * i, 2 * i + 1] for i in range(pairs)]}
             return tensors, facts
 
-        return self._get("paths", 1, inputs, make)
+        return self.get("paths", 1, inputs, make)
 
     def geometry(self, references: LatentSet, sets: Mapping[str, Tensor], k: int, seed: int) -> Artefact:
         """Distances, angles and radius of sets of latents: a tensor (m, 4) float64 by name.
@@ -144,7 +144,7 @@ class Measurements(StageStore):
                 tensors[name] = torch.cat([statistics(latents, prepared, drawn), _radius(latents)], 1)
             return tensors, {"columns": [*CRITERIA, "radius"], "k": k}
 
-        return self._get("geometry", 1, inputs, make)
+        return self.get("geometry", 1, inputs, make)
 
 
 def _radius(latents: Tensor) -> Tensor:

@@ -155,8 +155,7 @@ def departure(stages: Stages, latents: LatentSet, statistic: str, seed: int) -> 
         found = gaussianity(latents.latents, seed, SIMULATIONS)
         return {"spectrum": found.spectrum}, {name: asdict(finding) for name, finding in found.findings.items()}
 
-    artefact = stages.store.get_or_make("gaussianity", 1, inputs, make)
-    stages.used.append(("gaussianity", artefact))
+    artefact = stages.get("gaussianity", 1, inputs, make)
     finding = artefact.facts[statistic]
     middle, half = (finding["low"] + finding["high"]) / 2, (finding["high"] - finding["low"]) / 2
     return abs(finding["value"] - middle) / half if half > 0 else math.inf
@@ -178,8 +177,7 @@ def latent_findings(stages: Stages, latents: LatentSet, own: LatentSet, seed: in
         facts["separability"] = asdict(separability(latents.latents, own.latents, seed, PERMUTATIONS))
         return {f"{name}_spectrum": result.spectrum for name, result in found.items()}, facts
 
-    artefact = stages.store.get_or_make("latent_findings", 1, inputs, make)
-    stages.used.append(("latent_findings", artefact))
+    artefact = stages.get("latent_findings", 1, inputs, make)
     return artefact.facts
 
 

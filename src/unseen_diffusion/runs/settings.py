@@ -15,7 +15,7 @@ from unseen_diffusion.models.base import ModelSpec
 from unseen_diffusion.models.options import inspect_model
 from unseen_diffusion.models.schedules import CLEAN
 from unseen_diffusion.priors import Prior
-from unseen_diffusion.rejection import Tolerances, check_route
+from unseen_diffusion.rejection import Rejection, Tolerances, check_route
 from unseen_diffusion.rejection.geometry import check_left_out
 from unseen_diffusion.reports.tracking import Tracker
 from unseen_diffusion.runs.bandwidth import BandwidthSearch
@@ -61,9 +61,7 @@ class RunSettings:
     samples: int
     seed: int
     batch_size: int
-    max_proposals: int
-    allow_fewer: bool
-    route: str
+    rejection: Rejection
     progress: bool
     device: torch.device
 
@@ -103,7 +101,8 @@ def check(config: DictConfig) -> RunSettings:
 
 def _check(config: DictConfig) -> RunSettings:
     plain = resolve_plain(config)
-    keys, rejection = run_keys(plain), section(plain, "rejection")
+    keys = run_keys(plain)
+    rejection: Rejection = section(plain, "rejection")
     check_folders(section(plain, "paths"))
     for group in ("model", "features"):  # which are built when a run starts: they read weights
         check_arguments(plain[group], group)
@@ -137,9 +136,7 @@ def _check(config: DictConfig) -> RunSettings:
         samples=keys.samples,
         seed=keys.seed,
         batch_size=start_size(keys.batch_size, device),
-        max_proposals=rejection.max_proposals,
-        allow_fewer=rejection.allow_fewer,
-        route=rejection.route,
+        rejection=rejection,
         progress=keys.progress,
         device=device,
     )
@@ -153,14 +150,14 @@ def _check_together(s: RunSettings) -> None:
     Raises:
         InputError: the first that does not fit.
     """
-    check_route(s.route, s.prior, s.tolerances)
+    check_route(s.rejection.route, s.prior, s.tolerances)
     if s.samples < s.scores.minimum:
         raise InputError(f"samples={s.samples}: give {s.scores.minimum} or more, which the scores need")
-    if s.max_proposals < s.samples:
-        raise InputError(f"rejection.max_proposals={s.max_proposals}: give samples={s.samples} or more")
+    if s.rejection.max_proposals < s.samples:
+        raise InputError(f"rejection.max_proposals={s.rejection.max_proposals}: give samples={s.samples} or more")
     s.tracker.check()
     if s.mixing_search:
-        check_mixing(s.mixing_search, s.method, s.max_proposals)
+        check_mixing(s.mixing_search, s.method, s.rejection.max_proposals)
     validation = check_references(s.domain, s.prior, s.tolerances, s.scores, s.spec, s.mixing_search)
     if s.method.tuning:
         s.method.tuning.check(s.plain["model"], validation)

@@ -33,11 +33,11 @@ class StageStore:
     def __post_init__(self) -> None:
         self.used: list[tuple[str, Artefact]] = []
 
-    def _get(self, stage: str, version: int, inputs: dict[str, Any], make: Callable[[], StageOutput]) -> Artefact:
+    def get(self, stage: str, version: int, inputs: dict[str, Any], make: Callable[[], StageOutput]) -> Artefact:
         """The artefact of a stage, read from the store or computed as a whole."""
         return self._use(stage, self.store.get_or_make(stage, version, inputs, make))
 
-    def _get_rows(self, stage: str, version: int, inputs: dict[str, Any], work: RowWise) -> Artefact:
+    def get_rows(self, stage: str, version: int, inputs: dict[str, Any], work: RowWise) -> Artefact:
         """The artefact of a stage whose rows are independent, read from the store or computed in shards."""
         return self._use(stage, self.store.get_or_make_rows(stage, version, inputs, work))
 

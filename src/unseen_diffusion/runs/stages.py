@@ -69,7 +69,7 @@ class Stages(Measurements):
         inputs = {k: getattr(domain, k) for k in ("references", "validation", "heldout", "split_seed", "draw")}
         if pool.repeated:  # a version of its own: earlier splits put equal images into different parts
             inputs["repeated"] = "together"
-        return self._get("split", 1, {"pool": pool.fingerprint, **inputs}, make)
+        return self.get("split", 1, {"pool": pool.fingerprint, **inputs}, make)
 
     def inversion(
         self,
@@ -109,7 +109,7 @@ class Stages(Measurements):
                 return facts
 
             how = RowWise(len(images), self.batch_size, make, finish, lambda rows: skip(bar, rows * steps))
-            artefact = self._get_rows("invert", 3, inputs, how)
+            artefact = self.get_rows("invert", 3, inputs, how)
         latents = artefact.tensors[f"t{float(t):g}"]
         return artefact, LatentSet(float(t), latents, list(range(len(latents))))
 
@@ -122,7 +122,7 @@ class Stages(Measurements):
 
     def real(self, images: Tensor) -> Artefact:
         """Real images as if they had been generated."""
-        return self._get("real", 1, {"images": tensor_digest(images)}, lambda: ({"images": images}, {}))
+        return self.get("real", 1, {"images": tensor_digest(images)}, lambda: ({"images": images}, {}))
 
     def base_latents(self, model: DiffusionModel, solver: SolverSettings, t: float, count: int, seed: int) -> LatentSet:
         """The model's own domain at ``t``: pure noise at the schedule's end, denoised deterministically to ``t``."""
@@ -146,7 +146,7 @@ class Stages(Measurements):
                 return {"latents": states}, {"evaluations": model.evaluations - before}
 
             how = RowWise(count, self.batch_size, make, _evaluations, lambda rows: skip(bar, rows * steps))
-            artefact = self._get_rows("base_latents", 2, inputs, how)
+            artefact = self.get_rows("base_latents", 2, inputs, how)
         return LatentSet(float(t), artefact.tensors["latents"], list(range(count)))
 
     def tuned(
@@ -164,7 +164,7 @@ class Stages(Measurements):
         def make() -> StageOutput:
             return tune(model, references, validation, settings, seed, self.progress)
 
-        artefact = self._get("tune", 1, inputs, make)
+        artefact = self.get("tune", 1, inputs, make)
         return artefact, model.with_network(settings.tuned(model.network, artefact.tensors), artefact.key)
 
     def prior(
@@ -177,7 +177,7 @@ class Stages(Measurements):
             fitted = prior.fit(references.latents, own.latents if own else None)
             return fitted.tensors(), {"kind": type(fitted).__name__}
 
-        return StoredPrior(prior, self._get("prior", 1, inputs, make))
+        return StoredPrior(prior, self.get("prior", 1, inputs, make))
 
     def selection(
         self,
@@ -219,7 +219,7 @@ class Stages(Measurements):
             indices = torch.tensor(chosen.indices)
             return {"latents": chosen.latents, "indices": indices, "statistics": chosen.statistics}, facts
 
-        artefact = self._get("select", 1 if rejection.route == "direct" else 2, inputs, make)
+        artefact = self.get("select", 1 if rejection.route == "direct" else 2, inputs, make)
         indices = artefact.tensors["indices"].tolist()
         return artefact, LatentSet(references.t, artefact.tensors["latents"], indices)
 
@@ -248,7 +248,7 @@ class Stages(Measurements):
                 return {"images": images}, {"evaluations": model.evaluations - before}
 
             how = RowWise(count, self.batch_size, make, _evaluations, lambda rows: skip(bar, rows * steps))
-            return self._get_rows("denoise", 2, inputs, how)
+            return self.get_rows("denoise", 2, inputs, how)
 
 
 def _evaluations(tensors: Mapping[str, Tensor], parts: Sequence[dict[str, Any]]) -> dict[str, Any]:

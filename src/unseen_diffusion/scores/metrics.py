@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from unseen_diffusion.utils.renamed import new_names
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -46,3 +48,6 @@ METRICS = {
 }
 P_VALUE = "kid_h_p"  # of the hypothesis that generated and held-out images have one distribution
 CLASSIFIER = "target_classifier"
+
+
+__getattr__ = new_names(__name__)

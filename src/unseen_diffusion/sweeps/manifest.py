@@ -15,6 +15,7 @@ from unseen_diffusion.reports.result import PICTURES, RESULTS, TABLE
 from unseen_diffusion.sweeps.status import STATES, STATUS, Status, read_status, state_of
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import read_json, write_json
+from unseen_diffusion.utils.renamed import same_path
 
 MANIFEST = "manifest.json"
 FOUND = "optimization_results.yaml"  # written by Optuna's sweeper
@@ -139,7 +140,14 @@ def check_unchanged(folder: Path, name: str, config: dict[str, Any]) -> None:
 
 
 def _difference(old: Any, new: Any, key: str = "") -> str:
-    """Names the first key in which two nested configs differ, with both values; empty if there is none."""
+    """Names the first key in which two nested configs differ, with both values; empty if there is none.
+
+    A class that was renamed since is the same class, and ``method.name`` says which method it is.
+    """
+    if key in ("method._target_", "method.source"):
+        return ""
+    if key.endswith("_target_") and isinstance(old, str) and isinstance(new, str) and same_path(old, new):
+        return ""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = [*old, *(set(new) - set(old))]
         differences = (_difference(old.get(k), new.get(k), f"{key}.{k}".lstrip(".")) for k in keys)

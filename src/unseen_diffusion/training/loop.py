@@ -21,6 +21,7 @@ from unseen_diffusion.training.state import CHECKPOINT, TrainState, load_checkpo
 from unseen_diffusion.utils.checked import Count, settings
 from unseen_diffusion.utils.configs import build
 from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.renamed import new_names
 from unseen_diffusion.utils.seeds import generator
 
 Rate = Annotated[float, Field(ge=0)]
@@ -250,3 +251,6 @@ def memory_errors(settings: LoopSettings, processes: Processes) -> Iterator[None
             f"training.loop.batch_size={settings.batch_size}: out of memory on {processes.device} with "
             f"{share // settings.accumulate} images at a time; set {smaller}a smaller network or data.size"
         ) from error
+
+
+__getattr__ = new_names(__name__)

@@ -72,9 +72,19 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "work_precision": ("solvers.work_precision",),
     "workers": ("runs.workers",),
 }
-# Names that changed within a module: module (relative to the package) -> old name -> new name. The module itself says
+# Names that changed: module (relative to the package) -> old name -> new name, with its module if that changed too.
+# The module itself says
 # ``__getattr__ = new_names(__name__)``.
 NAMES: dict[str, dict[str, str]] = {
+    "domains.base": {"array_digest": "utils.digests.array_digest"},
+    "models.pipeline": {"check_tunable": "models.options.check_tunable"},
+    "pipeline.unseen_domain": {"FixedBands": "rejection.tolerances.FixedBands"},
+    "rejection.tolerances": {"Projection": "rejection.projection.Projection"},
+    "scores.metrics": {"agreed": "reports.rows.merge_same_images"},
+    "training.loop": {
+        "check_resumable": "training.resume.check_resumable",
+        "settle_precision": "training.resume.resolve_precision",
+    },
     "runs.stages": {"digest": "tensor_digest"},
     "store.bucket": {"own_folder": "local_folder"},
     "store.claims": {"BEAT": "HEARTBEAT", "STALE": "SILENCE"},
@@ -113,6 +123,25 @@ NAMES: dict[str, dict[str, str]] = {
 PACKAGES = {new[0].partition(".")[0] for new in RENAMED.values()}
 
 
+def same_path(old: str, new: str) -> bool:
+    """Whether two dotted paths, such as ``_target_``s of configs, name the same thing before and after a renaming."""
+    _, _, path = old.partition(".")
+    first, _, rest = path.partition(".")
+    return old == new or new in {f"{ROOT}.{home}.{rest}" for home in RENAMED.get(first, ())}
+
+
+def _successor(home: str, name: str) -> tuple[str, Any] | None:
+    """The full path and the object of a name that module ``home`` (relative to the package) has or had; or None."""
+    new = NAMES.get(home, {}).get(name, name)
+    module, _, last = (new if "." in new else f"{home}.{new}").rpartition(".")
+    found = vars(import_module(f"{ROOT}.{module}")).get(last)
+    return None if found is None else (f"{ROOT}.{module}.{last}", found)
+
+
+def _warn(old: str, new: str) -> None:
+    warnings.warn(f"{old} is now {new}; the old name will be removed in version 0.5", FutureWarning, stacklevel=3)
+
+
 def old_names(module: str) -> Callable[[str], Any]:
     """The ``__getattr__`` for old module ``module``: finds a name where it is now, and warns.
 
@@ -125,40 +154,31 @@ def old_names(module: str) -> Callable[[str], Any]:
             module in PACKAGES and find_spec(f".{name}", f"{ROOT}.{module}")
         )
         if not (name.startswith("__") or below):
-            homes = [(import_module(f"{ROOT}.{home}"), NAMES.get(home, {}).get(name, name)) for home in RENAMED[module]]
-            homes = [(home, new) for home, new in homes if new in vars(home)]
-            # The module that defines the name, rather than one that imports it.
-            homes.sort(key=lambda one: getattr(vars(one[0])[one[1]], "__module__", "") != one[0].__name__)
-            if homes:
-                home, new = homes[0]
-                warnings.warn(
-                    f"{ROOT}.{module}.{name} is now {home.__name__}.{new}; the old path will be removed in version 0.5",
-                    FutureWarning,
-                    stacklevel=3,
-                )
-                return vars(home)[new]
+            found = [one for home in RENAMED[module] if (one := _successor(home, name))]
+            # The module that defines the name comes before one that imports it.
+            found.sort(key=lambda one: getattr(one[1], "__module__", "") != one[0].rpartition(".")[0])
+            if found:
+                _warn(f"{ROOT}.{module}.{name}", found[0][0])
+                return found[0][1]
         raise AttributeError(f"module {ROOT}.{module!r} has no attribute {name!r}")
 
     return find
 
 
 def new_names(module: str) -> Callable[[str], Any]:
-    """The ``__getattr__`` of a module whose names changed: finds an old name's successor, and warns.
+    """The ``__getattr__`` of a module some of whose names changed: finds an old name's successor, and warns.
 
     Args:
         module: its full name, with the old and new names in ``NAMES``.
     """
 
     def find(name: str) -> Any:
-        new = NAMES.get(module.removeprefix(f"{ROOT}."), {}).get(name)
-        if new is None:
+        home = module.removeprefix(f"{ROOT}.")
+        found = _successor(home, name) if name in NAMES.get(home, {}) else None
+        if found is None:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        warnings.warn(
-            f"{module}.{name} is now {module}.{new}; the old name will be removed in version 0.5",
-            FutureWarning,
-            stacklevel=2,
-        )
-        return getattr(sys.modules[module], new)
+        _warn(f"{module}.{name}", found[0])
+        return found[1]
 
     return find
 

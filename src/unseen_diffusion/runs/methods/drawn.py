@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from unseen_diffusion.pipeline.steps import DrawSteps, FitSteps, LatentSet
 from unseen_diffusion.priors import Prior
-from unseen_diffusion.rejection import Rejection, advice
+from unseen_diffusion.rejection import advice
 from unseen_diffusion.runs.methods.base import Generated, Method
 from unseen_diffusion.runs.stages import StoredPrior
 from unseen_diffusion.store.artefacts import Artefact
@@ -55,9 +55,8 @@ class StoredDraw(DrawSteps[StoredPrior, Artefact, Artefact]):
 
     def select(self, fitted: StoredPrior, references: LatentSet, seed: int) -> tuple[Artefact, LatentSet]:
         s = self.of.settings
-        rejection = Rejection(max_proposals=s.max_proposals, allow_fewer=s.allow_fewer, route=s.route)  # type: ignore[arg-type]
         selection, latents = self.of.stages.selection(
-            fitted, references, s.tolerances, s.tolerances_config, s.samples, seed, rejection
+            fitted, references, s.tolerances, s.tolerances_config, s.samples, seed, s.rejection
         )
         check_kept(s, len(latents.indices), selection.facts["proposals"])
         return selection, latents
@@ -75,5 +74,5 @@ def check_kept(s: "unseen_diffusion.runs.settings.RunSettings", kept: int, propo
     if kept < min(s.samples, s.scores.minimum):
         raise InputError(
             f"tolerances={s.tolerances.name}: {kept} of {s.samples} latents accepted after {proposals} proposals, but "
-            f"the scores need {s.scores.minimum}; {advice(s.tolerances.name, fewer=False)}"
+            f"the scores need {s.scores.minimum}; {advice(s.tolerances, fewer=False)}"
         )
