@@ -18,7 +18,7 @@ from unseen_diffusion.domains.base import Domain, load_split, pool_of
 from unseen_diffusion.models.base import DiffusionModel, ModelSpec
 from unseen_diffusion.models.pipeline import DiffusersModel
 from unseen_diffusion.pipeline.steps import LatentSet
-from unseen_diffusion.priors import FittedPrior, Prior
+from unseen_diffusion.priors import FittedPrior, Prior, require_fitted
 from unseen_diffusion.rejection import Rejection, Tolerances, select_latents, within
 from unseen_diffusion.rejection.geometry import (
     summarise,
@@ -100,7 +100,7 @@ class Stages(Measurements):
                 before = model.evaluations
                 states = model.encode(dequantise(images[rows.start : rows.stop]), codec)
                 residuals = list[float]()
-                latents = invert(model, states, grid, times, solver, network, bar, residuals)
+                latents = invert(model, states, grid, times, solver, network, bar, residuals, rows.start)
                 facts: dict[str, Any] = {"evaluations": model.evaluations - before}
                 if residuals:
                     facts["largest_residual"] = max(residuals) if all(map(math.isfinite, residuals)) else None
@@ -147,7 +147,7 @@ class Stages(Measurements):
             def make(rows: range) -> StageOutput:
                 before = model.evaluations
                 noise = normal_rows(model.shape, seed, "base", rows) * model.schedule.state_std(top)
-                states = denoise(model, noise, grid, 0.0, seed, None, solver, network, float(t), bar)
+                states = denoise(model, noise, grid, 0.0, seed, rows, solver, network, float(t), bar)
                 return {"latents": states}, {"evaluations": model.evaluations - before}
 
             how = RowWise(count, self.batch_size, make, _evaluations, lambda rows: skip(bar, rows * steps))
@@ -180,6 +180,7 @@ class Stages(Measurements):
 
         def make() -> StageOutput:
             fitted = prior.fit(references.latents, own.latents if own else None)
+            require_fitted(prior.name, fitted)
             return fitted.tensors(), {"kind": type(fitted).__name__}
 
         return StoredPrior(prior, self._get("prior", 1, inputs, make))
