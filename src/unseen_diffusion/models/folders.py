@@ -65,7 +65,7 @@ def resolve(path: str, revision: str | None = None, weights: bool = True, varian
 
 def _is_fetched(folder: Path, part: str, variant: str | None, kind: str | None) -> bool:
     """Whether the part has weights that are preferred to files of this ``kind``, or of the kind itself."""
-    kinds = [variant] if variant else []
+    kinds: list[str | None] = [variant] if variant else []
     if kind != variant or kind is None:
         kinds += [None, *(variants(folder, part) if kind == ANY else ())]
     return any(_is_whole(_found(folder, part, one)) for one in kinds)
@@ -221,8 +221,8 @@ def _places(folder: Path, part: str) -> tuple[Path, ...]:
 def _found(folder: Path, part: str, variant: str | None = None) -> Path | None:
     """The weights of a part in full precision, or of a variant: one file, or the index of several."""
     (safe, pickled), middle = _stem(part), f".{variant}" if variant else ""
-    names = (f"{safe}{middle}{SAFE}", f"{safe}{SAFE}.index{middle}.json")
-    names += (f"{pickled}{middle}{PICKLED}", f"{pickled}{PICKLED}.index{middle}.json")
+    names = [f"{safe}{middle}{SAFE}", f"{safe}{SAFE}.index{middle}.json"]
+    names += [f"{pickled}{middle}{PICKLED}", f"{pickled}{PICKLED}.index{middle}.json"]
     places = _places(folder, part)
     return next((place / name for name in names for place in places if (place / name).is_file()), None)
 

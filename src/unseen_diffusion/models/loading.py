@@ -27,8 +27,8 @@ def load_checked(kind: Any, folder: Path, part: str, weights: Sequence[Path]) ->
     """
     logging.getLogger("diffusers").setLevel(logging.ERROR)
     place, safe = weights[0].parent, ".safetensors" in weights[0].name
-    options = {"use_safetensors": safe, "local_files_only": True, "output_loading_info": True}
-    options["variant"] = variant_of(weights[0].name, part)
+    variant = variant_of(weights[0].name, part)
+    options = {"use_safetensors": safe, "variant": variant, "local_files_only": True, "output_loading_info": True}
     # transformers renamed the argument that diffusers still calls torch_dtype.
     precision = {"dtype" if kind.__module__.startswith("transformers") else "torch_dtype": torch.float32}
     try:

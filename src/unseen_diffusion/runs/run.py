@@ -75,6 +75,7 @@ class Run:
             Store(plain["paths"]["store"], section(plain, "paths").local_artefacts),
             settings.batch_size,
             settings.progress,
+            settings.deterministic,
         )
         # Networks come first: a missing or damaged file should stop a run before its images are decoded and inverted.
         self.extractor = _extractor(json.dumps(plain["features"], sort_keys=True))

@@ -61,6 +61,7 @@ class RunSettings:
     samples: int
     seed: int
     batch_size: int
+    deterministic: bool
     max_proposals: int
     allow_fewer: bool
     route: str
@@ -137,6 +138,7 @@ def _check(config: DictConfig) -> RunSettings:
         samples=keys.samples,
         seed=keys.seed,
         batch_size=start_size(keys.batch_size, device),
+        deterministic=keys.deterministic,
         max_proposals=rejection.max_proposals,
         allow_fewer=rejection.allow_fewer,
         route=rejection.route,
