@@ -229,13 +229,13 @@ def test_band_ends_are_inside() -> None:
 
 
 def test_refusals_name_the_setting() -> None:
-    with pytest.raises(InputError, match=r"tolerances\.coverage=0: give a number above 0, up to 1"):
+    with pytest.raises(InputError, match=r"tolerances\.coverage=0\.0: give a number above 0, up to 1"):
         CalibratedTolerances(coverage=0.0)
     with pytest.raises(InputError, match=r"tolerances\.criteria=\[volume\]: give a list .* one of pair_distance"):
         CalibratedTolerances(coverage=0.9, criteria=["volume"])
     with pytest.raises(InputError, match="unknown criterion volume"):
         AbsoluteTolerances(tolerance={"volume": 1.0}, target=NOTHING)
-    with pytest.raises(InputError, match=r"pair_angle=-1: give a number of 0 or more or null"):
+    with pytest.raises(InputError, match=r"pair_angle=-1\.0: give a number of 0 or more or null"):
         AbsoluteTolerances(tolerance={"pair_angle": -1.0}, target=NOTHING)
     with pytest.raises(InputError, match="leave-one-out needs k"):
         select(PRIOR, REFERENCES[:5], CalibratedTolerances(), 5, 0, 100)

@@ -43,7 +43,7 @@ class Anatomy:
     """The parts of a checked pipeline.
 
     Attributes:
-        folder: where they lie.
+        folder: the pipeline's folder.
         part: ``unet`` or ``transformer``.
         network: its config.
         kind: its class in diffusers.
@@ -76,7 +76,7 @@ class Anatomy:
 
     @property
     def null_class(self) -> int | None:
-        """The label for no class, if there is one: in DiT it follows the others."""
+        """The label that means "no class", or None; in DiT it is the last label."""
         return self.classes if self.kind == "DiTTransformer2DModel" else None
 
     @property
@@ -86,13 +86,13 @@ class Anatomy:
 
     @property
     def text_parts(self) -> tuple[str, ...]:
-        """The text encoders that are read."""
+        """Names of the text encoders that are loaded."""
         if not self.is_text:
             return ()
         return ("text_encoder",) if self.kind == "UNet2DConditionModel" else ("text_encoder", "text_encoder_2")
 
     def spec(self) -> ModelSpec:
-        """Shapes and schedule."""
+        """Image shape, noise schedule and shape of the states."""
         size = self.network["sample_size"] * self.factor
         schedule = self.family.schedule
         if self.codec_part is None:
@@ -105,7 +105,7 @@ def examine(folder: Path) -> Anatomy:
     """Reads and checks the configs of a pipeline.
 
     Raises:
-        InputError: not a pipeline of a family that is known.
+        InputError: not a pipeline of a known family.
     """
     part, codec_part = _parts(folder)
     network = _complete(read_config(part_file(folder, part, "config.json")))
@@ -123,7 +123,7 @@ def examine(folder: Path) -> Anatomy:
 
 
 def _parts(folder: Path) -> tuple[str, str | None]:
-    """Names of the network's and the autoencoder's parts; without model_index.json a U-Net alone."""
+    """Names of the network part and the autoencoder part; a folder without model_index.json is a U-Net alone."""
     index = folder / "model_index.json"
     if not index.is_file():
         return "unet", None
@@ -157,7 +157,7 @@ def _network_class(folder: Path, network: dict[str, Any]) -> str:
 
 
 def _complete(config: dict[str, Any]) -> dict[str, Any]:
-    """A config with the defaults of its class."""
+    """A config, completed by the defaults of its class."""
     name = config.get("_class_name", "UNet2DModel")
     kind = getattr(diffusers, name, None) if name in (*NETWORKS, *AUTOENCODERS) else None
     if kind is None:

@@ -1,4 +1,4 @@
-"""Rejection: geometric tolerances, and the bounded loop that keeps the candidates within them."""
+"""Rejection: geometric tolerances, and the bounded loop that keeps only candidates within them."""
 
 from unseen_diffusion.rejection.projection import Projection
 from unseen_diffusion.rejection.selection import Rejection, Selection, advice, check_route, select, select_latents

@@ -1,4 +1,4 @@
-"""What every stage shares: the store it looks into first, and the list of artefacts that a run consists of."""
+"""The base class of stages: reads artefacts from a store or computes them, and lists those that a run uses."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ from unseen_diffusion.utils.progress import steps_bar
 
 GROUP = 8  # rows per network call where results are deterministic: a CPU is as fast with 8 images as with 64
 
-log = logging.getLogger("unseen_diffusion.runs.stages")
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -30,7 +30,7 @@ class StageStore:
         progress: whether to show progress bars.
         deterministic: whether latents and images are the same bytes for every ``batch_size``: the network gets rows
             0 to 7, 8 to 15 and so on of a set together, and shards hold whole such groups.
-        used: every artefact asked for, in order, with its stage: what a run consists of.
+        used: every artefact that the run requested, in order, with its stage.
     """
 
     store: Store
@@ -57,23 +57,23 @@ class StageStore:
         return {"deterministic": GROUP} if self.deterministic else {}
 
     def _get(self, stage: str, version: int, inputs: dict[str, Any], make: Callable[[], StageOutput]) -> Artefact:
-        """The artefact of a stage, found in the store or made as a whole."""
+        """The artefact of a stage, read from the store or computed as a whole."""
         with reproducible(self.deterministic):
             return self._use(stage, self.store.get_or_make(stage, version, inputs, make))
 
     def _get_rows(self, stage: str, version: int, inputs: dict[str, Any], work: RowWise) -> Artefact:
-        """The artefact of a stage whose rows are independent, found in the store or made in shards."""
+        """The artefact of a stage whose rows are independent, read from the store or computed in shards."""
         with reproducible(self.deterministic):
             return self._use(stage, self.store.get_or_make_rows(stage, version, inputs, work))
 
     def _bar(self, label: str, images: int, steps: int) -> "AbstractContextManager[tqdm[None]]":
-        """A progress bar over all shards; a stage found in the store shows none."""
+        """A progress bar over all shards; a stage that is in the store shows none."""
         return steps_bar(label, images, steps, self.progress, delay=0.5)
 
     def _use(self, stage: str, artefact: Artefact) -> Artefact:
         if artefact.reused:
             log.debug("%s reused from %s", stage, artefact.folder)
         else:
-            log.info("%s made in %.1f s", stage, artefact.spent.seconds)
+            log.info("%s computed in %.1f s", stage, artefact.spent.seconds)
         self.used.append((stage, artefact))
         return artefact
