@@ -1,20 +1,39 @@
 """Reads the JSON files of a pipeline: its network, scheduler, autoencoder, shapes and conditioning."""
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import diffusers
+from pydantic import Field
 
 from unseen_diffusion.models.base import ModelSpec
-from unseen_diffusion.models.folders import part_file
+from unseen_diffusion.models.folders import index_parts, part_file, read_config
 from unseen_diffusion.models.parameterisations import Parameterisation, Score, parameterisation
+from unseen_diffusion.utils.checked import checked_value
 from unseen_diffusion.utils.errors import InputError
-from unseen_diffusion.utils.files import read_json
 
 NETWORKS = ("UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel", "SD3Transformer2DModel")
 AUTOENCODERS = ("AutoencoderKL", "VQModel")
+Size = Annotated[int, Field(ge=1, le=4096)]
+Factor = Annotated[int, Field(ge=1, le=64)]
+Channels = Annotated[int, Field(ge=1, le=65536)]
+# What the JSON files of a pipeline may ask for.
+RANGES: dict[str, Any] = {
+    "num_train_timesteps": Annotated[int, Field(ge=2, le=100_000)],
+    "in_channels": Channels,
+    "out_channels": Channels,
+    "latent_channels": Channels,
+    "block_out_channels": Annotated[Sequence[Channels], Field(min_length=1, max_length=16)],
+    "layers_per_block": Annotated[int, Field(ge=1, le=256)] | Sequence[Annotated[int, Field(ge=1, le=256)]],
+    "num_layers": Annotated[int, Field(ge=1, le=4096)],
+    "num_class_embeds": Annotated[int, Field(ge=1, le=10_000_000)],
+    "num_embeds_ada_norm": Annotated[int, Field(ge=1, le=10_000_000)],
+    "scaling_factor": Annotated[float, Field(gt=0)],
+    "shift_factor": float,
+}
 # Inputs beyond the state, the time and one condition. Such networks would run, but without the right input.
 FOREIGN = ("addition_embed_type", "encoder_hid_dim_type", "time_cond_proj_dim", "class_embed_type")
 
@@ -89,10 +108,13 @@ def examine(folder: Path) -> Anatomy:
         InputError: not a pipeline of a known family.
     """
     part, codec_part = _parts(folder)
-    network = _complete(read_json(part_file(folder, part, "config.json")))
+    network = _complete(read_config(part_file(folder, part, "config.json")))
     kind = _network_class(folder, network)
-    scheduler = read_json(part_file(folder, "scheduler", "scheduler_config.json"))
-    codec = _complete(read_json(folder / codec_part / "config.json")) if codec_part else {}
+    scheduler = read_config(part_file(folder, "scheduler", "scheduler_config.json"))
+    codec = _complete(read_config(folder / codec_part / "config.json")) if codec_part else {}
+    _check_ranges(f"{folder}: {part}/config.json: ", network)
+    _check_ranges(f"{folder}: {codec_part}/config.json: ", codec)
+    _check_ranges(f"{folder}: scheduler/scheduler_config.json: ", scheduler)
     anatomy = Anatomy(
         folder, part, network, kind, parameterisation(scheduler, str(folder)), codec_part, codec, _factor(folder)
     )
@@ -105,7 +127,7 @@ def _parts(folder: Path) -> tuple[str, str | None]:
     index = folder / "model_index.json"
     if not index.is_file():
         return "unet", None
-    named = {name: entry for name, entry in read_json(index).items() if isinstance(entry, list) and entry[0]}
+    named = index_parts(folder)
     part = next((name for name in ("unet", "transformer") if name in named), None)
     if part is None:
         raise InputError(f"{folder}: no unet and no transformer in model_index.json; give a diffusion pipeline")
@@ -136,7 +158,8 @@ def _network_class(folder: Path, network: dict[str, Any]) -> str:
 
 def _complete(config: dict[str, Any]) -> dict[str, Any]:
     """A config, completed by the defaults of its class."""
-    kind = getattr(diffusers, config.get("_class_name", "UNet2DModel"), None)
+    name = config.get("_class_name", "UNet2DModel")
+    kind = getattr(diffusers, name, None) if name in (*NETWORKS, *AUTOENCODERS) else None
     if kind is None:
         return config
     defaults = {
@@ -153,8 +176,14 @@ def _check_shapes(anatomy: Anatomy) -> None:
     size = network["sample_size"]
     if isinstance(size, list) and len(size) == 2 and size[0] == size[1]:
         network["sample_size"] = size = size[0]
-    if not isinstance(size, int):
+    if isinstance(size, bool) or not isinstance(size, int):
         raise InputError(f"{folder}: sample_size {size}; only networks of one square size are supported")
+    checked_value(f"{folder}: {anatomy.part}/config.json: sample_size", size, Size)
+    if anatomy.channels * anatomy.factor**2 != network["in_channels"]:
+        raise InputError(
+            f"{folder}: {network['in_channels']} input channels are no multiple of pixel_unshuffle={anatomy.factor} "
+            "squared; correct unseen.json"
+        )
     outputs = (network["out_channels"] or network["in_channels"]) // anatomy.factor**2
     if outputs not in (anatomy.channels, 2 * anatomy.channels):
         raise InputError(f"{folder}: {outputs} output channels for {anatomy.channels} input channels; no such family")
@@ -172,4 +201,17 @@ def _check_shapes(anatomy: Anatomy) -> None:
 def _factor(folder: Path) -> int:
     """2 for networks on 2x2 pixel-unshuffled images (unseen.json beside the pipeline), else 1."""
     path = folder / "unseen.json"
-    return int(read_json(path)["pixel_unshuffle"]) if path.is_file() else 1
+    if not path.is_file():
+        return 1
+    return checked_value(f"{path}: pixel_unshuffle", read_config(path).get("pixel_unshuffle"), Factor)
+
+
+def _check_ranges(where: str, config: dict[str, Any]) -> None:
+    """Checks the numbers of a config that decide what is allocated.
+
+    Raises:
+        InputError: the first that is out of range.
+    """
+    for key, annotation in RANGES.items():
+        if config.get(key) is not None:
+            checked_value(f"{where}{key}", config[key], annotation)

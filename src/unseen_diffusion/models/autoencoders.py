@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from unseen_diffusion.utils.batching import Size, in_batches
+from unseen_diffusion.utils.checks import require_finite
 from unseen_diffusion.utils.devices import to_device
 from unseen_diffusion.utils.precision import full_float32
 
@@ -62,10 +63,16 @@ class QuantisedCodec(Codec):
 
 @torch.inference_mode()
 def convert_all(convert: Callable[[Tensor], Tensor], rows: Tensor, batch_size: Size, device: torch.device) -> Tensor:
-    """Applies ``convert`` to float32 batches on ``device``, halved where memory runs out; the result is on the CPU."""
+    """Applies ``convert`` to float32 batches on ``device``, halved where memory runs out; the result is on the CPU.
+
+    Raises:
+        InputError: the result is not finite.
+    """
 
     def job(part: slice) -> Tensor:
-        return convert(to_device(rows[part].float(), device)).cpu()
+        converted = convert(to_device(rows[part].float(), device)).cpu()
+        require_finite("the autoencoder's output", converted, "check its weights", range(len(rows))[part])
+        return converted
 
     with full_float32():
         return torch.cat(list(in_batches(job, len(rows), batch_size)) or [job(slice(0))])

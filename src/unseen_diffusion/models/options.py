@@ -7,10 +7,10 @@ from pydantic import Field
 
 from unseen_diffusion.models.anatomy import Anatomy, examine
 from unseen_diffusion.models.base import ModelSpec
-from unseen_diffusion.models.folders import resolve, weight_files
+from unseen_diffusion.models.folders import resolve, variants, weight_files
 from unseen_diffusion.models.parameterisations import VariancePreserving
 from unseen_diffusion.models.text import check_text
-from unseen_diffusion.utils.checked import checked_arguments, settings
+from unseen_diffusion.utils.checked import Text, checked_arguments, settings
 from unseen_diffusion.utils.errors import InputError
 
 
@@ -26,6 +26,8 @@ class Options:
     """bfloat16: automatic mixed precision in the network"""
     latent_scale: Annotated[int | float, Field(gt=0)] | None = None
     """replaces the scaling factor of the autoencoder"""
+    variant: Text | None = None
+    """files of weights to read where a part has them, e.g. fp16; null: full precision, or the only variant there is"""
     initial_seed: int | None = None
     """draws the weights of the network at initialisation with this seed; null reads the trained ones"""
     channels_last: bool = False
@@ -36,6 +38,8 @@ class Options:
 
 # Options that change the speed, and results only by float rounding: no artefact key contains them.
 SPEED = ("channels_last", "compile")
+# Not in a fingerprint by itself either: the files that it chooses are.
+UNNAMED = (*SPEED, "guidance", "variant")
 
 
 def describe(path: str, revision: str | None = None) -> ModelSpec:
@@ -63,7 +67,7 @@ def inspect_model(path: str, revision: str | None = None, **options: Any) -> Mod
     anatomy = examine(resolve(path, revision, weights=False))
     check_options(anatomy, chosen)
     if Path(path).expanduser().is_dir():
-        needed_weights(anatomy, trained=chosen.initial_seed is None)
+        needed_weights(anatomy, chosen)
     return anatomy.spec()
 
 
@@ -116,12 +120,18 @@ def _check_class(anatomy: Anatomy, condition: int | str | None) -> None:
         )
 
 
-def needed_weights(anatomy: Anatomy, trained: bool) -> dict[str, list[Path]]:
-    """Weight files by part; without those of the network if it is not ``trained``.
+def needed_weights(anatomy: Anatomy, options: Options) -> dict[str, list[Path]]:
+    """Weight files by part; without those of the network where ``initial_seed`` draws its weights.
 
     Raises:
-        InputError: a file is absent.
+        InputError: a file is absent, or no part has weights of the variant.
     """
-    parts = [anatomy.part] if trained else []
+    folder, variant = anatomy.folder, options.variant
+    parts = [anatomy.part] if options.initial_seed is None else []
     parts += [anatomy.codec_part] if anatomy.codec_part else []
-    return {part: weight_files(anatomy.folder, part) for part in (*parts, *anatomy.text_parts)}
+    parts += anatomy.text_parts
+    if variant and not any(variant in variants(folder, part) for part in parts):
+        known = sorted({one for part in parts for one in variants(folder, part)})
+        remedy = f"choose one of {', '.join(known)}, or leave it out" if known else "leave it out"
+        raise InputError(f"model.variant={variant}: {folder} has no weights of this variant; {remedy}")
+    return {part: weight_files(folder, part, variant) for part in parts}

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from unseen_diffusion.models.base import Prediction
 from unseen_diffusion.models.schedules import Node, Schedule
-from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.errors import InputError, first_line
 
 PREDICTION_TYPES = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}  # diffusers' names: what they predict
 VP_SCHEDULERS = (
@@ -162,14 +162,20 @@ def parameterisation(config: Mapping[str, Any], where: str) -> Parameterisation:
     """The family that a scheduler's config describes; errors name it by ``where``.
 
     Raises:
-        InputError: an unknown scheduler or prediction type.
+        InputError: an unknown scheduler or prediction type, or values that make no noise schedule.
     """
     kind = config.get("_class_name", "DDPMScheduler")
-    if kind in VP_SCHEDULERS:
-        return _variance_preserving(kind, config, where)
-    if kind not in _OTHERS:
-        raise InputError(f"{where}: scheduler {kind} is not supported; known: {', '.join((*VP_SCHEDULERS, *_OTHERS))}")
-    return _OTHERS[kind](_tables(kind, config), where)
+    if kind not in (known := (*VP_SCHEDULERS, *_OTHERS)):
+        raise InputError(f"{where}: scheduler {kind} is not supported; known: {', '.join(known)}")
+    try:
+        if kind in VP_SCHEDULERS:
+            return _variance_preserving(kind, config, where)
+        return _OTHERS[kind](_tables(kind, config), where)
+    except Exception as error:  # diffusers raises many types
+        if isinstance(error, InputError) and str(error).startswith(where):
+            raise
+        reason = f"scheduler_config.json describes no noise schedule of {kind} ({first_line(error)[:200]})"
+        raise InputError(f"{where}: {reason}; correct its values") from error
 
 
 def _tables(kind: str, config: Mapping[str, Any]) -> Any:

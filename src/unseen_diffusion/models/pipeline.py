@@ -20,19 +20,20 @@ from unseen_diffusion.models.base import DiffusionModel, Prediction
 from unseen_diffusion.models.folders import part_file, resolve, weighted_parts
 from unseen_diffusion.models.loading import initialise, load_checked, weights_digest
 from unseen_diffusion.models.losses import DiffusionLoss
-from unseen_diffusion.models.options import SPEED, Options, check_options, needed_weights
+from unseen_diffusion.models.options import UNNAMED, Options, check_options, needed_weights
 from unseen_diffusion.models.options import describe as describe  # also importable from here until version 0.5
 from unseen_diffusion.models.options import inspect_model as inspect_model
 from unseen_diffusion.models.parameterisations import Score, VariancePreserving
 from unseen_diffusion.models.schedules import Node
-from unseen_diffusion.models.text import stable_diffusion_3_embedding, stable_diffusion_embedding
+from unseen_diffusion.models.text import Weights, stable_diffusion_3_embedding, stable_diffusion_embedding
 from unseen_diffusion.models.unet import unet_forward
-from unseen_diffusion.utils.batching import Size
+from unseen_diffusion.utils.batching import Size, in_batches
 from unseen_diffusion.utils.checked import checked_arguments
+from unseen_diffusion.utils.checks import require_finite
 from unseen_diffusion.utils.digests import digest, file_digest
-from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.errors import InputError, first_line
 from unseen_diffusion.utils.files import file_states
-from unseen_diffusion.utils.precision import mixed_precision
+from unseen_diffusion.utils.precision import full_float32, mixed_precision
 from unseen_diffusion.utils.renamed import new_names
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -46,7 +47,8 @@ class DiffusersModel(DiffusionModel):
         revision: hub commit or branch.
         device: on which the network computes.
         name: for tables; by default the last part of ``path``.
-        options: condition, guidance, dtype, latent_scale, initial_seed, channels_last, compile: see ``Options``.
+        options: condition, guidance, dtype, latent_scale, variant, initial_seed, channels_last, compile; see
+            ``Options``.
 
     Raises:
         InputError: see ``inspect_model``; or weights that cannot be read, do not fit, or change while they are read.
@@ -63,9 +65,9 @@ class DiffusersModel(DiffusionModel):
     ):
         super().__init__()
         self.options = chosen = Options(**options)
-        anatomy = examine(resolve(path, revision))
+        anatomy = examine(resolve(path, revision, variant=chosen.variant))
         check_options(anatomy, chosen)
-        weights = needed_weights(anatomy, trained=chosen.initial_seed is None)
+        weights = needed_weights(anatomy, chosen)
         self.spec = anatomy.spec()
         self.name = name or path.removeprefix("embedded:").rstrip("/").rsplit("/", 1)[-1]
         self.device = torch.device(device)
@@ -76,12 +78,15 @@ class DiffusersModel(DiffusionModel):
         digests = [file_digest(file) for file in files]
         self.network = _load_network(anatomy, weights, chosen.initial_seed).to(self.device)
         self.codec = _load_codec(anatomy, weights, chosen.latent_scale, self.device)
-        self.condition = _condition(anatomy, chosen.condition, self.network, self.device)
-        self.null = _condition(anatomy, None, self.network, self.device) if chosen.guidance > 1 else {}
+        self.condition = _condition(anatomy, chosen.condition, self.network, self.device, weights)
+        self.null = {}
+        if chosen.guidance > 1:
+            self.null = _condition(anatomy, None, self.network, self.device, weights)
         self.guided = False
         if file_states(files) != before and digests != [file_digest(file) for file in files]:
             raise InputError(f"model.path={path}: its files changed while they were read; run again")
         self.fingerprint = _fingerprint(digests, chosen, self.network)
+        self._try(f"{anatomy.folder}: {anatomy.part}")
         if chosen.channels_last:
             convert_conv2d_weight_memory_format(self.network, torch.channels_last)
         if chosen.compile:
@@ -101,6 +106,29 @@ class DiffusersModel(DiffusionModel):
             null = self._output(state, t, self.null)
             output = null + self.options.guidance * (output - null)
         return self.family.prediction(output.to(x.device, x.dtype), x, node)
+
+    @torch.inference_mode()
+    def _try(self, network: str) -> None:
+        """Evaluates the network on one image of zeros, which is not counted: errors name it by ``network``.
+
+        Raises:
+            InputError: it cannot take a state of this size, or returns another shape or values that are not finite.
+        """
+        x, node = torch.zeros(1, *self.shape), self.schedule.node(float((self.schedule.timesteps - 1) // 2))
+        shape = "x".join(map(str, self.shape))
+        try:
+            with full_float32():
+                eps = next(in_batches(lambda rows: self._predict(x, node), 1, 1)).eps
+        except InputError:
+            raise
+        except Exception as error:  # torch and diffusers raise many types
+            raise InputError(
+                f"{network} cannot take a state of {shape} ({first_line(error)[:200]}); correct sample_size and the "
+                "channels in its config.json"
+            ) from error
+        if eps.shape != x.shape:
+            raise InputError(f"{network} takes a state of {shape} and returns {tuple(eps.shape[1:])}; no such family")
+        require_finite(f"{network}: output", eps, "check its weights, or choose model.dtype=float32")
 
     def _output(self, state: Tensor, t: Tensor, condition: dict[str, Tensor]) -> Tensor:
         """The network's output without a learned variance, float32."""
@@ -181,13 +209,13 @@ def _load_codec(
 
 
 def _condition(
-    anatomy: Anatomy, condition: int | str | None, network: nn.Module, device: torch.device
+    anatomy: Anatomy, condition: int | str | None, network: nn.Module, device: torch.device, weights: Weights
 ) -> dict[str, Tensor]:
     """Further inputs of the network, one row each."""
     if anatomy.kind == "SD3Transformer2DModel":
-        return stable_diffusion_3_embedding(anatomy.folder, str(condition or ""), network, device)
+        return stable_diffusion_3_embedding(anatomy.folder, str(condition or ""), network, device, weights)
     if anatomy.is_text:
-        return stable_diffusion_embedding(anatomy.folder, str(condition or ""), device)
+        return stable_diffusion_embedding(anatomy.folder, str(condition or ""), device, weights)
     if not anatomy.classes:
         return {}
     return {"class_labels": torch.tensor([anatomy.null_class if condition is None else condition], device=device)}
@@ -217,7 +245,7 @@ def _fingerprint(digests: Sequence[str], options: Options, network: nn.Module) -
     parts = list(digests)
     if options.initial_seed is not None:
         parts.append(weights_digest(network))
-    chosen = {k: v for k, v in asdict(options).items() if k not in ("guidance", *SPEED) and v != getattr(Options, k)}
+    chosen = {k: v for k, v in asdict(options).items() if k not in UNNAMED and v != getattr(Options, k)}
     parts += [json.dumps(chosen, sort_keys=True)] if chosen else []
     return digest(*parts)
 

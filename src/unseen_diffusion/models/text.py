@@ -1,5 +1,6 @@
 """Embeds prompts for text-conditional networks. Only this module needs transformers."""
 
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unseen_diffusion.models.folders import weight_files
+from unseen_diffusion.models.folders import index_parts
 from unseen_diffusion.models.loading import load_checked
 from unseen_diffusion.utils.errors import InputError
-from unseen_diffusion.utils.files import read_json
 
 ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection")
+Weights = Mapping[str, Sequence[Path]]  # files by part
 TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
 
 
@@ -23,31 +24,31 @@ def check_text(folder: Path, part: str = "text_encoder") -> None:
     Raises:
         InputError: an unknown text encoder, or transformers is not installed.
     """
-    index = read_json(folder / "model_index.json")
+    index = index_parts(folder)
     words = part.replace("text_encoder", "tokenizer")
     for name, known in ((part, ENCODERS), (words, TOKENIZERS)):
-        found = (index.get(name) or ["", "none"])[1]
+        found = index.get(name, ["", "None"])[1]
         if found not in known:
             raise InputError(f"{folder}: {name} {found} in model_index.json; known: {', '.join(known)}")
     if find_spec("transformers") is None:
         raise InputError(f"{folder}: text conditioning needs transformers; pip install 'unseen-diffusion[text]'")
 
 
-def load_text(folder: Path, part: str, device: torch.device) -> tuple[Any, Any]:
-    """(tokenizer, frozen encoder) of a part such as ``text_encoder_2``."""
+def load_text(folder: Path, part: str, device: torch.device, weights: Weights) -> tuple[Any, Any]:
+    """(tokenizer, frozen encoder) of a part such as ``text_encoder_2``, from its files in ``weights``."""
     transformers = import_module("transformers")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    index = read_json(folder / "model_index.json")
+    index = index_parts(folder)
     words = part.replace("text_encoder", "tokenizer")
     tokenizer = getattr(transformers, index[words][1]).from_pretrained(folder / words, local_files_only=True)
-    encoder = load_checked(getattr(transformers, index[part][1]), folder, part, weight_files(folder, part))
+    encoder = load_checked(getattr(transformers, index[part][1]), folder, part, weights[part])
     return tokenizer, encoder.to(device)
 
 
-def stable_diffusion_embedding(folder: Path, prompt: str, device: torch.device) -> dict[str, Tensor]:
+def stable_diffusion_embedding(folder: Path, prompt: str, device: torch.device, weights: Weights) -> dict[str, Tensor]:
     """The last hidden states of CLIP's text encoder, (1, L, D), as Stable Diffusion 1 and 2 take them."""
-    tokenizer, encoder = load_text(folder, "text_encoder", device)
+    tokenizer, encoder = load_text(folder, "text_encoder", device, weights)
     tokens = tokenizer(
         prompt, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
     )
@@ -58,7 +59,7 @@ def stable_diffusion_embedding(folder: Path, prompt: str, device: torch.device) 
 
 
 def stable_diffusion_3_embedding(
-    folder: Path, prompt: str, transformer: Any, device: torch.device
+    folder: Path, prompt: str, transformer: Any, device: torch.device, weights: Weights
 ) -> dict[str, Tensor]:
     """Both CLIP encoders' states and pooled states; T5 states are zeros, as in part of the training.
 
@@ -66,7 +67,7 @@ def stable_diffusion_3_embedding(
     """
     from diffusers import StableDiffusion3Pipeline
 
-    first, second = (load_text(folder, part, device) for part in ("text_encoder", "text_encoder_2"))
+    first, second = (load_text(folder, part, device, weights) for part in ("text_encoder", "text_encoder_2"))
     pipeline = StableDiffusion3Pipeline(
         transformer=transformer,
         scheduler=None,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unseen_diffusion.models import DiffusionModel
 from unseen_diffusion.pipeline.steps import DrawSteps, FitSteps, LatentSet
-from unseen_diffusion.priors import FittedPrior, Prior, require
+from unseen_diffusion.priors import FittedPrior, Prior, require, require_fitted
 from unseen_diffusion.rejection import Rejection, Selection, Tolerances, select_latents
 from unseen_diffusion.rejection.geometry import References, check_left_out
 from unseen_diffusion.solvers.sampling import denoise, invert
@@ -96,7 +96,9 @@ class FitInMemory(FitSteps[FittedPrior]):
         raise InputError("prior: a pipeline does not make latents of the base model's own domain; use `unseen run`")
 
     def fit(self, prior: Prior, references: LatentSet, id_latents: LatentSet | None) -> FittedPrior:
-        return prior.fit(references.latents, id_latents.latents if id_latents else None)
+        fitted = prior.fit(references.latents, id_latents.latents if id_latents else None)
+        require_fitted(prior.name, fitted)
+        return fitted
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from unseen_diffusion.priors.base import (
     Prior,
     SphericalRest,
     require,
+    require_fitted,
 )
 from unseen_diffusion.priors.gaussian import (
     Diagonal,
@@ -83,6 +84,7 @@ __all__ = [
     "is_restorable",
     "ledoit_wolf",
     "require",
+    "require_fitted",
     "restore",
     "slerp",
 ]

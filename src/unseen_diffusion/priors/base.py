@@ -19,11 +19,13 @@ from torch import Tensor
 
 from unseen_diffusion.models.schedules import Schedule
 from unseen_diffusion.utils.checked import settings
+from unseen_diffusion.utils.checks import is_finite, require_finite
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.renamed import new_names
 
 Latents = Float[Tensor, "n c h w"]
 IdLatents = Float[Tensor, "m c h w"]  # latents of the base model's own domain; any number
+REMEDY = "invert the references again with model.dtype=float32"  # for latents that are not finite
 Batches = Callable[[], Iterable[Latents]]  # returns the same batches at every call
 
 
@@ -135,15 +137,35 @@ class Prior(ABC):
         """The prior for mixing step ``t``; unchanged for priors that are fitted to latents of that step."""
         return self
 
+    def check_latents(self, latents: Latents) -> None:
+        """Checks the references that the prior is fitted to.
+
+        Raises:
+            InputError: fewer than the prior needs, or latents that are not finite.
+        """
+        require(self.name, len(latents), self.minimum_references)
+        require_finite(f"prior={self.name}: latents", latents, REMEDY)
+
     def residuals(self, latents: Latents) -> tuple[Tensor, Tensor]:
         """Mean (C, H, W) and residuals (N, C, H, W) of the references in float64.
 
         Raises:
-            InputError: fewer references than the prior needs.
+            InputError: fewer references than the prior needs, or latents that are not finite.
         """
-        require(self.name, len(latents), self.minimum_references)
+        self.check_latents(latents)
         mean = latents.double().mean(0)
         return mean, latents.double() - mean
+
+
+def require_fitted(name: str, fitted: FittedPrior) -> None:
+    """Checks the parameters of a fitted prior.
+
+    Raises:
+        InputError: one of them is not finite.
+    """
+    for parameter, tensor in fitted.tensors().items():
+        if not is_finite(tensor):
+            raise InputError(f"prior={name}: the fit gave a {parameter} that is not finite; choose another prior")
 
 
 def require(name: str, count: int, minimum: int) -> None:

@@ -282,6 +282,7 @@ class Standard(Prior):
         return 0
 
     def fit(self, latents: Latents, id_latents: IdLatents | None = None) -> FittedPrior:
+        self.check_latents(latents)
         return StandardNormal(torch.tensor(latents.shape[1:]), torch.tensor(self.std, dtype=torch.float64))
 
     def at_step(self, schedule: Schedule, t: float) -> Prior:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from unseen_diffusion.priors.base import FittedPrior, IdLatents, Latents, Prior, require
+from unseen_diffusion.priors.base import FittedPrior, IdLatents, Latents, Prior
 from unseen_diffusion.priors.gaussian import DiagonalNormal, Isotropic
 from unseen_diffusion.utils.checked import settings
 from unseen_diffusion.utils.errors import InputError
@@ -93,7 +93,7 @@ class Slerp(Prior):
         return self.id_count if self.towards == "id" else 0
 
     def fit(self, latents: Latents, id_latents: IdLatents | None = None) -> FittedPrior:
-        require(self.name, len(latents), self.minimum_references)
+        self.check_latents(latents)
         if not self.id_latents:
             return SlerpReferences(latents)
         if id_latents is None:
@@ -132,5 +132,5 @@ class Replay(Prior):
         return 1
 
     def fit(self, latents: Latents, id_latents: IdLatents | None = None) -> FittedPrior:
-        require(self.name, len(latents), self.minimum_references)
+        self.check_latents(latents)
         return ReplayedLatents(latents)

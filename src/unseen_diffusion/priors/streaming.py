@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unseen_diffusion.priors.base import Batches, FittedPrior, Prior, require
+from unseen_diffusion.priors.base import REMEDY, Batches, FittedPrior, Prior, require
+from unseen_diffusion.utils.checks import require_finite
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.seeds import generator
 
@@ -40,12 +41,13 @@ def moments(prior: Prior, batches: Batches) -> tuple[int, Tensor, Tensor]:
     """Count, mean and variance (with N - 1) of each coordinate, float64 (Chan, Golub and LeVeque 1979).
 
     Raises:
-        InputError: fewer latents than the prior needs.
+        InputError: fewer latents than the prior needs, or latents that are not finite.
     """
     count, mean, squares = 0, torch.zeros(()), torch.zeros(())
     for batch in batches():
         if not len(batch):
             continue
+        require_finite(f"prior={prior.name}: latents", batch, REMEDY, range(count, count + len(batch)))
         batch_mean = batch.double().mean(0)
         around = (batch.double() - batch_mean).square().sum(0)
         total = count + len(batch)

@@ -37,7 +37,9 @@ class RunKeys:
     seed: Annotated[int, Field(ge=0, le=2**62)]
     """seed of candidates, rejection and denoising noise"""
     batch_size: Count | Literal["auto"]
-    """images per network call; auto: 64, on CUDA 256; halved if memory runs out; results agree up to rounding"""
+    """images per network call; auto: 64, on CUDA 256; halved if memory runs out; changes a few bytes of images by 1"""
+    deterministic: bool
+    """true: the same bytes for every batch_size; the network gets 8 images at a time, which is slower on a GPU"""
     device: str
     """auto, cpu, cuda, cuda:1 or mps"""
     progress: bool

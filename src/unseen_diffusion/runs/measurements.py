@@ -100,6 +100,7 @@ class Measurements(StageStore):
             "solver": asdict(solver),
             "pairs": pairs,
             "steps": steps,
+            **self._bits(),
         }
 
         def make() -> StageOutput:
@@ -110,12 +111,12 @@ class Measurements(StageStore):
             wide = u[:, None, None, None]
             grid = solver.make_grid(model.schedule, references.t)
             path_latents = torch.cat([slerp(a, b, u), (1 - wide) * a + wide * b])
-            states = denoise(model, path_latents, grid, 0.0, 0, None, solver, self.batch_size, progress=self.progress)
+            states = denoise(model, path_latents, grid, 0.0, 0, None, solver, self._batch(), progress=self.progress)
             x0 = dequantise(images)
             blend = (1 - wide) * x0[: 2 * pairs : 2].repeat_interleave(steps, 0)
             blend = blend + wide * x0[1 : 2 * pairs : 2].repeat_interleave(steps, 0)
             shape = (pairs, steps, *images.shape[1:])
-            halves = quantise(model.decode(states, self.batch_size)).reshape(2, *shape)
+            halves = quantise(model.decode(states, self._batch())).reshape(2, *shape)
             tensors = {"slerp": halves[0].clone(), "linear": halves[1].clone(), "data": quantise(blend).reshape(shape)}
             facts = {"evaluations": model.evaluations - before, "pairs": [[2 * i, 2 * i + 1] for i in range(pairs)]}
             return tensors, facts

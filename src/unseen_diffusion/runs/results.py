@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
 from unseen_diffusion.reports.result import TABLE, RunResult, UsedArtefact
 from unseen_diffusion.reports.rows import run_name
@@ -68,7 +69,7 @@ def _result(run: Run, generated: Generated, folder: Path, searches: dict[str, An
         artefacts=[UsedArtefact(stage=s, folder=str(a.folder), reused=a.reused) for s, a in stages.used],
         images={"source": settings.domain.source, "licence": settings.domain.licence},
         config=without_secrets(settings.plain, secrets()),
-        environment=environment(),
+        environment=environment() | {"batch_size": settings.batch_size, "threads": torch.get_num_threads()},
     )
 
 

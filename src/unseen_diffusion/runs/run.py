@@ -75,12 +75,13 @@ class Run:
             Store(plain["paths"]["store"], section(plain, "paths").local_artefacts),
             settings.batch_size,
             settings.progress,
+            settings.deterministic,
         )
-        self.split = self.stages.split(settings.domain, settings.spec)
-        check_readable(settings, self.split)
-        # The features come first: a missing file should stop a run before its inversion.
+        # Networks come first: a missing or damaged file should stop a run before its images are decoded and inverted.
         self.extractor = _extractor(json.dumps(plain["features"], sort_keys=True))
         self.model = _model(json.dumps(plain["model"], sort_keys=True), settings.device)
+        self.split = self.stages.split(settings.domain, settings.spec)
+        check_readable(settings, self.split)
 
     def at(self, **changes: Any) -> "Run":
         """The same run at other settings (t, eta, samples), over the same stages."""

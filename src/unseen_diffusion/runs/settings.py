@@ -61,6 +61,7 @@ class RunSettings:
     samples: int
     seed: int
     batch_size: int
+    deterministic: bool
     rejection: Rejection
     progress: bool
     device: torch.device
@@ -136,6 +137,7 @@ def _check(config: DictConfig) -> RunSettings:
         samples=keys.samples,
         seed=keys.seed,
         batch_size=start_size(keys.batch_size, device),
+        deterministic=keys.deterministic,
         rejection=rejection,
         progress=keys.progress,
         device=device,

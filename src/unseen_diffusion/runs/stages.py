@@ -1,8 +1,9 @@
 """Stages that lead from references to generated images; each artefact is computed once and kept in the store.
 
 images -> latents -> prior -> selected latents -> images. An artefact's key names everything that determines it and
-nothing else: neither batch size nor device. Stages whose rows are independent (inversion, denoising, base latents) are
-computed in shards of one batch, which several workers share; one worker computes the others.
+nothing else: neither batch size nor device, which change its last bits alone (its facts name the batch sizes). Stages
+whose rows are independent (inversion, denoising, base latents) are computed in shards of one batch, which several
+workers share; one worker computes the others.
 """
 
 import math
@@ -17,7 +18,7 @@ from unseen_diffusion.domains.base import Domain, load_split, pool_of
 from unseen_diffusion.models.base import DiffusionModel, ModelSpec
 from unseen_diffusion.models.pipeline import DiffusersModel
 from unseen_diffusion.pipeline.steps import LatentSet
-from unseen_diffusion.priors import FittedPrior, Prior
+from unseen_diffusion.priors import FittedPrior, Prior, require_fitted
 from unseen_diffusion.rejection import Rejection, Tolerances, select_latents, within
 from unseen_diffusion.rejection.geometry import summarise
 from unseen_diffusion.runs.measurements import Measurements
@@ -27,7 +28,6 @@ from unseen_diffusion.solvers.settings import SolverSettings
 from unseen_diffusion.store.artefacts import Artefact
 from unseen_diffusion.store.shards import RowWise, StageOutput
 from unseen_diffusion.training.finetuning import Tuning, describe, tune
-from unseen_diffusion.utils.batching import BatchSize
 from unseen_diffusion.utils.digests import tensor_digest
 from unseen_diffusion.utils.images import dequantise, quantise
 from unseen_diffusion.utils.progress import skip
@@ -86,17 +86,18 @@ class Stages(Measurements):
             "images": tensor_digest(images),
             "solver": asdict(solver),
             "record": times,
+            **self._bits(),
         }
         grid = solver.make_grid(model.schedule, times[-1], times)
-        steps, network, codec = len(grid.up) - 1, BatchSize(self.batch_size), BatchSize(self.batch_size)
+        steps, network, codec = len(grid.up) - 1, self._batch(), self._batch()
         with self._bar("invert", len(images), steps) as bar:
 
             def make(rows: range) -> StageOutput:
                 before = model.evaluations
                 states = model.encode(dequantise(images[rows.start : rows.stop]), codec)
                 residuals = list[float]()
-                latents = invert(model, states, grid, times, solver, network, bar, residuals)
-                facts: dict[str, Any] = {"evaluations": model.evaluations - before}
+                latents = invert(model, states, grid, times, solver, network, bar, residuals, rows.start)
+                facts: dict[str, Any] = {"evaluations": model.evaluations - before, "batch_size": network.size}
                 if residuals:
                     facts["largest_residual"] = max(residuals) if all(map(math.isfinite, residuals)) else None
                 return {f"t{s:g}": latents[s] for s in times}, facts
@@ -108,7 +109,7 @@ class Stages(Measurements):
                     facts["largest_residual"] = None if None in residuals else max(residuals)
                 return facts
 
-            how = RowWise(len(images), self.batch_size, make, finish, lambda rows: skip(bar, rows * steps))
+            how = RowWise(len(images), self._shard, make, finish, lambda rows: skip(bar, rows * steps))
             artefact = self.get_rows("invert", 3, inputs, how)
         latents = artefact.tensors[f"t{float(t):g}"]
         return artefact, LatentSet(float(t), latents, list(range(len(latents))))
@@ -116,7 +117,7 @@ class Stages(Measurements):
     def noised(self, model: DiffusionModel, images: Tensor, t: float, count: int, seed: int) -> LatentSet:
         """The forward process: adds the noise of ``t`` to ``count`` images, in order, repeated as needed."""
         node = model.schedule.node(t)
-        x0 = model.encode(dequantise(images), self.batch_size)[torch.arange(count) % len(images)]
+        x0 = model.encode(dequantise(images), self._batch())[torch.arange(count) % len(images)]
         eps = normal_rows(model.shape, seed, "noised", range(count))
         return LatentSet(float(t), node.alpha * x0 + node.sigma * eps, list(range(count)))
 
@@ -133,19 +134,20 @@ class Stages(Measurements):
             "t": float(t),
             "count": count,
             "seed": seed,
+            **self._bits(),
         }
         top = model.schedule.timesteps - 1
         grid = solver.make_grid(model.schedule, top, [float(t)])
-        steps, network = sum(node.t >= t for node in grid.down) - 1, BatchSize(self.batch_size)
+        steps, network = sum(node.t >= t for node in grid.down) - 1, self._batch()
         with self._bar("denoise", count, steps) as bar:
 
             def make(rows: range) -> StageOutput:
                 before = model.evaluations
                 noise = normal_rows(model.shape, seed, "base", rows) * model.schedule.state_std(top)
-                states = denoise(model, noise, grid, 0.0, seed, None, solver, network, float(t), bar)
-                return {"latents": states}, {"evaluations": model.evaluations - before}
+                states = denoise(model, noise, grid, 0.0, seed, rows, solver, network, float(t), bar)
+                return {"latents": states}, {"evaluations": model.evaluations - before, "batch_size": network.size}
 
-            how = RowWise(count, self.batch_size, make, _evaluations, lambda rows: skip(bar, rows * steps))
+            how = RowWise(count, self._shard, make, _evaluations, lambda rows: skip(bar, rows * steps))
             artefact = self.get_rows("base_latents", 2, inputs, how)
         return LatentSet(float(t), artefact.tensors["latents"], list(range(count)))
 
@@ -175,6 +177,7 @@ class Stages(Measurements):
 
         def make() -> StageOutput:
             fitted = prior.fit(references.latents, own.latents if own else None)
+            require_fitted(prior.name, fitted)
             return fitted.tensors(), {"kind": type(fitted).__name__}
 
         return StoredPrior(prior, self.get("prior", 1, inputs, make))
@@ -234,10 +237,11 @@ class Stages(Measurements):
             "solver": asdict(solver),
             "eta": float(eta),
             "seed": seed if eta else None,  # without noise the seed changes nothing
+            **self._bits(),
         }
         grid = solver.make_grid(model.schedule, latents.t)
         count, steps = len(latents.indices), len(grid.down) - 1
-        network, codec = BatchSize(self.batch_size), BatchSize(self.batch_size)
+        network, codec = self._batch(), self._batch()
         with self._bar("denoise", count, steps) as bar:
 
             def make(rows: range) -> StageOutput:
@@ -245,15 +249,16 @@ class Stages(Measurements):
                 x, indices = latents.latents[part], latents.indices[part]
                 states = denoise(model, x, grid, eta, seed, indices, solver, network, progress=bar)
                 images = quantise(model.decode(states, codec))
-                return {"images": images}, {"evaluations": model.evaluations - before}
+                return {"images": images}, {"evaluations": model.evaluations - before, "batch_size": network.size}
 
-            how = RowWise(count, self.batch_size, make, _evaluations, lambda rows: skip(bar, rows * steps))
+            how = RowWise(count, self._shard, make, _evaluations, lambda rows: skip(bar, rows * steps))
             return self.get_rows("denoise", 2, inputs, how)
 
 
 def _evaluations(tensors: Mapping[str, Tensor], parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Facts of a row-wise artefact: the cost of all its shards, by whichever worker."""
-    return {"evaluations": sum(part["evaluations"] for part in parts)}
+    """Facts of a row-wise artefact: the cost of all its shards, by whichever worker, and their batch sizes."""
+    sizes = sorted({part["batch_size"] for part in parts if "batch_size" in part})  # absent before version 0.4
+    return {"evaluations": sum(part["evaluations"] for part in parts), "batch_sizes": sizes}
 
 
 def _geometry(latents: Tensor) -> dict[str, dict[str, float]]:

@@ -1,5 +1,6 @@
 """The scores of one set of images: a row of the results table, against the held-out images and the references."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Literal, NamedTuple, get_args
@@ -16,6 +17,7 @@ from unseen_diffusion.scores.membership import classifier_share, conformal_share
 from unseen_diffusion.scores.memorisation import CopyRate, copy_rate
 from unseen_diffusion.scores.metrics import CLASSIFIER
 from unseen_diffusion.utils.checked import Count, WholeNumber, settings
+from unseen_diffusion.utils.errors import InputError
 
 Row = Literal["held_out", "replay", "standard", "base_samples"]
 ROWS: tuple[str, ...] = get_args(Row)
@@ -79,7 +81,11 @@ class DomainViews(NamedTuple):
 def score_row(row: str, samples: Views, domain: DomainViews, settings: ScoreSettings) -> dict[str, Any]:
     """Scores of one set of images against the target set H (or V) and the references R.
 
-    Copies are judged by pixels: a network's features can miss a copy that is slightly blurred.
+    Copies are judged by pixels: a network's features can miss a copy that is slightly blurred. A score that these
+    images do not determine is None.
+
+    Raises:
+        InputError: a score is infinite.
     """
     references, target = domain.references, domain.target
     copies = copy_rate(samples.pixels, references.pixels, target.pixels, settings.copy_quantile)
@@ -97,6 +103,9 @@ def score_row(row: str, samples: Views, domain: DomainViews, settings: ScoreSett
         **_membership(samples, domain, settings.neighbours),
         **extra_columns(settings.extra, samples, domain),
     }
+    for name, value in scores.items():
+        if isinstance(value, float) and math.isinf(value):
+            raise InputError(f"scores: {name} of {row} is infinite; check the images and features that it is made of")
     return {name: None if value != value else value for name, value in scores.items()}  # JSON has no NaN
 
 

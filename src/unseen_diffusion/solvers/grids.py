@@ -3,9 +3,12 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
+
+from pydantic import Field
 
 from unseen_diffusion.models.schedules import CLEAN, CLEAN_NODE, Node, Schedule
+from unseen_diffusion.utils.checked import checked_value
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.renamed import new_names
 
@@ -42,8 +45,13 @@ def make_grid(schedule: Schedule, kind: str, steps: int, t_top: float, through: 
         through: mixing steps that must be nodes: the nearest inner node is moved onto each.
 
     Raises:
-        InputError: a t outside the schedule, or a fractional one on a grid of whole timesteps.
+        InputError: an unknown kind, fewer than 2 steps, a t outside the schedule, or a fractional one on a grid of
+            whole timesteps.
     """
+    checked_value("solver.grid", kind, GridKind)
+    checked_value("steps", steps, Annotated[int, Field(ge=2)])
+    for t in (t_top, *through):
+        schedule.node(t)  # refuses what lies outside
     if t_top <= 0:
         raise InputError(f"mixing.t={t_top:g}: choose a mixing step above 0")
     if kind in WHOLE_TIMESTEPS and any(t != math.floor(t) for t in (t_top, *through)):

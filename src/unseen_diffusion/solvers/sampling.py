@@ -24,6 +24,7 @@ from unseen_diffusion.solvers.base import Solver
 from unseen_diffusion.solvers.grids import Grid
 from unseen_diffusion.solvers.settings import SolverSettings, make_solver
 from unseen_diffusion.utils.batching import Size, in_batches
+from unseen_diffusion.utils.checks import broken_rows, is_finite, require_finite, rows_named
 from unseen_diffusion.utils.devices import to_device
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.progress import steps_bar
@@ -85,6 +86,7 @@ def invert(
     batch_size: Size = 64,
     progress: "bool | tqdm[None]" = False,
     residuals: list[float] | None = None,
+    first: int = 0,
 ) -> dict[float, Float[Tensor, "n c h w"]]:
     """Deterministic inversion: the latents of every recorded mixing step, from one trajectory.
 
@@ -99,10 +101,17 @@ def invert(
         progress: shows a progress bar with the time left, or advances a given one.
         residuals: if the solver is implicit, the largest relative residual of each batch is appended. Steps that
             did not converge are also logged as a warning.
+        first: number of the first image, for messages.
 
     Returns:
         Latents by mixing step, float32 on the CPU.
+
+    Raises:
+        InputError: steps that are no nodes, images that do not fit the model or are not finite, or latents that are
+            not finite: it names the step after which they were not.
     """
+    numbers = range(first, first + len(images))
+    _check_states("images", images, model, numbers)
     times = {node.t for node in grid.up[1:]}
     if missing := [t for t in record if t not in times]:
         raise InputError(f"mixing.record={missing}: not among the nodes of the inversion's grid")
@@ -116,6 +125,9 @@ def invert(
                     bar.update(len(state))
                     if node.t in wanted:
                         recorded[node.t] = state.float().cpu()
+                if not all(map(is_finite, recorded.values())):
+                    again = trajectory(model, to_device(images[rows], model.device), grid.up, make_solver(solver))
+                    raise _not_finite("invert", again, numbers[rows])
             return instance, recorded
 
         done = list(in_batches(job, len(images), batch_size))
@@ -153,29 +165,68 @@ def denoise(
 
     Returns:
         Images (or states at ``stop``), unclamped float32 on the CPU.
+
+    Raises:
+        InputError: values that do not fit, latents that do not fit the model or are not finite, or images that are not
+            finite: it names the step after which they were not.
     """
     if not 0 <= eta <= 1:
         raise InputError(f"bandwidth.eta={eta}: give a number between 0 and 1")
     indices = range(len(latents)) if indices is None else indices
     if len(indices) != len(latents):
         raise InputError(f"indices: {len(indices)} for {len(latents)} latents; give one per latent")
+    _check_states("latents", latents, model, indices)
     nodes = [node for node in grid.down if node.t >= stop]
     if nodes[-1:] != [node for node in grid.down if node.t == stop]:
         raise InputError(f"stop={stop:g}: not among the nodes of the denoising's grid")
     steps = len(nodes) - 1
     with steps_bar("denoise", len(latents), steps, progress) as bar:
 
-        def job(rows: slice) -> Tensor:
+        def states(rows: slice) -> Iterator[tuple[Node, Tensor]]:
             x = to_device(latents[rows], model.device)
             streams = [generator(seed, "denoise", index) for index in indices[rows]]
+            yield nodes[0], x
+            yield from trajectory(model, x, nodes, solver, eta, streams)
+
+        def job(rows: slice) -> Tensor:
             with _uncounted_on_failure(model, bar):
-                for _, state in trajectory(model, x, nodes, solver, eta, streams):
+                for step, (_, state) in enumerate(states(rows)):
                     x = state
-                    bar.update(len(x))
-            return x.float().cpu()
+                    bar.update(len(x) if step else 0)
+                x = x.float().cpu()
+                if not is_finite(x):
+                    raise _not_finite("denoise", states(rows), indices[rows])
+            return x
 
         done = list(in_batches(job, len(latents), batch_size))
     return torch.cat(done) if done else latents.new_empty(latents.shape)
+
+
+def _check_states(what: str, x: Tensor, model: DiffusionModel, numbers: Sequence[int]) -> None:
+    """Checks the states that a trajectory starts from.
+
+    Raises:
+        InputError: not floating point, of another shape than the model's states, or not finite.
+    """
+    if not x.is_floating_point():
+        raise InputError(f"{what} of {x.dtype}: give floating-point states; dequantise turns uint8 images into them")
+    if x.ndim != 4 or tuple(x.shape[1:]) != tuple(model.shape):
+        raise InputError(
+            f"{what} of shape {tuple(x.shape)}: {model.name} takes (n, {', '.join(map(str, model.shape))})"
+        )
+    require_finite(what, x, "repair or leave out these rows", numbers)
+
+
+def _not_finite(label: str, states: Iterator[tuple[Node, Tensor]], numbers: Sequence[int]) -> InputError:
+    """The error for a batch that did not stay finite, whose trajectory is computed again to find the step."""
+    broken = ((node, state.float()) for node, state in states if not is_finite(state.float()))
+    step, where = next(((node, broken_rows(state)) for node, state in broken), (None, []))
+    at = f"after the step to t={step.t:g}" if step else "at the last step"
+    rows = rows_named([numbers[row] for row in where], len(numbers)) if where else "some rows are"
+    return InputError(
+        f"{label}: {at}, {rows} not finite; choose model.dtype=float32, another solver "
+        "with more solver.steps, or check the model's weights"
+    )
 
 
 @contextmanager

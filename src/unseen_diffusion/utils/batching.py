@@ -26,15 +26,16 @@ class BatchSize:
 
     Attributes:
         size: images at most.
+        fixed: never smaller, since another size changes the last bits of results: lack of memory is an error.
 
     Raises:
         InputError: below 1.
     """
 
-    def __init__(self, size: int):
+    def __init__(self, size: int, fixed: bool = False):
         if size < 1:
             raise InputError(f"batch_size={size}: give 1 or more images at a time")
-        self.size = size
+        self.size, self.fixed = size, fixed
 
 
 Size = int | BatchSize
@@ -65,7 +66,7 @@ def in_batches(job: Callable[[slice], Result], count: int, size: Size) -> Iterat
     the same ``BatchSize``. A job must therefore have no lasting effect before it returns.
 
     Raises:
-        InputError: not even one row fits, or a size below 1.
+        InputError: not even one row fits, a ``fixed`` size does not fit, or a size below 1.
     """
     start, limit = 0, size if isinstance(size, BatchSize) else BatchSize(size)
     while start < count:
@@ -76,6 +77,8 @@ def in_batches(job: Callable[[slice], Result], count: int, size: Size) -> Iterat
             if not is_out_of_memory(error):
                 raise
             result = None
+        if result is None and limit.fixed:
+            raise InputError(f"deterministic=true: out of memory with {limit.size} images at a time; give false")
         if result is None:  # outside the handler, which would keep the failed job's tensors alive
             limit.size = _release((rows.stop - start) // 2)
             continue

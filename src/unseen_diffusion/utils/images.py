@@ -9,6 +9,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from unseen_diffusion.utils.checks import require_finite
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import atomic_path
 
@@ -16,7 +17,12 @@ PREPROCESSING = "lanczos-1"  # part of every artefact key that depends on how im
 
 
 def quantise(x: Tensor) -> Tensor:
-    """[-1, 1] floats -> uint8 0..255, rounded to nearest and clamped: how samples are saved and scored."""
+    """[-1, 1] floats (n, ...) -> uint8 0..255, rounded to nearest and clamped: how samples are saved and scored.
+
+    Raises:
+        InputError: a pixel is NaN or infinite.
+    """
+    require_finite("images", x, "a network's output overflowed or its weights are damaged; choose model.dtype=float32")
     return (x * 127.5 + 128).clamp(0, 255).to(torch.uint8)
 
 

@@ -1,10 +1,25 @@
-"""Numerical precision: float32 without TF32, and automatic mixed precision."""
+"""Numerical precision: float32 without TF32, deterministic algorithms, and automatic mixed precision."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
+
+
+@contextmanager
+def reproducible(wanted: bool) -> Iterator[None]:
+    """Makes torch choose deterministic algorithms, if ``wanted``; operations that have none raise RuntimeError."""
+    cudnn, before = torch.backends.cudnn, torch.are_deterministic_algorithms_enabled()
+    searches = cudnn.benchmark
+    try:
+        if wanted:
+            torch.use_deterministic_algorithms(True)
+            cudnn.benchmark = False
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        cudnn.benchmark = searches
 
 
 @contextmanager

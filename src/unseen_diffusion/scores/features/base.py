@@ -7,6 +7,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from unseen_diffusion.utils.batching import Size, in_batches
+from unseen_diffusion.utils.checks import require_finite
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.precision import full_float32
 
@@ -49,14 +50,16 @@ def extract(
         device: where the network runs.
 
     Raises:
-        InputError: no images, images that are not uint8, or a batch size below 1.
+        InputError: no images, images that are not uint8, a batch size below 1, or features that are not finite.
     """
     check_images(images)
     size = extractor.batch_size if batch_size is None else batch_size
     extractor.to(device)
 
     def job(rows: slice) -> Tensor:
-        return extractor(images[rows]).to("cpu", torch.float32)
+        features = extractor(images[rows]).to("cpu", torch.float32)
+        require_finite(f"features={extractor.name}", features, "check the network's weights", range(len(images))[rows])
+        return features
 
     with full_float32():
         return torch.cat(list(in_batches(job, len(images), size)))
