@@ -37,7 +37,7 @@ class RunKeys:
     """seed of candidates, rejection and denoising noise"""
     batch_size: Count | Literal["auto"]
     """images per network call; auto: 64, on CUDA 256; halved if memory runs out; results agree up to rounding"""
-    device: str
+    device: Text
     """auto, cpu, cuda, cuda:1 or mps"""
     progress: bool
     """show progress bars with the time left"""
