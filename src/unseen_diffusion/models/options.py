@@ -10,7 +10,7 @@ from unseen_diffusion.models.base import ModelSpec
 from unseen_diffusion.models.folders import resolve, weight_files
 from unseen_diffusion.models.parameterisations import VariancePreserving
 from unseen_diffusion.models.text import check_text
-from unseen_diffusion.utils.checked import checked_arguments, settings
+from unseen_diffusion.utils.checked import Text, checked_arguments, settings
 from unseen_diffusion.utils.errors import InputError
 
 
@@ -48,7 +48,7 @@ def describe(path: str, revision: str | None = None) -> ModelSpec:
 
 
 @checked_arguments("model", Options)
-def inspect_model(path: str, revision: str | None = None, **options: Any) -> ModelSpec:
+def inspect_model(path: Text, revision: Text | None = None, **options: Any) -> ModelSpec:
     """Checks the arguments of a ``DiffusersModel`` without reading weights; those of local folders must exist.
 
     Args:
