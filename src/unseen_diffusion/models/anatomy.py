@@ -8,15 +8,16 @@ from typing import Any
 import diffusers
 
 from unseen_diffusion.models.base import ModelSpec
-from unseen_diffusion.models.folders import part_file
+from unseen_diffusion.models.folders import part_file, read_object
 from unseen_diffusion.models.parameterisations import Parameterisation, Score, parameterisation
-from unseen_diffusion.utils.errors import InputError
-from unseen_diffusion.utils.files import read_json
+from unseen_diffusion.utils.errors import InputError, first_line
 
 NETWORKS = ("UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel", "SD3Transformer2DModel")
 AUTOENCODERS = ("AutoencoderKL", "VQModel")
 # Inputs beyond the state, the time and one condition. Such networks would run, but without the right input.
 FOREIGN = ("addition_embed_type", "encoder_hid_dim_type", "time_cond_proj_dim", "class_embed_type")
+# What a value of another kind than a pipeline's JSON should have raises, here and in diffusers.
+DAMAGED = (TypeError, KeyError, ValueError, AttributeError, IndexError, ArithmeticError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -88,11 +89,27 @@ def examine(folder: Path) -> Anatomy:
     Raises:
         InputError: not a pipeline of a family that is known.
     """
+    try:
+        anatomy = _examine(folder)
+        anatomy.spec()
+    except InputError as error:
+        if str(folder) in str(error):
+            raise
+        raise InputError(f"{folder}: {error}") from error
+    except DAMAGED as error:  # a list or text where the JSON of a pipeline has a number, or the like
+        raise InputError(
+            f"{folder}: its JSON files describe no pipeline ({type(error).__name__}: {first_line(error)}); "
+            "download the model again"
+        ) from error
+    return anatomy
+
+
+def _examine(folder: Path) -> Anatomy:
     part, codec_part = _parts(folder)
-    network = _complete(read_json(part_file(folder, part, "config.json")))
+    network = _complete(read_object(part_file(folder, part, "config.json")))
     kind = _network_class(folder, network)
-    scheduler = read_json(part_file(folder, "scheduler", "scheduler_config.json"))
-    codec = _complete(read_json(folder / codec_part / "config.json")) if codec_part else {}
+    scheduler = read_object(part_file(folder, "scheduler", "scheduler_config.json"))
+    codec = _complete(read_object(folder / codec_part / "config.json")) if codec_part else {}
     anatomy = Anatomy(
         folder, part, network, kind, parameterisation(scheduler, str(folder)), codec_part, codec, _factor(folder)
     )
@@ -105,7 +122,7 @@ def _parts(folder: Path) -> tuple[str, str | None]:
     index = folder / "model_index.json"
     if not index.is_file():
         return "unet", None
-    named = {name: entry for name, entry in read_json(index).items() if isinstance(entry, list) and entry[0]}
+    named = {name: entry for name, entry in read_object(index).items() if isinstance(entry, list) and entry[0]}
     part = next((name for name in ("unet", "transformer") if name in named), None)
     if part is None:
         raise InputError(f"{folder}: no unet and no transformer in model_index.json; give a diffusion pipeline")
@@ -117,6 +134,8 @@ def _parts(folder: Path) -> tuple[str, str | None]:
 
 
 def _check_entry(folder: Path, part: str, entry: list[str], known: tuple[str, ...]) -> None:
+    if len(entry) != 2 or not all(isinstance(word, str) for word in entry):
+        raise InputError(f"{folder}: {part} {entry} in model_index.json; give a library and a class")
     if entry[0] != "diffusers" or entry[1] not in known:
         raise InputError(f"{folder}: {part} {'.'.join(entry)} in model_index.json; known: {', '.join(known)}")
 
@@ -150,10 +169,14 @@ def _complete(config: dict[str, Any]) -> dict[str, Any]:
 def _check_shapes(anatomy: Anatomy) -> None:
     """Checks that images are square, that channels fit each other, and that the autoencoder fits the family."""
     folder, network = anatomy.folder, anatomy.network
+    for key in ("in_channels", "out_channels", "num_class_embeds", "num_embeds_ada_norm"):
+        count = network.get(key)
+        if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
+            raise InputError(f"{folder}: {key} {count}; give a whole number of 1 or more")
     size = network["sample_size"]
     if isinstance(size, list) and len(size) == 2 and size[0] == size[1]:
         network["sample_size"] = size = size[0]
-    if not isinstance(size, int):
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
         raise InputError(f"{folder}: sample_size {size}; only networks of one square size are supported")
     outputs = (network["out_channels"] or network["in_channels"]) // anatomy.factor**2
     if outputs not in (anatomy.channels, 2 * anatomy.channels):
@@ -172,4 +195,7 @@ def _check_shapes(anatomy: Anatomy) -> None:
 def _factor(folder: Path) -> int:
     """2 for networks on 2x2 pixel-unshuffled images (unseen.json beside the pipeline), else 1."""
     path = folder / "unseen.json"
-    return int(read_json(path)["pixel_unshuffle"]) if path.is_file() else 1
+    factor = read_object(path).get("pixel_unshuffle") if path.is_file() else 1
+    if factor not in (1, 2) or isinstance(factor, bool):
+        raise InputError(f"{path}: pixel_unshuffle {factor}; give 1 or 2")
+    return int(factor)

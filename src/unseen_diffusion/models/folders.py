@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from unseen_diffusion.utils.errors import InputError, first_line
 from unseen_diffusion.utils.files import read_json
@@ -64,13 +65,26 @@ def snapshot(key: str, path: str, revision: str | None, patterns: Sequence[str])
         ) from error
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """Reads a JSON file that holds an object, as every config of a model does.
+
+    Raises:
+        InputError: the file is missing, is not JSON, or holds something else.
+    """
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: holds a {type(found).__name__}, not an object; download the model again")
+    return found
+
+
 def weighted_parts(folder: Path) -> list[str]:
     """The parts with weights that model_index.json names; without that file, a U-Net alone."""
     index = folder / "model_index.json"
     if not index.is_file():
         return ["unet"]
-    named = read_json(index)
-    return [part for part in (*DIFFUSERS_PARTS, *TEXT_PARTS) if (named.get(part) or [None])[0] is not None]
+    named = read_object(index)
+    parts = (*DIFFUSERS_PARTS, *TEXT_PARTS)
+    return [part for part in parts if isinstance(entry := named.get(part), list) and entry and entry[0] is not None]
 
 
 def part_file(folder: Path, part: str, name: str) -> Path:
@@ -99,7 +113,10 @@ def weight_files(folder: Path, part: str) -> list[Path]:
         )
     if found.suffix != ".json":
         return [found]
-    shards = sorted({found.parent / name for name in read_json(found)["weight_map"].values()})
+    names = read_object(found).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(name, str) and name for name in names.values()) or not names:
+        raise InputError(f"{found}: weight_map names no files; download it again")
+    shards = sorted({found.parent / name for name in names.values()})
     if absent := [shard.name for shard in shards if not shard.is_file()]:
         raise InputError(f"{folder}: {part}/{absent[0]} is named by {found.name} but absent; download it again")
     return [found, *shards]

@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unseen_diffusion.models.folders import weight_files
+from unseen_diffusion.models.folders import read_object, weight_files
 from unseen_diffusion.models.loading import load_checked
 from unseen_diffusion.utils.errors import InputError
-from unseen_diffusion.utils.files import read_json
 
 ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection")
 TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
@@ -23,10 +22,11 @@ def check_text(folder: Path, part: str = "text_encoder") -> None:
     Raises:
         InputError: it is not.
     """
-    index = read_json(folder / "model_index.json")
+    index = read_object(folder / "model_index.json")
     words = part.replace("text_encoder", "tokenizer")
     for name, known in ((part, ENCODERS), (words, TOKENIZERS)):
-        found = (index.get(name) or ["", "none"])[1]
+        entry = index.get(name)
+        found = entry[1] if isinstance(entry, list) and len(entry) == 2 else "none"
         if found not in known:
             raise InputError(f"{folder}: {name} {found} in model_index.json; known: {', '.join(known)}")
     if find_spec("transformers") is None:
@@ -38,7 +38,7 @@ def load_text(folder: Path, part: str, device: torch.device) -> tuple[Any, Any]:
     transformers = import_module("transformers")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    index = read_json(folder / "model_index.json")
+    index = read_object(folder / "model_index.json")
     words = part.replace("text_encoder", "tokenizer")
     tokenizer = getattr(transformers, index[words][1]).from_pretrained(folder / words, local_files_only=True)
     encoder = load_checked(getattr(transformers, index[part][1]), folder, part, weight_files(folder, part))
