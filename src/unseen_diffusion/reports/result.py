@@ -9,7 +9,7 @@ from typing import Any, Literal, TypedDict, TypeVar
 
 from unseen_diffusion.scores.extra import show_columns
 from unseen_diffusion.scores.metrics import METRICS
-from unseen_diffusion.utils.checked import checked_value
+from unseen_diffusion.utils.checked import as_written, checked_value
 from unseen_diffusion.utils.errors import InputError, first_line
 from unseen_diffusion.utils.files import read_json, write_json
 
@@ -176,12 +176,11 @@ def _check_rows(rows: Sequence[Mapping[str, Any]]) -> None:
         key = f"rows.{number}"
         checked_value(f"{key}.row", row.get("row"), Literal[ROWS])
         checked_value(f"{key}.n", row.get("n"), int)
-        for name, metric in METRICS.items():
-            ends = (f"{name}_low", f"{name}_high") if metric.kind == "kid" and row.get(name) is not None else ()
-            for column in (name, *ends):
-                checked_value(f"{key}.{column}", row.get(column), float if column in ends else float | None)
-        if row["row"] == "generated":
-            checked_value(f"{key}.kid_h", row.get("kid_h"), float)
+        for name in METRICS:
+            for column in (name, f"{name}_low", f"{name}_high"):
+                value = row.get(column)  # NaN and null are a score that was not measured
+                if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+                    raise InputError(f"{key}.{column}={as_written(value)}: give a number")
     if not any(row["row"] == "generated" for row in rows):
         raise InputError("rows: none of generated images")
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Hashable, Mapping, Sequence
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ def load_results(paths: Sequence[Path | str]) -> pd.DataFrame:
         line = {**dict.fromkeys(SETTINGS), **result.settings, **row, "run": str(result.folder), "config": result.flat}
         line |= {"searched_t": bool(result.mixing), "searched_eta": bool(result.bandwidth)}
         lines.append(line | dict.fromkeys(independent_of(row["row"])))
+    lines[0].setdefault("kid_h", None)  # by which tables are sorted
     return _tell_apart(pd.DataFrame(lines)).drop(columns="config").reset_index(drop=True)
 
 
@@ -123,7 +125,8 @@ def _score(name: str, line: Mapping[Hashable, Any]) -> str:
     """A score as text, KID with half its 95% interval."""
     value = line[name]
     if METRICS[name].kind == "kid" and not is_missing(value):
-        return plus_minus(name, value, (line[f"{name}_high"] - line[f"{name}_low"]) / 2)
+        low, high = (line.get(f"{name}_{end}") for end in ("low", "high"))
+        return plus_minus(name, value, nan if is_missing(low) or is_missing(high) else (high - low) / 2)
     return as_text(name, value)
 
 

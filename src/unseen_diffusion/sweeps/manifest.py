@@ -143,7 +143,7 @@ def hide_secrets(folder: Path) -> None:
     """Hides secrets in the YAML files that Hydra wrote into a folder."""
     known = secrets()
     for file in folder.glob("*.yaml"):
-        plain = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+        plain: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
         words = isinstance(plain, list) and all(isinstance(word, str) for word in plain)
         hidden = words_without_secrets(plain, known) if words else without_secrets(plain, known)
         if hidden != plain:
