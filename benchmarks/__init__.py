@@ -1,1 +1,1 @@
-"""Benchmarks: `python -m benchmarks` measures, nothing here is a test."""
+"""Benchmarks, run by `python -m benchmarks`. None of them is a test."""

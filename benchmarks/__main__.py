@@ -98,7 +98,9 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAMES", help=", ".join(ALL))
     parser.add_argument("--device", default="cpu")
     parser.add_argument(
-        "--save", action="store_true", help="write results and table; benchmarks that are not run now keep theirs"
+        "--save",
+        action="store_true",
+        help="write results and table; benchmarks that are not run keep their earlier results",
     )
     chosen = parser.parse_args()
     if unknown := [name for name in chosen.names if name not in ALL]:

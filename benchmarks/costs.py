@@ -1,4 +1,4 @@
-"""The cost model of docs/scaling.md, and one real run against it."""
+"""The cost model of docs/scaling.md, compared with one real run."""
 
 import subprocess
 import sys
@@ -74,7 +74,7 @@ def costs(device: torch.device) -> list[Row]:
     x, node = normal(48, *model.shape).to(device), model.schedule.node(250.0)
 
     def rate(calls: int = 5) -> float:
-        """Seconds of wall time, because the run reports wall time; both share the machine with the same other work."""
+        """Images per second of wall time, as the run reports wall time; the same other load affects both."""
         started = time.perf_counter()
         for _ in range(calls):
             model.predict(x, node).eps.cpu()

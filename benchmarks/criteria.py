@@ -67,13 +67,13 @@ def loop(measure: Callable[[Tensor, Tensor], Tensor], z: Tensor) -> Callable[[],
     return job
 
 
-def judged(way: Any, group: int) -> Callable[[], int]:
+def judged(route: Any, group: int) -> Callable[[], int]:
     """Judges a new group of candidates per call."""
     position = iter(range(10**9))
 
     def job() -> int:
         start = next(position) * group
-        return len(way.judge(start, start + group))
+        return len(route.judge(start, start + group))
 
     return job
 
@@ -123,7 +123,7 @@ def at_dimension(d: int) -> list[Row]:
 
 
 def _priors(latents: Tensor, isotropic: FittedPrior) -> list[tuple[str, FittedPrior]]:
-    """The three kinds. At the large d low rank and covariance are fitted to 100 of the references (memory, time)."""
+    """Fits three kinds of priors. At the large d, low rank and covariance use 100 references (memory, time)."""
     few = latents[:100] if latents[0].numel() > 10000 else latents
     found: list[tuple[str, FittedPrior]] = [("isotropic", isotropic)]
     found += [(f"low_rank 30 of {len(few)}", LowRank(rank=30).fit(few))]

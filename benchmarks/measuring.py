@@ -87,7 +87,7 @@ def matrix_rate(device: torch.device, dtype: torch.dtype = torch.float32, size: 
 
 
 def hardware(device: torch.device) -> str:
-    """Processor or card, cores, load, threads."""
+    """Describes the processor or GPU, its cores, load and threads."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

@@ -58,7 +58,7 @@ def forward(network: nn.Module, x: torch.Tensor, mixed: Callable[[], AbstractCon
         network(x, timestep=torch.full((len(x),), 500.0, device=x.device), return_dict=False)
 
 
-def ways(device: torch.device) -> dict[str, tuple[str, bool, bool]]:
+def variants(device: torch.device) -> dict[str, tuple[str, bool, bool]]:
     """dtype, channels_last and compile by label; bfloat16 only on CUDA: without units for it, it is far slower."""
     found = {"float32": ("float32", False, False), "float32, channels_last": ("float32", True, False)}
     if device.type == "cuda":
@@ -93,7 +93,7 @@ def _flops(network: nn.Module, device: torch.device) -> float:
 
 def _rates(name: str, network: nn.Module, flops: float, peak: float, device: torch.device) -> list[Row]:
     rows = []
-    for label, (dtype, last, compiled) in ways(device).items():
+    for label, (dtype, last, compiled) in variants(device).items():
         layout = torch.channels_last if last else torch.contiguous_format
         convert_conv2d_weight_memory_format(network, layout)
         if compiled:

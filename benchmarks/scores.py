@@ -52,10 +52,10 @@ def cubic_kernel(x: Tensor, y: Tensor) -> float:
     return float(own - 2 * kernel[2].mean())
 
 
-def timed_value(way: Callable[[Tensor, Tensor], float], x: Tensor, y: Tensor) -> tuple[float, float]:
+def timed_value(method: Callable[[Tensor, Tensor], float], x: Tensor, y: Tensor) -> tuple[float, float]:
     """The value of a method, and its processor seconds."""
     started = clock(CPU)
-    value = way(x, y)
+    value = method(x, y)
     return value, clock(CPU) - started
 
 
@@ -64,8 +64,8 @@ def scores(device: torch.device) -> list[Row]:
     rows: list[Row] = []
     for count in COUNTS:
         x, y = normal(count, DIMENSION, stream=5), normal(count, DIMENSION, stream=6) * 1.1 + 0.1
-        ways = {"sqrtm": by_square_root, "torchmetrics": by_torchmetrics, "ours": frechet_distance}
-        timed = {name: timed_value(way, x, y) for name, way in ways.items()}
+        methods = {"sqrtm": by_square_root, "torchmetrics": by_torchmetrics, "ours": frechet_distance}
+        timed = {name: timed_value(method, x, y) for name, method in methods.items()}
         ours, quickest = timed["ours"]
         for name, (value, spent) in timed.items():
             words = f"{spent / quickest:.1f} x ours; differs by {value - ours:.1e}"

@@ -68,7 +68,8 @@ def store_times(objects: Objects, many: int = MANY, repeats: int = 100) -> tuple
     write = took(lambda i: shards.write(objects, folder, "key", rows[i], tensors, {}, 0.0), repeats)
     names = sorted(objects.names(f"{folder}/"))
     reading = took(lambda i: shards.read(objects, names[i], "key"), repeats)
-    few = took(lambda i: objects.names(f"{folder}/"), 20, min)  # long and all processor: the least has no other load
+    # Listing only computes, and takes long: the minimum is the time without other load.
+    few = took(lambda i: objects.names(f"{folder}/"), 20, min)
     for start in range(0, many * BATCH, BATCH):
         objects.put(f"stage/many/rows-{start:08d}-{start + BATCH:08d}.0123456789abcdef.safetensors", b"")
     long = took(lambda i: objects.names("stage/many/"), 20, min)

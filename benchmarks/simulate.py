@@ -14,7 +14,8 @@ from unseen_diffusion.store.objects import LocalObjects
 
 WORKERS = 1000
 SECONDS = 10.0  # of a shard: about what 64 images of 256 x 256 take an H100 in 16 + 16 evaluations, see docs/scaling.md
-TROUBLE = {"kills": 1 / 24, "restart": 60.0, "slow": 0.05}  # a kill a worker-day; 5 % take three times as long
+# One kill per worker and day; 5 % of the workers take three times as long.
+TROUBLE = {"kills": 1 / 24, "restart": 60.0, "slow": 0.05}
 IMAGES = (1_000, 10_000, 100_000, 1_000_000)
 SMALL = Scene(shards=100, seconds=0.1, workers=1, servers=os.cpu_count() or 1)
 

@@ -1,6 +1,6 @@
-"""Workers that share one store, as discrete events: what ``shards.make_missing`` and ``claims`` do, request by request.
+"""Simulates workers that share one store, by discrete events: each request of ``shards.make_missing`` and ``claims``.
 
-The store is a station that serves ``servers`` requests at a time, each for the time of its kind. Not modelled: time in
+The store serves ``servers`` requests at a time, each for the time of its kind. Not modelled: time in
 the network between the two, and other users of the store.
 """
 
@@ -28,7 +28,7 @@ class Times:
         write: a shard.
         listing: a folder, without its entries.
         entry: more for each entry of a folder listed.
-        look: the worker's own for each shard, to find what is left in a listing.
+        look: the worker's time per shard to find what is left in a listing.
     """
 
     create: float = 0.0
@@ -50,9 +50,10 @@ class Scene:
         seconds: of an average one on an undisturbed worker; each takes 0.9 to 1.1 times that.
         workers: machines, one worker each, all started at once.
         servers: requests that the store serves at a time.
-        kills: a worker-hour, at random; the shard at hand is lost, and the worker is back after ``restart`` seconds.
+        kills: per worker and hour, at random; the current shard is lost, and the worker restarts after ``restart``
+            seconds.
         slow: share of workers that take ``factor`` times as long.
-        pause: longest time between two looks of a worker that finds nothing to do.
+        pause: longest time between two checks of a worker that finds nothing to do.
     """
 
     shards: int
@@ -74,9 +75,9 @@ class Outcome:
     Attributes:
         makespan: seconds until the last worker knew that all was done.
         work: seconds of all shards on undisturbed workers.
-        lost: seconds of computing that kills or double work made useless.
+        lost: seconds of computing wasted by kills or double work.
         computed: seconds that workers computed, lost ones included.
-        killed: how often.
+        killed: number of kills.
         requests: to the store, by kind.
         busy: seconds of service, by kind.
     """
@@ -152,7 +153,7 @@ class Cluster:
             yield self.env.timeout(self.scene.restart)
 
     def _work(self, worker: int, rng: Random) -> Iterator[Any]:
-        """``make_missing``: list, make free shards until the list is old; where there are none, wait for others."""
+        """``make_missing``: lists, computes free shards until the list is outdated; without any, waits for others."""
         seen, pause = dict[int, tuple[Claim, int, float]](), 0.02
         try:
             while True:
@@ -176,7 +177,7 @@ class Cluster:
             return
 
     def _work_through(self, worker: int, rng: Random, seen: dict[int, tuple[Claim, int, float]]) -> Iterator[Any]:
-        """Those free now, from a random place on, until one turns out to be another's; whether any was made."""
+        """Computes free shards from a random one on, until another worker has one; returns whether it computed any."""
         first, some = rng.randrange(len(self.free)) if self.free else 0, False
         for shard in self.free[first:] + self.free[:first]:
             if (yield from self._try(shard, worker, seen)):
@@ -186,7 +187,7 @@ class Cluster:
         return some
 
     def _try(self, shard: int, worker: int, seen: dict[int, tuple[Claim, int, float]]) -> Iterator[Any]:
-        """``hold`` and ``_make``: True if this worker wrote the shard."""
+        """Claims and computes a shard (``hold`` and ``_make``); True if this worker wrote it."""
         mine = yield from self._take(shard, worker, seen)
         if mine is None:
             return False
@@ -201,7 +202,7 @@ class Cluster:
         return made
 
     def _take(self, shard: int, worker: int, seen: dict[int, tuple[Claim, int, float]]) -> Iterator[Any]:
-        """The claim, or None while another holds it and lives."""
+        """Takes the claim; None while another living worker holds it."""
         yield from self._ask("read")
         if (theirs := self.claims.get(shard)) is not None:
             if not self._dead(shard, theirs, worker, seen):
@@ -219,7 +220,7 @@ class Cluster:
         return mine
 
     def _dead(self, shard: int, theirs: Claim, worker: int, seen: dict[int, tuple[Claim, int, float]]) -> bool:
-        """A former life of this machine's worker, or no heartbeat for SILENCE seconds since it was first looked at."""
+        """Whether the holder is an earlier start of this worker, or showed no heartbeat for SILENCE seconds."""
         claim, beats, since = seen.get(shard, (None, 0, 0.0))
         if claim is not theirs or beats != theirs.beats:
             seen[shard] = theirs, theirs.beats, since = theirs, theirs.beats, self.env.now

@@ -1,4 +1,4 @@
-"""Shards of safetensors, as the store writes them, against zarr 3 with CRC32C and one writer a chunk: docs/store.md.
+"""Shards of safetensors, as the store writes them, against zarr 3 with CRC32C and one writer per chunk: docs/store.md.
 
 Processor seconds, as everywhere here; wall time stands beside them, since zarr checks chunks in threads. Nothing is
 flushed to the disk by either, so that the files live in memory at first.
@@ -66,7 +66,7 @@ def write_plain(x: Tensor, batch: int) -> Job:
 
 
 def write_shards(x: Tensor, batch: int) -> Job:
-    """As the store writes them, each under a temporary name first."""
+    """Writes shards as the store does, each under a temporary name first."""
 
     def job(folder: Path) -> None:
         for rows in cut(len(x), batch):
@@ -82,7 +82,7 @@ def write_store(x: Tensor, batch: int) -> Job:
 
 
 def write_zarr(x: Tensor, batch: int) -> Job:
-    """NaN where nothing was written, no compression, a checksum a chunk."""
+    """Writes zarr chunks: NaN where nothing was written, no compression, one checksum per chunk."""
 
     def job(folder: Path) -> None:
         array = create_zarr(folder, x, batch)
@@ -93,7 +93,7 @@ def write_zarr(x: Tensor, batch: int) -> Job:
 
 
 def create_zarr(folder: Path, x: Tensor, batch: int) -> Any:
-    """An empty array with chunks of ``batch`` rows."""
+    """Creates an empty array with chunks of ``batch`` rows."""
     import zarr
     from zarr.codecs import Crc32cCodec
 
@@ -121,7 +121,7 @@ def read_plain(x: Tensor) -> Job:
 
 
 def read_shards(x: Tensor) -> Job:
-    """Checked and as one tensor."""
+    """Reads shards, checks them and joins them to one tensor."""
 
     def job(folder: Path) -> None:
         objects = LocalObjects(folder)
@@ -135,7 +135,7 @@ def read_shards(x: Tensor) -> Job:
 
 
 def read_zarr(x: Tensor) -> Job:
-    """Checked and as one tensor."""
+    """Reads zarr chunks, checked, as one tensor."""
 
     def job(folder: Path) -> None:
         if not torch.equal(torch.from_numpy(opened(folder)[:])[-1], x[-1]):
@@ -145,7 +145,7 @@ def read_zarr(x: Tensor) -> Job:
 
 
 def opened(folder: Path) -> Any:
-    """The array, to read."""
+    """Opens the array for reading."""
     import zarr
 
     return zarr.open_array(str(folder / "x.zarr"), mode="r")
@@ -223,14 +223,14 @@ def _damage(x: Tensor, root: Path) -> list[Row]:
     ours, theirs = root / "ours", root / "theirs"
     folder = write_store(x, 16)(ours).folder
     write_zarr(x, 16)(theirs)
-    ways: dict[str, tuple[list[Path], Callable[[], Any]]] = {
+    readers: dict[str, tuple[list[Path], Callable[[], Any]]] = {
         f"shards, {OURS}": (sorted(folder.glob("rows-*")), lambda: load_tensor(folder, "x").numpy()),
         f"record, {OURS}": ([folder / "artefact.json"], lambda: load_tensor(folder, "x").numpy()),
         "chunks, zarr": (sorted(filter(Path.is_file, theirs.glob("x.zarr/c/**/*"))), lambda: opened(theirs)[:]),
         "metadata, zarr": ([theirs / "x.zarr" / "zarr.json"], lambda: opened(theirs)[:]),
     }
     rows = []
-    for name, (files, read) in ways.items():
+    for name, (files, read) in readers.items():
         outcomes = _outcomes(files, read, x.numpy())
         words = f"of {FLIPS}; {outcomes['refused']} refused, {outcomes['same']} without effect"
         rows.append(Row(f"flipped bytes read as other numbers: {name}", outcomes["other"], "flips", words))

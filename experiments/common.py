@@ -43,7 +43,7 @@ class Answer:
 
 
 def runs(folders: Sequence[Path]) -> list[dict[str, Any]]:
-    """results.json of every run below the folders, in the order of the jobs."""
+    """Reads results.json of every run below the folders, in the order of the jobs."""
     return [read_json(path) for folder in folders for path in sorted(results_files([folder]), key=_job)]
 
 
@@ -211,7 +211,7 @@ def tested(gaps: Mapping[str, Sequence[float]]) -> dict[str, float]:
 
 
 def signed(value: float, low: float, high: float, scale: float = 1, digits: int = 0) -> str:
-    """A difference with its interval, times ``scale``."""
+    """A difference as text, with its interval, times ``scale``."""
     sign = f"+.{digits}f"
     return f"{scale * value:{sign}} ({scale * low:{sign}} to {scale * high:{sign}})"
 
@@ -250,10 +250,10 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def pm(value: float, half: float, digits: int = 1) -> str:
-    """Value ± half an interval."""
+    """A value as text, ± half its interval."""
     return f"{value:.{digits}f} ± {half:.{digits}f}"
 
 
 def interval(value: float, low: float, high: float, digits: int = 2) -> str:
-    """Value with its interval."""
+    """A value as text, with its interval."""
     return f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"

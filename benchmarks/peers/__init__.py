@@ -1,1 +1,1 @@
-"""How others do it, written from descriptions, to measure against."""
+"""Loops of other code bases, written from their descriptions, to compare with."""

@@ -11,7 +11,7 @@ OPTIONS = {"beta_start": 1e-4, "beta_end": 0.02, "clip_sample": False, "timestep
 
 @torch.no_grad()
 def invert(network: Network, images: Tensor, steps: int, lower: bool = False) -> Tensor:
-    """Latents at t = 999. The stock loop asks the network at each step's upper end; ``lower`` asks at its lower end."""
+    """Latents at t = 999. The stock loop evaluates at each step's upper end; ``lower`` at its lower end."""
     scheduler = DDIMInverseScheduler(set_alpha_to_one=True, **OPTIONS)
     scheduler.set_timesteps(steps)
     x = images

@@ -1,6 +1,6 @@
 """The released loop, from its description: one image at a time, one generator, float32, 80 + 80 steps.
 
-The network is asked at the lower end of each upward step; the grid is linspace(0, t_0, steps) rounded down, the
+The network is evaluated at the lower end of each upward step; the grid is linspace(0, t_0, steps) rounded down, the
 clean image is taken as the state at t = 0, and the last downward step ends at alpha = 1.
 """
 
@@ -18,7 +18,7 @@ def timesteps(top: int, steps: int) -> list[int]:
     return [int(top * i / (steps - 1)) for i in range(steps)]
 
 
-def move(x: Tensor, eps: Tensor, here: Tensor, there: Tensor, eta: float, rng: torch.Generator) -> Tensor:
+def ddim_step(x: Tensor, eps: Tensor, here: Tensor, there: Tensor, eta: float, rng: torch.Generator) -> Tensor:
     """One DDIM step between two values of alpha-bar."""
     denoised = (x - eps * (1 - here).sqrt()) / here.sqrt()
     c1 = eta * ((1 - here / there) * (1 - there) / (1 - here)).clamp(min=0).sqrt()
@@ -35,7 +35,7 @@ def invert(network: Network, images: Tensor, alphas: Tensor, times: list[int]) -
         x = image[None]
         for low, high in itertools.pairwise(times):
             eps = network(x, torch.full((1,), float(low), device=x.device))
-            x = move(x, eps, alphas[low], alphas[high], 0.0, rng)
+            x = ddim_step(x, eps, alphas[low], alphas[high], 0.0, rng)
         found.append(x)
     return torch.cat(found)
 
@@ -49,6 +49,6 @@ def denoise(network: Network, latents: Tensor, alphas: Tensor, times: list[int],
         x = latent[None]
         for high, there in zip(reversed(times), [*reversed(targets), torch.ones_like(alphas[0])], strict=True):
             eps = network(x, torch.full((1,), float(high), device=x.device))
-            x = move(x, eps, alphas[high], there, eta, rng)
+            x = ddim_step(x, eps, alphas[high], there, eta, rng)
         found.append(x)
     return torch.cat(found)

@@ -138,12 +138,12 @@ def correlations(full: pd.DataFrame) -> pd.DataFrame:
 
 
 def word(rows: pd.DataFrame) -> list[int]:
-    """+1 where an interval lies above 0, -1 below, 0 where it includes 0."""
+    """The sign of an interval: +1 above 0, -1 below, 0 where it includes 0."""
     return [1 if row.low > 0 else -1 if row.high < 0 else 0 for row in rows.itertuples()]
 
 
 def bandwidth_claim(full: pd.DataFrame, table: pd.DataFrame) -> Answer:
-    """M4 by the protocol's rules."""
+    """The answer to M4, by the protocol's rules."""
     spaces = table[table["gap"].isin(SPACES)]
     found = {name: word(spaces[spaces["outcome"] == name]) for name in (*CRITERIA, "kid_h", "psnr less snr")}
     both = [*found["psnr"], *found["snr"]]
@@ -201,7 +201,7 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw(full: pd.DataFrame) -> Figure:
-    """Bandwidth by both criteria, and KID-H, against the rank of the gap in every space; a marker a domain."""
+    """Draws bandwidth by both criteria, and KID-H, against the gap's rank in every space; one marker per domain."""
     outcomes = {**{name: f"bandwidth, {text}" for name, text in CRITERIA.items()}, "kid_h": "KID-H"}
     figure = Figure(figsize=(11, 8), layout="constrained")
     axes = figure.subplots(len(outcomes), len(SPACES), sharey="row", sharex=True)

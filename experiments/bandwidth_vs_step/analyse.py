@@ -111,14 +111,14 @@ def by_step(full: pd.DataFrame) -> Answer | None:
 
 def by_domain(full: pd.DataFrame) -> Answer | None:
     """Welch's tests between the domains of a model at t = 500, Holm within the model."""
-    told, halves, small, total = 0, list[float](), 0, 0
+    significant, halves, small, total = 0, list[float](), 0, 0
     for _, part in full[full["t"] == 500].groupby("model"):
         pairs = list(combinations(part.to_dict("records"), 2))
         compared = [welch(a, b) for a, b in pairs]
         if not compared:
             continue
         for (a, b), p, (_, half) in zip(pairs, holm([p for p, _ in compared]), compared, strict=True):
-            told += p <= LEVEL
+            significant += p <= LEVEL
             halves += [half] if half == half else []
             small += p <= LEVEL and abs(a["bandwidth"] - b["bandwidth"]) <= DIFFERENCE
             total += 1
@@ -129,7 +129,7 @@ def by_domain(full: pd.DataFrame) -> Answer | None:
     return Answer(
         "reviewer 4",
         f"A difference of 0.1 in bandwidth is {'' if yes else 'not '}resolvable with {int(full['references'].min())} "
-        f"references; {told} of {total} pairs of domains differ significantly, {small} of them by 0.1 or less.",
+        f"references; {significant} of {total} pairs of domains differ significantly, {small} of them by 0.1 or less.",
         f"half-width of a difference's 95% interval {half:.3f} (median of the {len(halves)} pairs that are not "
         "censored)",
     )
@@ -138,7 +138,7 @@ def by_domain(full: pd.DataFrame) -> Answer | None:
 def welch(a: dict[str, Any], b: dict[str, Any]) -> tuple[float, float]:
     """(p-value, half-width of the 95% interval) of a difference of crossings.
 
-    A censored crossing counts as its bound; two on the same side are not told apart.
+    A censored crossing counts as its bound; two on the same side count as equal.
     """
     if a["censored"] and a["censored"] == b["censored"]:
         return 1.0, nan
@@ -153,7 +153,7 @@ def welch(a: dict[str, Any], b: dict[str, Any]) -> tuple[float, float]:
 
 
 def draw(full: pd.DataFrame) -> Figure:
-    """Bandwidth against the step, a panel a domain; open marks are censored."""
+    """Draws bandwidth against the step, one panel per domain; open marks are censored."""
     domains = list(full["domain"].unique())
     figure = Figure(figsize=(2.3 * len(domains) + 1, 3.2), layout="constrained")
     axes = figure.subplots(1, len(domains), sharey=True, squeeze=False)[0]

@@ -46,9 +46,9 @@ CONTROLS = 100  # training images of the control
 REPEATS = 7  # of a timed forward pass; the fastest counts
 AVERAGE = "validation_loss_ema_"  # and a decay: columns of validation.csv
 OWN = 0.999  # decay of `photos32`
-BEFORE = 7000  # steps behind the weights that `longer` began with
+BEFORE = 7000  # training steps of the weights that `longer` began with
 SWEEP = Path("outputs/sweeps/base_model")
-MODELS = {  # of the sweep, by path: steps behind the weights
+MODELS = {  # models of the sweep, by path: training steps of the weights
     str(START): "7000",
     str(TRAININGS / "longer" / "weights"): "10000",
     "embedded:photos32": "14500",
@@ -73,7 +73,7 @@ class Measuring:
         self.target = extract(self.extractor, self.test)
 
     def some(self, images: Tensor) -> Tensor:
-        """``self.images`` of the images, the same ones every time."""
+        """A fixed selection of ``self.images`` images."""
         return images[torch.randperm(len(images), generator=generator(0, "base_model"))[: self.images]]
 
     def loss(self, path: Path | str) -> list[float]:

@@ -2,8 +2,8 @@
 
 python -m experiments.base_model.measure FOLDER [NAME ...]
 
-FOLDER has cifar10-*-train.parquet and cifar10-*-test.parquet. A training that ended is not run again, and one that was
-interrupted goes on.
+FOLDER has cifar10-*-train.parquet and cifar10-*-test.parquet. A finished training is not run again, and an interrupted
+one continues.
 """
 
 import argparse
@@ -71,7 +71,7 @@ LONGEST = [
     "training.loop.ema_others=[0.0,0.9998]",
     "training.loop.keep=[4500]",
 ]
-CONTINUED = {"longer": LONGER, "longest": LONGEST}  # each goes on where the one before ended
+CONTINUED = {"longer": LONGER, "longest": LONGEST}  # each continues where the previous one ended
 ALL = {name: [*SHORT, *own] for name, own in (CANDIDATES | OTHERS).items()} | CONTINUED
 
 

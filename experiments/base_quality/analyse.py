@@ -43,7 +43,7 @@ SWEEPS = (
 NAMED_ONLY = True  # needs weights that the user trains first
 
 LEVEL = 0.05
-POWER = 0.9  # share of replays that must be caught before a copy rate means anything
+POWER = 0.9  # share of replays that must be caught before a copy rate can be trusted
 OUTCOMES = {"kid_h": "KID-H", "copy_rate": "copy rate", "round_trip": "round trip, dB", "eta": "bandwidth"}
 
 
@@ -177,7 +177,7 @@ def table(full: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw(full: pd.DataFrame) -> Figure:
-    """Every outcome against own KID, a colour a domain; training runs from right to left."""
+    """Draws every outcome against own KID, one colour per domain; training runs from right to left."""
     figure = Figure(figsize=(13, 3.4), layout="constrained")
     axes = figure.subplots(1, len(OUTCOMES))
     for axis, (name, title) in zip(axes, OUTCOMES.items(), strict=True):

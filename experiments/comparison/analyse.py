@@ -15,7 +15,7 @@ from unseen_diffusion.reports.comparison import compare, write_comparison
 from unseen_diffusion.reports.figures import comparison_figure
 from unseen_diffusion.reports.tables import load_results
 
-COMPARISON = (QUICK, "domain.draw=0,1", "seed=0", "domain.heldout=20")  # of which conformal shares need 20
+COMPARISON = (QUICK, "domain.draw=0,1", "seed=0", "domain.heldout=20")  # conformal shares need 20 held-out
 SWEEPS = (
     sweep("comparison_100", "comparison", "domain=hubble,textures", tiny=[*COMPARISON, "domain=hubble"]),
     sweep(
@@ -74,7 +74,7 @@ def summary(methods: dict[str, Lines]) -> pd.DataFrame:
     return pd.DataFrame([*rows, {"method": f"*kept by {FULL}*", **kept}])
 
 
-def sorted_out(lines: Lines, verdict: Callable[[str], str]) -> str:
+def domains_by_verdict(lines: Lines, verdict: Callable[[str], str]) -> str:
     """Domains by verdict: ``helps: none; ...``."""
     found: dict[str, list[str]] = {}
     for domain in lines:
@@ -104,7 +104,7 @@ def criteria(methods: dict[str, Lines]) -> Answer:
     full, fitted, check = methods[FULL], methods[FITTED], methods[CHECK]
     wrong = [domain for domain, line in check.items() if differs(line, "kid_h")]
     kept = [100 * line["acceptance"] for line in full.values()]
-    verdict = sorted_out(full, lambda domain: effect_of(full[domain], "kid_h", fitted[domain]["kid_h"]))
+    verdict = domains_by_verdict(full, lambda domain: effect_of(full[domain], "kid_h", fitted[domain]["kid_h"]))
     relative = [line["kid_h_difference"] / fitted[domain]["kid_h"] for domain, line in full.items()]
     mean = sum(relative) / len(relative)
     each = ", ".join(f"{domain} {difference(line, 'kid_h', 1000)}" for domain, line in full.items())
@@ -137,7 +137,7 @@ def copies(methods: dict[str, Lines]) -> Answer:
     )
 
 
-def told(methods: dict[str, Lines], name: str) -> str:
+def changes(methods: dict[str, Lines], name: str) -> str:
     """On how many domains the criteria change a score."""
     signs = [differs(line, name) for line in methods[FULL].values()]
     return f"raise it on {signs.count(1)} and lower it on {signs.count(-1)} of {len(signs)}"
@@ -157,8 +157,8 @@ def diversity(methods: dict[str, Lines]) -> Answer:
         "reviewer 2",
         f"With the criteria, Vendi lies below that of real images on {', '.join(less) or 'none'}, above on "
         f"{', '.join(more) or 'none'}; {min(covered):.0f} to {max(covered):.0f}% of the held-out images are covered "
-        f"(by real images {min(whole):.0f} to {max(whole):.0f}%). By Vendi, the criteria {told(methods, 'vendi')} "
-        f"domains; by coverage, they {told(methods, 'coverage')}.",
+        f"(by real images {min(whole):.0f} to {max(whole):.0f}%). By Vendi, the criteria {changes(methods, 'vendi')} "
+        f"domains; by coverage, they {changes(methods, 'coverage')}.",
         f"Vendi over the held-out images': {each}; full - fitted: {gaps}",
     )
 
@@ -173,7 +173,7 @@ def inside(methods: dict[str, Lines]) -> Answer:
         "reviewer 3",
         f"Samples that pass for held-out images by the conformal test, over the share of real images that "
         f"does: {shares}; real images {min(real):.0f} to {max(real):.0f}%. The criteria "
-        f"{told(methods, 'target_conformal')} domains.",
+        f"{changes(methods, 'target_conformal')} domains.",
         f"points, full - fitted: {gaps}",
     )
 

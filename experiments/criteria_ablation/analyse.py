@@ -47,7 +47,7 @@ def compared(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def judged(frame: pd.DataFrame) -> pd.DataFrame:
-    """With a column ``verdict`` by the rules of the README."""
+    """Adds the column ``verdict``, by the rules of the README."""
     bases = frame[frame["accept"] == BASE].set_index("domain")["kid_h"]
     verdicts = [effect_of(line, "kid_h", bases[line["domain"]]) for line in frame.to_dict("records")]
     frame = frame.assign(verdict=verdicts)
@@ -127,7 +127,7 @@ def answers(full: pd.DataFrame) -> list[Answer]:
 
 
 def kinds(part: pd.DataFrame) -> str:
-    """The acceptance rules by verdict."""
+    """Lists the acceptance rules by verdict."""
     counts = [(verdict, list(part[part["verdict"] == verdict]["accept"])) for verdict in part["verdict"].unique()]
     words = []
     for verdict, names in counts:
@@ -156,7 +156,7 @@ def cost(full: pd.DataFrame) -> Answer:
 
 
 def draw(full: pd.DataFrame) -> Figure:
-    """Paired differences to ``none`` with intervals, a panel a domain; the band is a tenth of none's KID-H."""
+    """Draws paired differences to ``none`` with intervals, one panel per domain; the band is 10% of none's KID-H."""
     domains = list(full["domain"].unique())
     figure = Figure(figsize=(6 * len(domains), 4), layout="constrained")
     axes = figure.subplots(1, len(domains), squeeze=False, sharey=True)[0]

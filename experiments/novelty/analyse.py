@@ -24,7 +24,7 @@ SWEEPS = (
     sweep("novelty_textures", "novelty", "domain=textures", tiny=NOVELTY),
 )
 
-POWER = 0.9  # share of replays that must be caught before "no" means anything
+POWER = 0.9  # share of replays that must be caught before "no copies" can be trusted
 REAL, REPLAY, DEFAULT = "[real images]", "replay", "sample_covariance"
 COLOURS = {REPLAY: "0.4", "slerp": "C1", DEFAULT: "C0", "isotropic": "C2"}
 MARKERS = {REPLAY: "x", "slerp": "^", DEFAULT: "o", "isotropic": "s"}
@@ -46,7 +46,7 @@ def lines(results: dict[str, Any]) -> list[dict[str, Any]]:
         line |= {"t": settings["t"], "eta": settings["eta"]} if own else {"t": nan, "eta": nan}
         line |= {name: nan if row.get(name) is None else row[name] for name in kept}
         line |= {"nearer": near.share, "nearer_low": near.low, "nearer_high": near.high} if own else {}
-        line |= {"real_pass": real_pass_rate(held_out)}  # the conformal score is a share over this one
+        line |= {"real_pass": real_pass_rate(held_out)}  # the conformal score is divided by this share
         made.append(line | {"chance": references / (references + held_out)})
     return made
 
@@ -118,7 +118,7 @@ def candidates(full: pd.DataFrame) -> list[str]:
 
 
 def new(full: pd.DataFrame) -> Answer:
-    """Copies, where copying can be recognised (reviewer 1)."""
+    """The answer to reviewer 1: copies, where copying can be recognised."""
     cells = full[full["prior"] == REPLAY]
     said, effects, leaning = [], [], []
     for name in candidates(full):
@@ -148,7 +148,7 @@ def total(part: pd.DataFrame, name: str, scale: float = 1) -> Proportion:
 
 
 def diverse(full: pd.DataFrame) -> Answer:
-    """Vendi over that of held-out images, by domain and prior (reviewer 2)."""
+    """The answer to reviewer 2: Vendi over that of held-out images, by domain and prior."""
     said, effects = [], []
     for domain, part in full.groupby("domain", sort=False):
         real = float(part.loc[part["prior"] == REAL, "vendi"].iloc[0])
@@ -165,7 +165,7 @@ def diverse(full: pd.DataFrame) -> Answer:
 
 
 def inside(full: pd.DataFrame) -> Answer:
-    """The highest share in the domain among new samples, and what eta does to it (reviewer 3)."""
+    """The answer to reviewer 3: the highest share in the domain among new samples, and the effect of eta."""
     said, effects = [], []
     for domain, part in full.groupby("domain", sort=False):
         real = part[part["prior"] == REAL].iloc[0]

@@ -108,7 +108,7 @@ def over_domains(values: pd.Series) -> MeanInterval | None:
 
 
 def answers(middle: pd.DataFrame) -> list[Answer]:
-    """Reviewer 11 by the protocol's rules."""
+    """The answer to reviewer 11, by the protocol's rules."""
     wide = middle.pivot_table(index=["domain", "model", "pair"], columns="way", values=["ratio", "sharpness"])
     ratio, blend = over_domains(wide["ratio"]["slerp"]), over_domains(wide["ratio"]["slerp"] - wide["ratio"]["data"])
     sharper = over_domains(wide["sharpness"]["slerp"] - wide["sharpness"]["linear"])

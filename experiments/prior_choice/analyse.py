@@ -19,7 +19,7 @@ SWEEPS = (
     sweep("prior_choice_replay", "prior_choice", "prior=replay", "tolerances=none", tiny=CHOICE),
 )
 
-POWER = 0.9  # share of true copies that the criterion must catch before "no" means anything
+POWER = 0.9  # share of true copies that the criterion must catch before "no copies" can be trusted
 
 
 def analyse(folders: Sequence[Path], out: Path) -> None:
@@ -59,7 +59,7 @@ def readable(line: dict[Hashable, Any]) -> dict[str, str]:
 
 
 def choice(table: pd.DataFrame) -> Answer:
-    """Reviewer 1: which priors copy where copying can be recognised, and the best setting that does not."""
+    """The answer to reviewer 1: priors that copy where copying is recognised, and the best setting that does not."""
     told = table[table["copies"] != "cannot tell"]
     counts = [f"{name} in {(rows['copies'] == 'yes').sum()} of {len(rows)}" for name, rows in told.groupby("prior")]
     new = told[told["copies"] == "no"]
@@ -88,7 +88,7 @@ def draw(table: pd.DataFrame) -> Figure:
     for axis, eta in zip(axes, etas, strict=True):
         for number, (prior, rows) in enumerate(table[table["eta"] == eta].groupby("prior")):
             rows = rows.sort_values("t")
-            at = rows["t"] + 6 * (number - 3)  # side by side, so that the bars can be told apart
+            at = rows["t"] + 6 * (number - 3)  # side by side, so that the bars do not overlap
             error = 1000 * (rows["kid_h_high"] - rows["kid_h_low"]) / 2
             axis.errorbar(at, 1000 * rows["kid_h"], error, color=f"C{number}", linewidth=1, capsize=2, label=prior)
             fill = [f"C{number}" if copies == "no" else "white" for copies in rows["copies"]]

@@ -1,4 +1,4 @@
-"""Whether a prior's candidates vary like the references: three measures of latents, without a network."""
+"""Measures how closely a prior's candidates vary like the references: three measures of latents, without a network."""
 
 import numpy as np
 from torch import Tensor

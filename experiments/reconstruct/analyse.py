@@ -21,7 +21,7 @@ LARGER = ("model=photos32", "solver.steps=50")  # round trips of more images
 
 
 def larger(domains: str, images: int) -> tuple[str, ...]:
-    """Overrides of `reconstruct` on that many references."""
+    """Overrides that run `reconstruct` on that many references."""
     counts = (f"domain.references={images}", f"samples={images}", f"scores.reconstructions={images}")
     return (*LARGER, f"domain={domains}", *counts)
 
@@ -48,7 +48,7 @@ CONTROL = "untrained"
 
 
 def line(results: dict[str, Any]) -> dict[str, Any]:
-    """One run: means over its images with Student's intervals."""
+    """The row of one run: means over its images with Student's intervals."""
     settings, originals = results["settings"], artefact(results, "split")["references"]
     fidelity = artefacts(results, "fidelity")[0]
     psnr = load_tensor(fidelity, "psnr").double()
@@ -84,7 +84,7 @@ def analyse(folders: Sequence[Path], out: Path) -> None:
 
 
 def shown(row: pd.Series, name: str) -> str:
-    """A mean with half its interval; a bound where images came back without any difference."""
+    """A mean with half its interval; a bound where images were reconstructed exactly."""
     return f"≥ {row[name]:.1f}" if row["identical"] else pm(row[name], row[f"{name}_high"] - row[name])
 
 
@@ -103,13 +103,13 @@ def readable(results: dict[str, Any]) -> dict[str, str]:
 
 
 def best(full: pd.DataFrame, solver: str = "dpmpp_2m") -> pd.DataFrame:
-    """The rows of the verdict: one solver, its most steps."""
+    """The rows of the verdict: one solver at its largest number of steps."""
     rows = full[full["solver"] == solver]
     return rows[rows["steps"] == rows["steps"].max()]
 
 
 def claim(full: pd.DataFrame) -> Answer:
-    """M1 by the protocol's rule."""
+    """The answer to M1, by the protocol's rule."""
     trained = full[full["model"] != CONTROL]
     rows, paper = best(trained), best(trained, "ddim")
     done, share = int(rows["reconstructed"].sum()), rows["reconstructed"].mean()
@@ -133,8 +133,8 @@ def span(rows: pd.DataFrame) -> str:
 def difference(full: pd.DataFrame, one: dict[str, Any], other: dict[str, Any]) -> MeanInterval | None:
     """SNR of one setting less that of another, the domain being the unit; None for fewer than 2 of them.
 
-    A setting that names the model is matched by domain alone; otherwise the models of a domain are averaged. What came
-    back without any difference has no SNR, only a bound, and is left out.
+    A setting that names the model is matched by domain alone; otherwise the models of a domain are averaged. Images
+    that were reconstructed exactly have no SNR, only a bound, and are left out.
     """
     key = ["domain"] if "model" in one else ["model", "domain"]
 
@@ -149,7 +149,7 @@ def difference(full: pd.DataFrame, one: dict[str, Any], other: dict[str, Any]) -
 
 
 def training(full: pd.DataFrame) -> Answer | None:
-    """Reviewer 8: does it take a trained network?"""
+    """The answer to reviewer 8: is a trained network needed?"""
     rows = best(full)
     control = rows[rows["model"] == CONTROL]
     setting = {"solver": "dpmpp_2m", "steps": int(rows["steps"].max())}
@@ -166,7 +166,7 @@ def training(full: pd.DataFrame) -> Answer | None:
 
 
 def schedule(full: pd.DataFrame) -> Answer | None:
-    """Reviewer 14: is the asymmetry one of the schedule or of the model?"""
+    """The answer to reviewer 14: does the asymmetry come from the schedule or from the model?"""
     trained = full[full["model"] != CONTROL]
     steps = sorted(full["steps"].unique())
     finer = {
@@ -201,7 +201,7 @@ def schedule(full: pd.DataFrame) -> Answer | None:
 
 
 def draw(full: pd.DataFrame) -> Figure:
-    """SNR against steps, a panel a domain; solid dpmpp_2m, dashed ddim; an open triangle marks a lower bound."""
+    """Draws SNR against steps, one panel per domain; solid dpmpp_2m, dashed ddim; open triangles are lower bounds."""
     domains = list(full["domain"].unique())
     figure = Figure(figsize=(2.4 * len(domains) + 1, 3.4), layout="constrained")
     axes = figure.subplots(1, len(domains), sharey=True, squeeze=False)[0]

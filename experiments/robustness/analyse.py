@@ -150,7 +150,7 @@ def answer(every: pd.DataFrame, full: pd.DataFrame) -> Answer:
 
 
 def draw(every: pd.DataFrame) -> Figure:
-    """Every outcome against every setting, a point a run."""
+    """Draws every outcome against every setting, one point per run."""
     outcomes = varying(every)
     figure = Figure(figsize=(2.3 * len(SETTINGS) + 0.8, 2.0 * len(outcomes) + 0.4), layout="constrained")
     axes = figure.subplots(len(outcomes), len(SETTINGS), sharey="row", sharex="col", squeeze=False)

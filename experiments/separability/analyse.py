@@ -37,7 +37,7 @@ CELL = ["domain", "t"]
 
 @dataclass(frozen=True)
 class Sets:
-    """Unseen and own latents, inverted alike, of one run at one step."""
+    """Unseen latents and the model's own, inverted in the same way, of one run at one step."""
 
     unseen: Tensor
     own: Tensor
@@ -158,7 +158,7 @@ def cells(fine: pd.DataFrame, solver: str) -> pd.DataFrame:
 
 
 def separable(fine: pd.DataFrame) -> Answer:
-    """M2's separability by the protocol's rule."""
+    """The answer to M2 (separability), by the protocol's rule."""
     each = [cells(fine, solver).set_index(CELL)["best_high"] for solver in fine["solver"].unique()]
     done = pd.concat(each, axis=1).max(axis=1) < CERTAIN
     share = float(done.mean())
@@ -182,7 +182,7 @@ def separable(fine: pd.DataFrame) -> Answer:
 
 
 def open2(fine: pd.DataFrame) -> Answer:
-    """Whether kappa above 1 is sufficient and necessary for separability."""
+    """The answer to open question 2: whether kappa above 1 is sufficient and necessary for separability."""
     both = pd.concat([cells(fine, solver) for solver in fine["solver"].unique()])
     above, below = both[both["kappa"] > 1], both[both["kappa"] <= 1]
     against = above[above["centres_low"] > CERTAIN]
@@ -199,7 +199,7 @@ def open2(fine: pd.DataFrame) -> Answer:
 
 
 def inversion_error(full: pd.DataFrame, limit: pd.DataFrame) -> Answer:
-    """Reviewer 6: does the separation survive the limit of exact inversion?"""
+    """The answer to reviewer 6: does the separation survive the limit of exact inversion?"""
     wide = limit.pivot(index=CELL, columns="solver")
     best = wide["kappa_limit"]["dpmpp_2m"]
     survives = best - wide["kappa_half"]["dpmpp_2m"] > 0
@@ -276,7 +276,7 @@ def _common(line: pd.Series) -> dict[str, str]:
 
 
 def draw(full: pd.DataFrame, limit: pd.DataFrame) -> Figure:
-    """kappa against the number of evaluations, a panel a domain, colours for t; limits at the right edge."""
+    """Draws kappa against NFE, one panel per domain, colours for t; limits at the right edge."""
     domains = list(full["domain"].unique())
     figure = Figure(figsize=(2.5 * len(domains) + 1, 3.6), layout="constrained")
     axes = figure.subplots(1, len(domains), sharey=True, squeeze=False)[0]

@@ -11,7 +11,7 @@ import pandas as pd
 from experiments.common import Answer, write_answers
 from experiments.sweeps import Sweep
 
-SWEEPS: tuple[Sweep, ...] = ()  # its README says how its tables are made; the analysis reads those
+SWEEPS: tuple[Sweep, ...] = ()  # no sweeps: its README explains how its tables are computed; the analysis reads those
 
 HERE = Path(__file__).parent
 STEPS = 16  # evaluations per direction, the default of `unseen run`

@@ -94,7 +94,7 @@ def answers(full: pd.DataFrame) -> list[Answer]:
 
 
 def draw(full: pd.DataFrame) -> Figure:
-    """Means with standard deviations, a panel a statistic, a row a model."""
+    """Draws means with standard deviations, one panel per statistic, one row per model."""
     models = list(full["model"].unique())
     figure = Figure(figsize=(13, 3.2 * len(models)), layout="constrained")
     axes = figure.subplots(len(models), len(COLUMNS), squeeze=False)

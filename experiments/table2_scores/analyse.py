@@ -18,7 +18,7 @@ from unseen_diffusion.scores.kernel import kid_difference
 SWEEPS = (sweep("table2_scores", "table2_scores", tiny=["model=photos32", TWO, *SEARCH]),)
 
 PAPER, DEFAULT = "isotropic", "sample_covariance"
-POWER = 0.9  # share of replays that must be caught before a low copy rate means anything
+POWER = 0.9  # share of replays that must be caught before a low copy rate can be trusted
 NAMES = {"held_out": "[real images]", "replay": "[replay]"}
 STYLE = {"held_out": ("0.4", "_"), "replay": ("C4", "x"), PAPER: ("C1", "s"), DEFAULT: ("C0", "o")}
 LABELS = {
@@ -124,7 +124,7 @@ def answers(full: pd.DataFrame, gaps: pd.DataFrame) -> list[Answer]:
 
 
 def generality(gaps: pd.DataFrame, pairs: int) -> Answer:
-    """Over how many pairs one prior is better than the other."""
+    """For how many pairs one prior is better than the other."""
     better, worse = int((gaps["low"] > 0).sum()), int((gaps["high"] < 0).sum())
     domains = gaps.groupby("domain")["difference"].mean()
     low, high = mean_interval(list(domains))
@@ -146,7 +146,7 @@ def span(full: pd.DataFrame, kind: str) -> str:
 
 
 def draw(full: pd.DataFrame) -> Figure:
-    """KID-H per domain, and the bandwidth below it; a column a model."""
+    """Draws KID-H per domain, and the bandwidth below it; one column per model."""
     models = list(full["model"].unique())
     figure = Figure(figsize=(5.5 * len(models), 6), layout="constrained")
     axes = figure.subplots(2, len(models), squeeze=False, sharey="row", sharex="col", height_ratios=[2, 1])

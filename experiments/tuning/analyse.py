@@ -78,7 +78,7 @@ def mean(values: pd.Series, digits: int) -> str:
 
 
 def against_frozen(full: pd.DataFrame) -> Answer | None:
-    """Reviewer 12 by the protocol's rule."""
+    """The answer to reviewer 12, by the protocol's rule."""
     wide = full.pivot(index=["references", "draw"], columns="method", values="kid_h")
     if FROZEN not in wide or full["draw"].nunique() < 2:
         return None
@@ -112,7 +112,7 @@ def copies(tuned: pd.DataFrame) -> list[str]:
 
 
 def forgotten(full: pd.DataFrame) -> Answer | None:
-    """M5 by the protocol's rule."""
+    """The answer to M5, by the protocol's rule."""
     tuned = full[full["method"].isin(TUNED)]
     if tuned.empty or full["draw"].nunique() < 2:
         return None

@@ -15,11 +15,11 @@ log = logging.getLogger(__name__)
 class ManifestSweeper(BasicSweeper):
     """Starts the pending jobs of a sweep's manifest, each in the folder of its number."""
 
-    config: DictConfig  # Hydra sets both before it calls sweep
+    config: DictConfig  # Hydra sets these before it calls sweep
     launcher: Launcher
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Launches the pending jobs; after a launcher failed, launches again those that it never started.
+        """Launches the pending jobs; if the launcher fails, launches those again that it never started.
 
         Launchers stop waiting at the first worker that dies (Ray, submitit) or kill the others with it (joblib).
         The jobs come from the manifest, not from the command line.
@@ -52,7 +52,7 @@ class ManifestSweeper(BasicSweeper):
         try:
             for start in range(0, len(jobs), size):
                 self.launcher.launch(jobs[start : start + size], initial_job_idx=start)
-        except Exception as error:  # the jobs' folders say how each of them ended
+        except Exception as error:  # each job's folder records how the job ended
             log.error("the launcher gave up: %s: %s", type(error).__name__, str(error).strip().partition("\n")[0])
             return False
         return True

@@ -22,8 +22,8 @@ class Verb:
 
     Attributes:
         summary: what it does, in one line.
-        usages: its ways to be called, each with a line of explanation.
-        call: its arguments -> exit code.
+        usages: command lines that call it, each with a line of explanation.
+        call: takes the verb's arguments, returns the exit code.
         help: more text for ``unseen VERB --help``; None where its own parser of arguments prints the help.
     """
 
@@ -34,9 +34,9 @@ class Verb:
 
 
 MORE = (
-    ("unseen --help [GROUP]", "this text, or every key of a group's options: range, meaning"),
+    ("unseen --help [GROUP]", "this text; or the keys of a group's options, with meaning and range"),
     ("unseen VERB --help", "the arguments of a verb"),
-    ("UNSEEN_CONF=DIR", "environment variable: a folder of your own configs, searched first"),
+    ("UNSEEN_CONF=DIR", "environment variable: the folder of your own configs, which is searched first"),
 )
 
 
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except InputError as error:
         print(f"unseen: {error}", file=sys.stderr)
         sys.exit(2)
-    except BrokenPipeError:  # of `unseen ... | head`: nobody reads on
+    except BrokenPipeError:  # the reader has closed, as in `unseen ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except KeyboardInterrupt:
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _dispatch(arguments: list[str]) -> int:
-    """Calls the verb, or prints help; the exit code."""
+    """Calls the verb, or prints help; returns the exit code."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(group_help(arguments[1]) if arguments[1:] else help_text())
         return 0 if arguments else 2
@@ -118,7 +118,7 @@ def group_help(group: str) -> str:
 
 
 def _columns(entries: Sequence[tuple[str, str]], indent: int) -> list[str]:
-    """A line each, the texts below one another and wrapped to the terminal."""
+    """Two columns as lines: names, and texts wrapped to the width of the terminal."""
     width = min(42, max((len(name) for name, _ in entries), default=0))
     columns = max(shutil.get_terminal_size((110, 24)).columns, 72)
     lines: list[str] = []
@@ -130,7 +130,7 @@ def _columns(entries: Sequence[tuple[str, str]], indent: int) -> list[str]:
 
 
 def _run(arguments: list[str]) -> int:
-    """One run or a sweep; --cfg and its like only print."""
+    """Starts one run or a sweep; with --cfg and similar flags it only prints."""
     from unseen_diffusion.sweeps.composition import hydra_task
     from unseen_diffusion.sweeps.jobs import run_job
     from unseen_diffusion.sweeps.launch import call_hydra, start
@@ -143,20 +143,21 @@ def _run(arguments: list[str]) -> int:
 
 
 def _status(arguments: list[str]) -> int:
-    """How far runs and sweeps are."""
+    """Prints the state of runs and sweeps."""
     from unseen_diffusion.sweeps.manifest import status_command
 
     parser = Parser(
-        prog="unseen status", description="How far runs and sweeps are; exit code 0 only if all runs are done."
+        prog="unseen status",
+        description="Show the state of runs and sweeps. The exit code is 0 only if all runs are done.",
     )
-    parser.add_argument("paths", nargs="+", help="folders of runs or sweeps, or one that holds several")
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("paths", nargs="+", help="folders of runs or sweeps, or a folder that contains several")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables, for programs")
     chosen = parser.parse_args(arguments)
     return status_command(chosen.paths, chosen.json)
 
 
 def _resume(arguments: list[str]) -> int:
-    """Runs what is not done."""
+    """Runs the jobs of a sweep that are not done."""
     from unseen_diffusion.sweeps.launch import resume_command
 
     return resume_command(arguments)
@@ -187,7 +188,7 @@ def _table(arguments: list[str]) -> int:
     """Prints, and on request saves, the table of any number of runs."""
     from unseen_diffusion.reports.tables import load_results, print_table, write_table
 
-    parser = Parser(prog="unseen table", description="Any number of runs as one table.")
+    parser = Parser(prog="unseen table", description="Print any number of runs as one table.")
     parser.add_argument("paths", nargs="+", help="results.json files, or folders of runs")
     parser.add_argument("--save", action="append", default=[], type=Path, help="also write a .csv, .md or .tex file")
     chosen = parser.parse_args(arguments)
@@ -205,9 +206,14 @@ def _compare(arguments: list[str]) -> int:
     from unseen_diffusion.reports.figures import comparison_figure
     from unseen_diffusion.reports.tables import load_results
 
-    parser = Parser(prog="unseen compare", description="Methods over reference draws and seeds.")
+    parser = Parser(prog="unseen compare", description="Compare methods over reference draws and seeds.")
     parser.add_argument("paths", nargs="+", help="results.json files, or folders of runs")
-    parser.add_argument("--against", default="fitted", metavar="METHOD", help="the method to pair the others with")
+    parser.add_argument(
+        "--against",
+        default="fitted",
+        metavar="METHOD",
+        help="the method that the others are compared with (%(default)s)",
+    )
     parser.add_argument("--save", action="append", default=[], type=Path, help="also write a .csv, .md or .tex file")
     parser.add_argument("--figure", type=Path, help="also draw the scores with their intervals: .png, .svg or .pdf")
     chosen = parser.parse_args(arguments)
@@ -224,7 +230,7 @@ def _compare(arguments: list[str]) -> int:
 
 
 def _dashboard(arguments: list[str]) -> int:
-    """A wandb workspace that compares domains, saved online or as JSON."""
+    """Makes a wandb workspace that compares domains, online or as JSON."""
     from unseen_diffusion.reports.dashboard import dashboard_command
 
     return dashboard_command(arguments)
@@ -268,52 +274,62 @@ VERBS = {
             ("unseen run -m KEY=A,B,C ...", "a sweep: every combination is a run"),
             ("unseen run -m hydra/launcher=NAME ...", "a sweep in parallel: joblib, ray, submitit_slurm"),
             ("unseen run -m ... workers=8", "each run of a sweep is shared by 8 jobs (docs/clusters.md)"),
-            ("unseen run --cfg job", "prints the whole config"),
+            ("unseen run --cfg job", "print the whole config of a run"),
         ),
         _run,
         _run_help,
     ),
     "status": Verb(
-        "count done, running, failed, dead and missing runs",
-        (("unseen status FOLDER... [--json]", "done, running, failed, dead and missing runs of sweeps"),),
+        "show which runs are done, running, failed, dead or missing",
+        (("unseen status FOLDER... [--json]", "show which runs are done, running, failed, dead or missing"),),
         _status,
     ),
     "resume": Verb(
-        "run what is not done, in the same folder",
-        (("unseen resume FOLDER... [hydra/launcher=X]", "runs what is not done, in the same folder"),),
+        "start the runs that are not done, in the same folder",
+        (("unseen resume FOLDER... [hydra/launcher=X]", "start the runs that are not done, in the same folder"),),
         _resume,
         lambda: "\nOnly hydra/launcher and hydra.launcher.* may change; a sweep keeps its other settings.",
     ),
     "table": Verb(
         "print any number of runs as one table",
-        (("unseen table OUTPUTS... [--save FILE]", "any number of runs as one table (.csv, .md, .tex)"),),
+        (
+            (
+                "unseen table OUTPUTS... [--save FILE]",
+                "print any number of runs as one table; save it as .csv, .md or .tex",
+            ),
+        ),
         _table,
     ),
     "compare": Verb(
         "compare methods over reference draws and seeds, with tests",
-        (("unseen compare OUTPUTS... [--save FILE]", "methods over reference draws and seeds, with tests"),),
+        (("unseen compare OUTPUTS... [--save FILE]", "compare methods over reference draws and seeds, with tests"),),
         _compare,
     ),
     "report": Verb(
         "write one HTML page with tables, samples and plots",
-        (("unseen report OUTPUTS... [-o report.html]", "one HTML page with tables, samples and plots"),),
+        (("unseen report OUTPUTS... [-o report.html]", "write one HTML page with tables, samples and plots"),),
         _report,
     ),
     "dashboard": Verb(
         "make a wandb workspace that compares domains",
-        (("unseen dashboard [--online]", "a wandb workspace that compares domains"),),
+        (("unseen dashboard [--online]", "make a wandb workspace that compares domains"),),
         _dashboard,
     ),
     "solvers": Verb(
         "measure the accuracy of every solver per NFE, on your model and domain",
-        (("unseen solvers [GROUP=OPTION]...", "accuracy of every solver per NFE, on your model and domain"),),
+        (
+            (
+                "unseen solvers [GROUP=OPTION]...",
+                "measure the accuracy of every solver per NFE, on your model and domain",
+            ),
+        ),
         _solvers,
         _run_help,
     ),
     "train": Verb(
         "train a base model on your own images, or retrain a bundled network",
         (
-            ("unseen train data=folder data.path=DIR", "a base model of your own images; resumes where it stopped"),
+            ("unseen train data=folder data.path=DIR", "train a base model on your own images, or resume its training"),
             ("unseen train training=OPTION ...", "retrain one of the bundled networks"),
         ),
         _train,

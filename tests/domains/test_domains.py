@@ -303,14 +303,14 @@ def test_textures_take_the_crop_from_the_config(make: Callable[..., Domain]) -> 
 def test_too_many_images_asked_names_numbers_and_remedy() -> None:
     domain = Hubble(references=400, validation=70, heldout=200)
     message = (
-        r"domain=hubble: 400 references asked, but (\d+) are left after 200 held-out and 70 validation "
+        r"domain=hubble: 400 references requested, but (\d+) are left after 200 held-out and 70 validation "
         r"images; set domain.references=\1 or less$"
     )
     with pytest.raises(InputError, match=message):
         load_split(domain, 32, 3)
-    with pytest.raises(InputError, match=r"101 held-out images asked, but 100 are left"):
+    with pytest.raises(InputError, match=r"101 held-out images requested, but 100 are left"):
         check_sizes(replace(domain, heldout=101), 100)
-    with pytest.raises(InputError, match=r"70 validation images asked, but 50 are left after 200 held-out"):
+    with pytest.raises(InputError, match=r"70 validation images requested, but 50 are left after 200 held-out"):
         check_sizes(domain, 250)
 
 
@@ -520,7 +520,7 @@ def test_unreadable_image_is_an_error_or_replaced(
     assert broken in caplog.text
     kept = [name for name in whole.heldout_names if name != broken]
     assert list(split.heldout_names)[: len(kept)] == kept
-    with pytest.raises(InputError, match=r"11 references asked, but 10 are left"):
+    with pytest.raises(InputError, match=r"11 references requested, but 10 are left"):
         load_split(make("folder", references=11, validation=3, heldout=6, on_unreadable="skip"), 8, 3)
 
 

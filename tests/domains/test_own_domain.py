@@ -67,7 +67,7 @@ def test_a_domain_outside_the_package_runs(own_domain: Path) -> None:
     [
         ("domain.count=0", "domain.count=0: give a whole number of 1 or more"),
         ("domain.references=2.5", "domain.references=2.5: give a whole number"),
-        ("domain.references=50", "domain=stripes: 50 references asked, but 30 are left after 20 held-out and 10"),
+        ("domain.references=50", "domain=stripes: 50 references requested, but 30 are left after 20 held-out and 10"),
         ("+domain.cuont=3", "domain.cuont: nothing reads this key; did you mean count?"),
     ],
 )

@@ -364,13 +364,13 @@ def test_incomplete_and_foreign_tensors_are_named(adm_state: State, save: Callab
             r"1 missing, first input_blocks.1.0.in_layers.2.bias",
         ),
         (without(adm_state, "out.2.weight"), r"no tensor out.2.weight"),
-        (without(adm_state, "output_blocks.3."), r"make no levels of equal depth"),
+        (without(adm_state, "output_blocks.3."), r"do not form levels of equal depth"),
         (adm_state | {"extra.weight": torch.zeros(1)}, r"1 unexpected, first extra.weight"),
         (adm_state | {"out.0.bias": torch.zeros(5)}, r"out.0.bias has shape \(5,\); expected \(32,\)"),
         (adm_state | {"label_emb.weight": torch.zeros(2, 128)}, r"class-conditional \(label_emb.weight\)"),
         (adm_state | {"time_embed.0.weight": torch.zeros(128, 64)}, r"embedded in 64 channels, but the first level"),
-        (random_state(adm_shapes(tiny_adm(in_channels=6))), r"6 channels in, 6 out; only unconditional"),
-        (random_state(adm_shapes(tiny_adm(in_channels=4))), r"4 channels in, 6 out; only unconditional"),
+        (random_state(adm_shapes(tiny_adm(in_channels=6))), r"6 input and 6 output channels; only unconditional"),
+        (random_state(adm_shapes(tiny_adm(in_channels=4))), r"4 input and 6 output channels; only unconditional"),
         (random_state(ddpm_shapes(tiny_ddpm(widths=(16, 32)))), r"16 channels; both families have multiples of 32"),
     )
     for state, message in cases:

@@ -557,7 +557,7 @@ def test_sharded_weights_load_whole(family: Family, tmp_path: Path) -> None:
     model, expected, x = DiffusersModel(str(folder)), load(family, "ddpm"), noise(2, 3, 8, 8)
     assert torch.equal(*(m.predict(x, m.schedule.node(5.0)).eps for m in (model, expected)))
     shards[-1].unlink()
-    with pytest.raises(InputError, match=f"unet/{shards[-1].name} is named by .* but absent"):
+    with pytest.raises(InputError, match=f"unet/{shards[-1].name} is listed in .* but missing"):
         inspect_model(str(folder))
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from support import TinyModelFolder
 from support.families import make
+from support.options import option
 from unseen_diffusion.models import GaussianModel
 from unseen_diffusion.models.analytic import natural_gaussian
 from unseen_diffusion.pipeline import UnseenDomainOutput, UnseenDomainPipeline
@@ -43,7 +44,6 @@ from unseen_diffusion.rejection import (
 from unseen_diffusion.rejection.geometry import References
 from unseen_diffusion.runs.stages import Stages
 from unseen_diffusion.solvers.grids import make_grid
-from unseen_diffusion.solvers.methods.ddim_implicit import ImplicitSettings
 from unseen_diffusion.solvers.sampling import denoise, invert
 from unseen_diffusion.solvers.settings import SolverSettings
 from unseen_diffusion.store.artefacts import Store
@@ -192,7 +192,7 @@ def test_all_forms_of_images_are_the_same_images(tmp_path: Path) -> None:
         (torch.full((2, 3, 8, 8), torch.nan), r"floats from nan"),
         (torch.zeros(3, 8, 8), r"shape \(3, 8, 8\)"),
         (torch.zeros(2, 3, 8, 8, dtype=torch.int64), "int64; give uint8"),
-        ([], "none at all"),
+        ([], "an empty list"),
         ([3], r"images\[0\]: a int"),
         ([Image.new("F", (8, 8))], "mode F has no PNG"),
         (7, "images: a int; give a tensor"),
@@ -272,7 +272,7 @@ def test_fewer_images_may_be_allowed(fitted: UnseenDomainPipeline) -> None:
         {"prior": Slerp(), "tolerances": Projection(match=BANDS, iterations=4)},
         {"prior": KernelDensity(), "tolerances": AbsoluteTolerances(tolerance={"pair_distance": 5.0}, target={}, k=3)},
         {"solver": SolverSettings(name="ddim", grid="uniform_t", steps=4)},
-        {"solver": ImplicitSettings(name="ddim_implicit", grid="karras", steps=8, iterations=2, tolerance=0.1)},
+        {"solver": option("solver", "ddim_implicit", steps=8, iterations=2, tolerance=0.1)},
     ],
     ids=lambda changes: "-".join(getattr(value, "name", "") for value in changes.values()) or "default",
 )
@@ -353,7 +353,7 @@ def test_only_its_own_folders_are_overwritten(fitted: UnseenDomainPipeline, tmp_
     fitted.save_pretrained(tmp_path / "domain")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "README.md").write_text("mine")
-    with refuses("holds something else"):
+    with refuses("contains something other"):
         fitted.save_pretrained(tmp_path / "other")
     assert (tmp_path / "other" / "README.md").read_text() == "mine"
 
@@ -412,7 +412,11 @@ def test_damaged_files_are_refused(fitted: UnseenDomainPipeline, tmp_path: Path)
         ("/no/such/folder", {}, "no such folder"),
         ("nobody/nothing", {}, "not a local folder, not cached"),
         ("embedded:nothing", {}, "no such embedded model"),
-        ("embedded:photos32", {"torch_dtype": torch.float16}, "torch_dtype=torch.float16 does not belong here; choose"),
+        (
+            "embedded:photos32",
+            {"torch_dtype": torch.float16},
+            "torch_dtype=torch.float16 is not an option here; choose",
+        ),
         ("embedded:photos32", {"base": "x"}, "base=x: embedded:photos32 is no saved unseen domain"),
     ],
 )
@@ -428,7 +432,7 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
 
 def test_a_saved_domain_brings_its_own_options(fitted: UnseenDomainPipeline, tmp_path: Path) -> None:
     fitted.save_pretrained(tmp_path / "domain")
-    with refuses("dtype=bfloat16 does not belong here; a saved domain brings its own"):
+    with refuses("dtype=bfloat16 is not an option here; a saved domain brings its own"):
         load(tmp_path / "domain", dtype="bfloat16")
 
 

@@ -601,10 +601,10 @@ def test_settings_of_the_new_priors_are_checked() -> None:
         (lambda: LowRank(rank="many"), r"prior\.rank=many: give a whole number of 1 or more or auto"),
         (lambda: StationaryLowRank(rank="many"), r"prior\.rank=many: give a whole number of 1 or more or auto"),
         (lambda: Mixture(components=0), r"prior\.components=0: give a whole number of 1 or more"),
-        (lambda: KernelDensity(bandwidth=0.0), r"prior\.bandwidth=0: give a number above 0 or null"),
+        (lambda: KernelDensity(bandwidth=0.0), r"prior\.bandwidth=0\.0: give a number above 0 or null"),
         (
             lambda: SubspaceKernelDensity(bandwidth=2.0),
-            r"prior\.bandwidth=2: give a number above 0, up to 1 or null",
+            r"prior\.bandwidth=2\.0: give a number above 0, up to 1 or null",
         ),
     ):
         with pytest.raises(InputError, match=message):

@@ -214,5 +214,5 @@ def test_routes_are_checked_before_anything_is_fitted() -> None:
 def test_too_few_coordinates_are_refused() -> None:
     """k references and the mean leave no freedom in 5 coordinates."""
     small = torch.randn(20, 1, 1, 5, generator=torch.Generator().manual_seed(0))
-    with pytest.raises(InputError, match=r"4 coordinates beyond the prior's own are fewer than tolerances\.k=5"):
+    with pytest.raises(InputError, match=r"4 coordinates beyond the prior's axes are fewer than tolerances\.k=5"):
         ExactStatistics(Isotropic().fit(small), References.of(small), 5, 0, (1, 1, 5))

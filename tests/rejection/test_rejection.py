@@ -1,6 +1,8 @@
 """Rejection: bounded, counted, independent of chunks; calibrated bands; a control that owes nothing to geometry."""
 
 import math
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -229,13 +231,13 @@ def test_band_ends_are_inside() -> None:
 
 
 def test_refusals_name_the_setting() -> None:
-    with pytest.raises(InputError, match=r"tolerances\.coverage=0: give a number above 0, up to 1"):
+    with pytest.raises(InputError, match=r"tolerances\.coverage=0\.0: give a number above 0, up to 1"):
         CalibratedTolerances(coverage=0.0)
     with pytest.raises(InputError, match=r"tolerances\.criteria=\[volume\]: give a list .* one of pair_distance"):
         CalibratedTolerances(coverage=0.9, criteria=["volume"])
     with pytest.raises(InputError, match="unknown criterion volume"):
         AbsoluteTolerances(tolerance={"volume": 1.0}, target=NOTHING)
-    with pytest.raises(InputError, match=r"pair_angle=-1: give a number of 0 or more or null"):
+    with pytest.raises(InputError, match=r"pair_angle=-1\.0: give a number of 0 or more or null"):
         AbsoluteTolerances(tolerance={"pair_angle": -1.0}, target=NOTHING)
     with pytest.raises(InputError, match="leave-one-out needs k"):
         select(PRIOR, REFERENCES[:5], CalibratedTolerances(), 5, 0, 100)
@@ -248,3 +250,9 @@ def test_refusals_name_the_setting() -> None:
             0,
             100,
         )
+
+
+def test_settings_need_no_torch() -> None:
+    """The command's help and the keys of a run read them."""
+    code = "import sys, unseen_diffusion.rejection.settings; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -243,8 +243,8 @@ def test_ties_and_failures_take_one_line(caplog: pytest.LogCaptureFixture) -> No
     assert (found.t, found.tied, found.at_end) == (200, [200, 300], False)
     assert found.candidates[-1] == Candidate(400, None)
     assert [record.getMessage() for record in caplog.records] == [
-        "mixing.candidates: passed over t=400: too few accepted",
-        "mixing.criterion=validation: t = 200, 300 tie; took the lowest",
+        "mixing.candidates: skipped t=400: too few accepted",
+        "mixing.criterion=validation: t = 200, 300 are equally good; the lowest is used",
     ]
     values = {100.0: math.nan, 200.0: 3.0}
     assert find_step(search, judge).t == 200

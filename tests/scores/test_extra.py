@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from support.commands import TINY, run
+from unseen_diffusion.scores.extra import show_columns
 from unseen_diffusion.scores.metrics import METRICS
+from unseen_diffusion.utils.errors import InputError
 
 SOURCE = '''
 """How bright the images are."""
@@ -110,3 +112,20 @@ def test_tables_and_comparisons_need_no_torch() -> None:
     modules = ", ".join(f"unseen_diffusion.scores.{name}" for name in ("intervals", "metrics", "extra"))
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        ({"brightness": {"name": "bright"}}, "metrics.brightness: "),
+        ({"brightness": {"title": ["bright"]}}, "metrics.brightness.title="),
+        ({"brightness": "bright"}, "metrics.brightness=bright: "),
+        (["brightness"], "metrics=.brightness.: "),
+    ],
+)
+def test_damaged_titles_are_refused_in_one_line(metrics: object, message: str) -> None:
+    """A results.json may come from anyone."""
+    with pytest.raises(InputError, match=f"^{message}"):
+        show_columns({"metrics": metrics})
+    assert "brightness" not in METRICS
+    show_columns({"metrics": None})

@@ -409,7 +409,7 @@ def test_unusable_features_are_refused(score, x: Tensor, y: Tensor, message: str
     ("call", "message"),
     [
         (lambda: FeatureStatistics.of([]), "at least one batch"),
-        (lambda: FeatureStatistics.of([torch.ones(2, 3), torch.ones(2, 4)]), "do not merge"),
+        (lambda: FeatureStatistics.of([torch.ones(2, 3), torch.ones(2, 4)]), "cannot be merged"),
         (lambda: frechet_from_statistics(*[FeatureStatistics.of([torch.ones(1, 3)])] * 2), "at least 2"),
         (lambda: permutation_p_value(torch.ones(4, 2), torch.ones(4, 2), 0, 0), "permutations=0"),
         (lambda: kid(torch.ones(4, 2), torch.ones(4, 2), block=0), "block=0"),

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from support.options import option
 from unseen_diffusion.models import GaussianModel
 from unseen_diffusion.models.analytic import linear_schedule
 from unseen_diffusion.models.base import DiffusionModel, ModelSpec, Prediction
@@ -14,7 +15,7 @@ from unseen_diffusion.models.schedules import CLEAN_NODE, Node, Schedule
 from unseen_diffusion.solvers.base import to_node
 from unseen_diffusion.solvers.fixed_point import ACCELERATIONS, FixedPoint, solve
 from unseen_diffusion.solvers.methods.ddim import Ddim
-from unseen_diffusion.solvers.methods.ddim_implicit import ImplicitDdim, ImplicitSettings
+from unseen_diffusion.solvers.methods.ddim_implicit import ImplicitDdim
 from unseen_diffusion.solvers.sampling import denoise, invert
 
 SCHEDULE = linear_schedule()
@@ -99,9 +100,7 @@ def test_converged_images_are_not_evaluated_again() -> None:
 def test_round_trip_is_exact_to_the_tolerance(acceleration: str) -> None:
     """Up implicitly, down by DDIM: the image comes back, the clean end included, in float32 as well."""
     model, images = gaussian(), normal(3).float() * 0.3
-    settings = ImplicitSettings(
-        name="ddim_implicit", grid="karras", steps=480, iterations=40, tolerance=1e-6, acceleration=acceleration
-    )
+    settings = option("solver", "ddim_implicit", steps=480, iterations=40, tolerance=1e-6, acceleration=acceleration)
     grid, residuals = settings.make_grid(SCHEDULE, 500.0), []
     latents = invert(model, images, grid, [500.0], settings, residuals=residuals)[500.0]
     back = denoise(model, latents, grid, 0.0, 0, solver=settings)
@@ -113,7 +112,7 @@ def test_round_trip_is_exact_to_the_tolerance(acceleration: str) -> None:
 def test_more_iterations_close_the_round_trip() -> None:
     """The residual is a measure of it: both fall with the evaluations allowed."""
     model, images = gaussian(), normal(3)
-    nodes = ImplicitSettings(name="ddim_implicit", grid="karras", steps=32).make_grid(SCHEDULE, 500.0).up
+    nodes = option("solver", "ddim_implicit", steps=32).make_grid(SCHEDULE, 500.0).up
     gaps, residuals = [], []
     for iterations in (1, 2, 4, 8):
         stepper, x = ImplicitDdim(FixedPoint(iterations, 1e-12)), images
@@ -148,7 +147,7 @@ def test_a_sharp_posterior_defeats_the_plain_iteration_only(acceleration: str) -
 def test_divergence_is_counted_and_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     """Images near the plane between two points; the residuals of both batches are handed on."""
     model, residuals = TwoPoints(8.0), []
-    settings = ImplicitSettings(name="ddim_implicit", grid="karras", steps=60, iterations=20, acceleration="plain")
+    settings = option("solver", "ddim_implicit", steps=60, iterations=20, acceleration="plain")
     images = 0.01 * normal(3).float()
     with caplog.at_level(logging.WARNING):
         grid = settings.make_grid(SCHEDULE, 500.0)
@@ -161,7 +160,7 @@ def test_divergence_is_counted_and_warned_of(caplog: pytest.LogCaptureFixture) -
 def test_the_batch_does_not_matter() -> None:
     """Rows are solved on their own: one at a time or together, to rounding."""
     model, images = gaussian(), normal(4)
-    nodes = ImplicitSettings(name="ddim_implicit", grid="karras", steps=32).make_grid(SCHEDULE, 500.0).up
+    nodes = option("solver", "ddim_implicit", steps=32).make_grid(SCHEDULE, 500.0).up
 
     def lift(x: Tensor) -> Tensor:
         stepper = ImplicitDdim(FixedPoint(5, 1e-4))

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from support.commands import TINY, run
+from support.options import option
 from unseen_diffusion.models.analytic import GaussianModel, natural_gaussian
 from unseen_diffusion.solvers import methods
 from unseen_diffusion.solvers.fixed_point import FixedPoint
@@ -120,7 +121,7 @@ def test_settings_are_restored_from_their_values(name: str) -> None:
 
 
 def test_settings_with_more_fields_are_restored_as_such() -> None:
-    settings = ImplicitSettings(name="ddim_implicit", grid="karras", steps=12, iterations=3, tolerance=0.1)
+    settings = option("solver", "ddim_implicit", steps=12, iterations=3, tolerance=0.1)
     restored = restore_settings(asdict(settings))
     assert isinstance(restored, ImplicitSettings)
     assert restored == settings

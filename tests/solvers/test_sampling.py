@@ -14,6 +14,7 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, HeunDiscreteSc
 from torch import Tensor
 
 from support import TinyModelFolder
+from support.options import option
 from unseen_diffusion.models import DiffusersModel, GaussianModel
 from unseen_diffusion.models.analytic import linear_schedule
 from unseen_diffusion.models.schedules import CLEAN_NODE, Node, Schedule
@@ -21,7 +22,7 @@ from unseen_diffusion.solvers.base import Solver
 from unseen_diffusion.solvers.fixed_point import FixedPoint
 from unseen_diffusion.solvers.grids import GRIDS, make_grid
 from unseen_diffusion.solvers.methods import find_solver, solvers
-from unseen_diffusion.solvers.methods.ddim_implicit import ImplicitDdim, ImplicitSettings
+from unseen_diffusion.solvers.methods.ddim_implicit import ImplicitDdim
 from unseen_diffusion.solvers.sampling import denoise, invert, split_noise, trajectory
 from unseen_diffusion.solvers.settings import SolverSettings
 from unseen_diffusion.utils.errors import InputError
@@ -624,18 +625,18 @@ def test_refusals_name_the_setting() -> None:
             r"solver\.clean_end=half: ddim_implicit",
         ),
         (
-            lambda: ImplicitSettings(name="ddim_implicit", grid="karras", steps=8, iterations=0),
+            lambda: option("solver", "ddim_implicit", steps=8, iterations=0),
             r"solver\.iterations=0: give",
         ),
         (
-            lambda: ImplicitSettings(name="ddim_implicit", grid="karras", steps=8, tolerance=0.0),
+            lambda: option("solver", "ddim_implicit", steps=8, tolerance=0.0),
             r"solver\.tolerance=0\.0: give",
         ),
         (
-            lambda: ImplicitSettings(name="ddim_implicit", grid="karras", steps=8, acceleration="x"),
+            lambda: option("solver", "ddim_implicit", steps=8, acceleration="x"),
             r"solver\.acceleration=x: choose",
         ),
-        (lambda: ImplicitSettings(name="heun", grid="karras", steps=8), r"solver\.name=heun: takes no iterations"),
+        (lambda: option("solver", "ddim_implicit", name="heun", steps=8), r"solver\.name=heun: takes no iterations"),
     ],
 )
 def test_settings_refuse_in_one_line(make: Callable[[], SolverSettings], message: str) -> None:

@@ -128,7 +128,7 @@ def test_a_record_of_shards_without_its_seal_is_made_again(tmp_path: Path, caplo
     made: list[int] = []
     with caplog.at_level(logging.WARNING):
         assert get(tmp_path, made).reused
-    assert [r.getMessage() for r in caplog.records] == [f"{path}: damaged; made again"]
+    assert [r.getMessage() for r in caplog.records] == [f"{path}: damaged; computing it again"]
     assert not made
     assert read_json(path)["shards"] == before["shards"]
     assert "checksum" in read_json(path)
@@ -634,7 +634,7 @@ def test_damage_in_a_bucket_and_before_it_is_found(
     with caplog.at_level(logging.WARNING):
         bucket_get(address, tmp_path / "b", made)
     assert made == [4]
-    assert f"{address}/{name}: damaged; made again" in caplog.text
+    assert f"{address}/{name}: damaged; computing it again" in caplog.text
     path = objects.folder / name
     path.write_bytes(b"cut off")
     made.clear()

@@ -166,7 +166,7 @@ def test_workers_of_a_sweep(here: Path, capsys: pytest.CaptureFixture[str]) -> N
         ("-m workers=-1", "workers=-1: give a whole number of 1 or more"),
         ("-m workers=1.5", "workers=1.5: give a whole number"),
         ("-m workers=1,2", "workers=1,2: give one number for the whole sweep"),
-        ("-m workers=2 worker=1", "worker=1: the jobs of workers=N get their numbers by themselves"),
+        ("-m workers=2 worker=1", "worker=1: workers=N numbers its jobs automatically"),
         ("workers=2", "workers=2: several jobs need a launcher; write unseen run -m"),
     ],
 )
@@ -362,7 +362,7 @@ def test_a_full_disk_at_a_job_s_end_does_not_stop_the_others(here: Path, monkeyp
     assert [Path("swept", name, "results.json").is_file() for name in "012"] == [False, True, True]
     for name, state in (("0", "failed"), ("1", "done")):
         lines = Path("swept", name, "run.log").read_text().splitlines()
-        assert sum(f"state '{state}' is not recorded: " in line and "no space left" in line for line in lines) == 1
+        assert sum(f"state '{state}' could not be written: " in line and "no space left" in line for line in lines) == 1
     Path("healed").touch()
     assert run("resume", "swept") == 0
 
@@ -441,5 +441,5 @@ def test_folders_of_sweeps(here: Path) -> None:
     for name in ("a", "b"):
         write_json(Path("outputs") / name / MANIFEST, {})
     assert sweep_folders(["outputs"]) == [Path("outputs/a"), Path("outputs/b")]
-    with pytest.raises(InputError, match="not of this version"):
+    with pytest.raises(InputError, match="written by another version"):
         SweepState.of(Path("outputs/a"))

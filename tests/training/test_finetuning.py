@@ -347,7 +347,7 @@ def test_what_cannot_be_tuned_is_refused_before_the_run(
         ({"batch_size": 2.5}, "batch_size=2.5: give a whole number of 1 or more"),
         ({"patience": 0}, "patience=0: give a whole number of 1 or more"),
         ({"check_every": True}, "check_every=true: give a whole number of 1 or more"),
-        ({"ema": 1.0}, "ema=1: give a number of at least 0, below 1"),
+        ({"ema": 1.0}, "ema=1.0: give a number of at least 0, below 1"),
         ({"flip": 1}, "flip=1: give true or false"),
         ({"rank": 0}, "rank=0: give a whole number of 1 or more"),
     ],

@@ -117,6 +117,7 @@ def test_one_command_from_a_folder_to_a_model_that_runs(photos: Path, here: Path
         (["data=folder"], "data.path: required"),
         (["data=folder", "data.path=x", "data.size=20"], "data.size=20: give a multiple of 8"),
         (["data=folder", "data.path=x", "data.channels=4"], "data.channels=4: choose one of 1, 3"),
+        (["data=folder", "data.path=x", "data.channels=true"], "data.channels=true: choose one of 1, 3"),
         (["data=folder", "data.path=x", "data.fit=stretch"], "data.fit=stretch: choose one of crop, refuse"),
         (["data=folder", "data.path=x", "data.validation=0.9"], "data.validation=0.9: give a number between 0 and 0.5"),
         (["training=base"], "set data=folder, data=parquet or data=hub"),
@@ -155,7 +156,7 @@ def test_bad_input_is_one_line_and_writes_nothing(
 
 COUNT, RATE = "give a whole number of 1 or more", "give a number of 0 or more"
 WRONG = {
-    "training.loop.batch_size=1e1": f"training.loop.batch_size=10: {COUNT}",
+    "training.loop.batch_size=1e1": f"training.loop.batch_size=10.0: {COUNT}",
     "training.loop.steps=abc": f"training.loop.steps=abc: {COUNT}",
     "training.loop.seed=true": "training.loop.seed=true: give a whole number of 0 or more",
     "training.loop.learning_rate=fast": f"training.loop.learning_rate=fast: {RATE}",

@@ -8,7 +8,16 @@ from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 import pytest
 from pydantic import Field
 
-from unseen_diffusion.utils.checked import Count, Positive, Share, checked_arguments, declared, described, settings
+from unseen_diffusion.utils.checked import (
+    Count,
+    Positive,
+    Share,
+    WholeNumber,
+    checked_arguments,
+    declared,
+    described,
+    settings,
+)
 from unseen_diffusion.utils.errors import InputError
 
 
@@ -29,6 +38,7 @@ class Part:
     """images"""
     size: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
     end: Literal["full", "half"] = "full"
+    channels: Annotated[Literal[1, 3], WholeNumber] = 3
     steps: Sequence[Positive] = (1.0,)
     widths: Mapping[str, float | None] = Field(default_factory=dict)
     shape: Shape | None = None
@@ -63,6 +73,9 @@ class Longer(Part):
         ({"size": 0}, "part.size=0: give a whole number of 1 or more or auto or null"),
         ({"size": "all"}, "part.size=all: give a whole number of 1 or more or auto or null"),
         ({"end": "none"}, "part.end=none: choose one of full, half"),
+        ({"channels": 2}, "part.channels=2: choose one of 1, 3"),
+        ({"channels": True}, "part.channels=true: choose one of 1, 3"),
+        ({"channels": 1.0}, "part.channels=1.0: choose one of 1, 3"),
         ({"steps": [1, -2]}, "part.steps=[1, -2]: give a list whose entries are each a number above 0"),
         ({"steps": 3}, "part.steps=3: give a list whose entries are each a number above 0"),
         ({"widths": {"a": "b"}}, "part.widths.a=b: give a number or null"),
@@ -145,7 +158,7 @@ def test_options_of_a_settings_class_are_checked_with_the_arguments() -> None:
     assert (path, longer.eta) == ("a", 0.5)
     assert [one.name for one in declared(build_longer)] == ["path", *(one.name for one in declared(Longer))]
     for values, line in (
-        ({"eta": 2.0}, "model.eta=2: give a number between 0 and 1"),
+        ({"eta": 2.0}, "model.eta=2.0: give a number between 0 and 1"),
         ({"lenght": 0.5}, "model.lenght: nothing reads this key; did you mean length?"),
     ):
         with pytest.raises(InputError) as refused:

@@ -69,7 +69,7 @@ class Domain(ABC):
         """
 
     def state(self) -> Hashable:
-        """A value that changes when the source changes, cheap to compute; None reads the source every time.
+        """A value that changes when the source changes, cheap to compute; with None, the source is read every time.
 
         Raises:
             InputError: the source is missing or empty.
@@ -77,7 +77,7 @@ class Domain(ABC):
         return None
 
 
-_pools: OrderedDict[Hashable, Pool] = OrderedDict()  # of this process; the last used stands at the end
+_pools: OrderedDict[Hashable, Pool] = OrderedDict()  # of this process; the most recently used is last
 
 
 def pool_of(domain: Domain, size: int, channels: int) -> Pool:

@@ -20,7 +20,7 @@ class EncodedDomain(Domain):
     """A domain of image files, or of their bytes; an empty ``name`` becomes ``default_name``."""
 
     on_unreadable: Literal["error", "skip"] = "error"
-    """what an unreadable image does: stop with an error, or make room for the next image, with a warning"""
+    """error: an unreadable image stops the run; skip: the next image replaces it, with a warning"""
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -34,7 +34,7 @@ class EncodedDomain(Domain):
         """The local files that the images are read from.
 
         Raises:
-            InputError: there are none where there should be.
+            InputError: no files at the given place.
         """
         return ()
 
@@ -88,4 +88,6 @@ def encoded_bytes(cell: Any, where: str) -> bytes | str:
         return bytes(cell["bytes"])
     if isinstance(cell, dict) and cell.get("path"):
         return str(cell["path"])
-    raise InputError(f"{where}: {type(cell).__name__} without image bytes; name the column of encoded images")
+    raise InputError(
+        f"{where}: {type(cell).__name__} without image bytes; set domain.column to the column of encoded images"
+    )

@@ -43,14 +43,14 @@ class Hub(EncodedDomain):
     limit: Count | None = 2000
     """number of rows (the first ones of the labels) that are used and held in memory; null takes all"""
     remedy: str = "check domain.id, config, split and network (domain.streaming=false keeps a copy for offline use)"
-    """what the error message proposes when the data set cannot be loaded"""
+    """the remedy that the error message names if the data set cannot be loaded"""
 
     def default_name(self) -> str:
         """The last part of the data set's id."""
         return self.id.rstrip("/").rsplit("/", 1)[-1] or super().default_name()
 
     def pool(self, size: int, channels: int) -> Pool:
-        """The rows as encoded images in memory, decoded on demand; the fingerprint is that of their bytes."""
+        """The rows as encoded images in memory, decoded on demand; the fingerprint is computed from their bytes."""
         log.info("reading %s (%s) from the hub", self.id, self.split)
         rows = self._rows()
         if not rows:

@@ -31,7 +31,7 @@ CORE = 0.75  # share of a cut-out's half-width; a fainter peak inside it belongs
 
 @dataclass(frozen=True)
 class Source:
-    """A detected source.
+    """A light source that was detected in the picture.
 
     Attributes:
         row, column: its centre, in pixels of the picture.

@@ -13,7 +13,7 @@ from unseen_diffusion.utils.checked import Text, settings
 
 @settings("domain")
 class Labelled(EncodedDomain):
-    """A data set of the hub of which there may be local files."""
+    """A data set with classes, from local Parquet files or from the hub."""
 
     hub: Text
     """the data set on the hub; its rows are downloaded once and cached"""

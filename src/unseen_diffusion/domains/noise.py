@@ -11,7 +11,7 @@ from unseen_diffusion.utils.checked import Count, settings
 from unseen_diffusion.utils.images import quantise
 from unseen_diffusion.utils.seeds import normal_rows
 
-RECIPE = "normal-1"  # part of the fingerprint; change it with the simulation
+RECIPE = "normal-1"  # part of the fingerprint; raise it when the simulation changes
 
 
 @settings("domain")

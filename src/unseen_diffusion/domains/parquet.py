@@ -131,7 +131,7 @@ def read_rows(rows: Sequence[Row], column: str) -> list[bytes | Path]:
 
 
 def row_contents(rows: Sequence[Row], column: str) -> tuple[str, ...]:
-    """SHA-256, hexadecimal, of each row's encoded image (or its path); a cell without an image equals no other."""
+    """SHA-256, hexadecimal, of each row's encoded image (or its path); a cell without an image gets a unique digest."""
     contents: dict[int, str] = {}
     for index, cell in _cells(rows, column):
         try:

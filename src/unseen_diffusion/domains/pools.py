@@ -24,12 +24,12 @@ class Pool:
         load: indices -> (n, channels, size, size) uint8, in the order of the indices.
         fingerprint: SHA-256, hexadecimal, of everything that determines the images.
         boxes: (n, 4) int64, top, left, bottom and right (exclusive) in source pixels, where the images are
-            cut-outs of one picture; images with overlapping boxes never land in different parts of a split.
-        skip_unreadable: True replaces an image that ``load`` refuses by the next one; False makes it an error.
-        contents: a digest of each image's encoded bytes, where they are known before decoding; equal images never
-            land in different parts of a split.
-        load_uncropped: indices -> images (channels, height, width) uint8 in their own sizes; None where the pool has
-            one size only.
+            cut-outs of one picture; a split keeps images with overlapping boxes together.
+        skip_unreadable: whether the next image replaces one that ``load`` cannot read; otherwise that is an error.
+        contents: a digest of each image's encoded bytes, where they are known before decoding; a split keeps equal
+            images together.
+        load_uncropped: indices -> images (channels, height, width) uint8 in their original sizes; None where the pool
+            has one size only.
     """
 
     names: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Splits: which images of a pool are references R, validation V and held-out H, decided by seeds alone."""
+"""Splits a pool into references R, validation images V and held-out images H; seeds alone decide."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -130,7 +130,7 @@ def _require(name: str, part: str, asked: int, left: int, after: str) -> None:
     """Refuses to take ``asked`` images where ``left`` remain."""
     if asked > left:
         raise InputError(
-            f"domain={name}: {asked} {LABELS[part]} asked, but {left} are left {after}; "
+            f"domain={name}: {asked} {LABELS[part]} requested, but {left} are left {after}; "
             f"set domain.{part}={left} or less"
         )
 
@@ -138,9 +138,8 @@ def _require(name: str, part: str, asked: int, left: int, after: str) -> None:
 def _clusters(pool: Pool) -> NDArray[np.int64]:
     """A cluster number per image: equal images, and chains of overlapping boxes, share one."""
     if pool.contents is not None:
-        numbers = {
-            content: index for index, content in enumerate(pool.contents)
-        }  # the last one's, so that a copy changes no other number
+        # Equal images share the number of the last one, so that an added copy changes no other number.
+        numbers = {content: index for index, content in enumerate(pool.contents)}
         return np.array([numbers[content] for content in pool.contents], dtype=np.int64)
     if pool.boxes is None:
         return np.arange(len(pool.names))
@@ -152,7 +151,7 @@ def _clusters(pool: Pool) -> NDArray[np.int64]:
 def _order(clusters: NDArray[np.int64], indices: Sequence[int], seed: int, *stream: str | int) -> list[int]:
     """``indices`` in random order, whole clusters at a time.
 
-    Every cluster number gets a place, also where its images are left out; so leaving images out never reorders others.
+    Every cluster number gets a position, even if its images are left out, so that this never reorders the others.
     """
     count = int(clusters.max()) + 1 if len(clusters) else 0
     rank = torch.randperm(count, generator=generator(seed, "split", *stream)).tolist()

@@ -14,7 +14,7 @@ from unseen_diffusion.utils import images
 from unseen_diffusion.utils.checked import Count, settings
 from unseen_diffusion.utils.seeds import generator
 
-RECIPE = "lognormal-1"  # part of the fingerprint; change it with the simulation
+RECIPE = "lognormal-1"  # part of the fingerprint; raise it when the simulation changes
 
 
 @settings("domain")

@@ -16,7 +16,7 @@ def check_peft() -> None:
     """Checks that peft is installed.
 
     Raises:
-        InputError: it is not.
+        InputError: peft is not installed.
     """
     if find_spec("peft") is None:
         raise InputError("method=finetune_lora: needs the package peft; pip install 'unseen-diffusion[tuning]'")
@@ -54,7 +54,7 @@ def adapter_weights(network: nn.Module) -> dict[str, Tensor]:
 
 
 def merged(network: nn.Module, rank: int, weights: dict[str, Tensor]) -> nn.Module:
-    """A copy of ``network`` with B A of ``weights`` added to its weights: no adapters remain, and it costs no more.
+    """A copy of ``network`` with B A of ``weights`` added to its weights: without adapter layers, at the original cost.
 
     Raises:
         InputError: peft is not installed.

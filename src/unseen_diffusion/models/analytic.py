@@ -1,4 +1,4 @@
-"""The analytic model: exact eps and the exact probability flow for Gaussian data N(m, S). The oracle of the tests."""
+"""The analytic model: exact eps and the exact probability flow for Gaussian data N(m, S). Tests compare with it."""
 
 from typing import Annotated, Literal
 
@@ -70,7 +70,7 @@ class GaussianModel(DiffusionModel):
         return Prediction(denoised, self._scale(residual, node.sigma / total))
 
     def flow(self, x: Float[Tensor, "b c h w"], here: Node, there: Node) -> Float[Tensor, "b c h w"]:
-        """The exact probability flow: scales each eigendirection of x - alpha m by its ratio of sd."""
+        """The exact probability flow: scales each eigendirection of x - alpha m by its ratio of standard deviations."""
         dtype = x.dtype
         variances = self.variances.to(dtype)
         before = here.alpha**2 * variances + here.sigma**2

@@ -25,7 +25,7 @@ class Anatomy:
     """The parts of a checked pipeline.
 
     Attributes:
-        folder: where they lie.
+        folder: the pipeline's folder.
         part: ``unet`` or ``transformer``.
         network: its config.
         kind: its class in diffusers.
@@ -58,7 +58,7 @@ class Anatomy:
 
     @property
     def null_class(self) -> int | None:
-        """The label for no class, if there is one: in DiT it follows the others."""
+        """The label that means "no class", or None; in DiT it is the last label."""
         return self.classes if self.kind == "DiTTransformer2DModel" else None
 
     @property
@@ -68,13 +68,13 @@ class Anatomy:
 
     @property
     def text_parts(self) -> tuple[str, ...]:
-        """The text encoders that are read."""
+        """Names of the text encoders that are loaded."""
         if not self.is_text:
             return ()
         return ("text_encoder",) if self.kind == "UNet2DConditionModel" else ("text_encoder", "text_encoder_2")
 
     def spec(self) -> ModelSpec:
-        """Shapes and schedule."""
+        """Image shape, noise schedule and shape of the states."""
         size = self.network["sample_size"] * self.factor
         schedule = self.family.schedule
         if self.codec_part is None:
@@ -87,7 +87,7 @@ def examine(folder: Path) -> Anatomy:
     """Reads and checks the configs of a pipeline.
 
     Raises:
-        InputError: not a pipeline of a family that is known.
+        InputError: not a pipeline of a known family.
     """
     try:
         anatomy = _examine(folder)
@@ -118,7 +118,7 @@ def _examine(folder: Path) -> Anatomy:
 
 
 def _parts(folder: Path) -> tuple[str, str | None]:
-    """Names of the network's and the autoencoder's parts; without model_index.json a U-Net alone."""
+    """Names of the network part and the autoencoder part; a folder without model_index.json is a U-Net alone."""
     index = folder / "model_index.json"
     if not index.is_file():
         return "unet", None
@@ -154,7 +154,7 @@ def _network_class(folder: Path, network: dict[str, Any]) -> str:
 
 
 def _complete(config: dict[str, Any]) -> dict[str, Any]:
-    """A config with the defaults of its class."""
+    """A config, completed by the defaults of its class."""
     kind = getattr(diffusers, config.get("_class_name", "UNet2DModel"), None)
     if kind is None:
         return config

@@ -1,4 +1,4 @@
-"""Converts images to the states that are diffused (range [0, 1], or latents of an autoencoder), and back."""
+"""Converts images to the states that a model diffuses (range [0, 1], or latents of an autoencoder), and back."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from unseen_diffusion.utils.precision import full_float32
 
 
 class Codec(ABC):
-    """Images in [-1, 1] <-> clean states, deterministic in both directions, in float32."""
+    """Converts images in [-1, 1] to clean states and back, deterministically and in float32."""
 
     @abstractmethod
     def encode(self, images: Tensor) -> Tensor:
@@ -25,7 +25,7 @@ class Codec(ABC):
 
 
 class UnitRange(Codec):
-    """Images in [0, 1], as NCSN++ was trained."""
+    """States are images in [0, 1], the range that NCSN++ was trained on."""
 
     def encode(self, images: Tensor) -> Tensor:
         return (images + 1) / 2

@@ -80,7 +80,7 @@ class DiffusionModel(ABC):
         return states
 
     def for_denoising(self) -> "DiffusionModel":
-        """The model to denoise with: this one, unless it guides its denoising."""
+        """The model that denoises: this one, or its guided version if it has guidance."""
         return self
 
     @torch.inference_mode()

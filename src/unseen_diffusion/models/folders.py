@@ -49,7 +49,7 @@ def resolve(path: str, revision: str | None = None, weights: bool = True) -> Pat
 
 
 def snapshot(key: str, path: str, revision: str | None, patterns: Sequence[str]) -> Path:
-    """The wanted files of a hub repository, downloaded or from the cache; ``key`` is the setting that names it.
+    """The folder of a hub repository's requested files, downloaded or cached; errors name the setting ``key``.
 
     Raises:
         InputError: the hub cannot be reached, and nothing is cached.
@@ -118,7 +118,7 @@ def weight_files(folder: Path, part: str) -> list[Path]:
         raise InputError(f"{found}: weight_map names no files; download it again")
     shards = sorted({found.parent / name for name in names.values()})
     if absent := [shard.name for shard in shards if not shard.is_file()]:
-        raise InputError(f"{folder}: {part}/{absent[0]} is named by {found.name} but absent; download it again")
+        raise InputError(f"{folder}: {part}/{absent[0]} is listed in {found.name} but missing; download it again")
     return [found, *shards]
 
 

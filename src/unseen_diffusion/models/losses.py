@@ -57,7 +57,7 @@ class DiffusionLoss:
         self.min_snr = min_snr
 
     def batch(self, rows: Tensor, rng: torch.Generator) -> tuple[Tensor, ...]:
-        """Images (B, C, H, W) uint8, which are mirrored (B,), timesteps (B,) and noise, drawn on the CPU."""
+        """Draws images (B, C, H, W) uint8, which of them are mirrored (B,), timesteps (B,) and noise, on the CPU."""
         count = len(rows)
         images = self.images[self.kept[rows].to(self.images.device)]
         mirrored = torch.rand(count, generator=rng) < 0.5 if self.flip else torch.zeros(count, dtype=torch.bool)
@@ -77,7 +77,7 @@ class DiffusionLoss:
         """The weight (B,) that ``min_snr`` gives to the network's squared errors at timesteps t (B,)."""
         ac = self.alphas_cumprod[t]
         snr = ac / (1 - ac)
-        # Squared errors in units of those of x0: of eps SNR times as large, of v SNR + 1 times.
+        # Compared with the squared errors of x0, those of eps are SNR times as large, and those of v SNR + 1 times.
         unit = {"epsilon": snr, "sample": torch.ones_like(snr), "v_prediction": snr + 1}[self.prediction_type]
         return snr.clamp(max=self.min_snr) / unit
 

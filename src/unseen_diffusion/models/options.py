@@ -34,7 +34,7 @@ class Options:
     """torch.compile, once per batch shape; needs a C++ compiler on the CPU, Triton on CUDA"""
 
 
-# Options that change the speed, and results by float rounding alone: they are in no artefact's key.
+# Options that change the speed, and results only by float rounding: no artefact key contains them.
 SPEED = ("channels_last", "compile")
 
 

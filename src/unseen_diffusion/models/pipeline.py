@@ -21,7 +21,7 @@ from unseen_diffusion.models.folders import part_file, resolve, weighted_parts
 from unseen_diffusion.models.loading import initialise, load_checked, weights_digest
 from unseen_diffusion.models.losses import DiffusionLoss
 from unseen_diffusion.models.options import SPEED, Options, check_options, needed_weights
-from unseen_diffusion.models.options import describe as describe  # at its old place until version 0.5
+from unseen_diffusion.models.options import describe as describe  # also importable from here until version 0.5
 from unseen_diffusion.models.options import inspect_model as inspect_model
 from unseen_diffusion.models.parameterisations import Score, VariancePreserving
 from unseen_diffusion.models.schedules import Node
@@ -88,7 +88,7 @@ class DiffusersModel(DiffusionModel):
 
     @property
     def unet(self) -> nn.Module:
-        """The network, under the name of the most common kind."""
+        """The network; named after its most common kind."""
         return self.network
 
     def _predict(self, x: Tensor, node: Node) -> Prediction:

@@ -20,7 +20,7 @@ def check_text(folder: Path, part: str = "text_encoder") -> None:
     """Checks that the text encoder is known and that transformers is installed.
 
     Raises:
-        InputError: it is not.
+        InputError: an unknown text encoder, or transformers is not installed.
     """
     index = read_object(folder / "model_index.json")
     words = part.replace("text_encoder", "tokenizer")
@@ -60,7 +60,7 @@ def stable_diffusion_embedding(folder: Path, prompt: str, device: torch.device) 
 def stable_diffusion_3_embedding(
     folder: Path, prompt: str, transformer: Any, device: torch.device
 ) -> dict[str, Tensor]:
-    """Both CLIP encoders' states and pooled states; T5 is left out as zeros, as it was in part of the training.
+    """Both CLIP encoders' states and pooled states; T5 states are zeros, as in part of the training.
 
     Esser et al. 2024, arXiv 2403.03206, section 5.3.3.
     """

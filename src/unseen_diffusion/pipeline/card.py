@@ -1,4 +1,4 @@
-"""The card (README.md) of a saved unseen domain: its facts, what it reveals, how to use it."""
+"""The card (README.md) of a saved unseen domain: its facts, what it reveals of the images, and how to use it."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -27,7 +27,7 @@ STEPS, GRID = 16, "karras"
 
 @dataclass
 class UnseenDomainOutput(ImagePipelineOutput):
-    """What a call returns.
+    """The result of a call of the pipeline.
 
     Attributes:
         images: a list of Pillow images; or float32 in [0, 1], (n, C, H, W) for ``pt``, (n, H, W, C) for ``np``.
@@ -45,7 +45,7 @@ class UnseenDomainOutput(ImagePipelineOutput):
 
 
 class UnseenDomainPipeline(DiffusionPipeline):
-    """Images of a domain that a frozen diffusion model has never seen (arXiv 2310.09213).
+    """Generates images of a domain that a frozen diffusion model has never seen (arXiv 2310.09213).
 
     ``from_pretrained`` takes a base model, or a domain saved before; ``fit`` inverts reference images and fits a prior;
     a call draws, selects and denoises. ``fit`` and calls are deterministic in their seeds; the batch size changes
@@ -83,7 +83,7 @@ class UnseenDomainPipeline(DiffusionPipeline):
         base: str | Path | None = None,
         **options: Any,
     ) -> "UnseenDomainPipeline":
-        """A base model, still to be fitted; or a saved unseen domain, with the base model it names.
+        """Loads a base model, to be fitted later; or a saved unseen domain with its base model.
 
         Args:
             pretrained_model_name_or_path: a hub id or folder of either kind, or ``embedded:NAME``.
@@ -93,14 +93,15 @@ class UnseenDomainPipeline(DiffusionPipeline):
             options: of a base model: condition, guidance, dtype, latent_scale, initial_seed (``DiffusersModel``).
 
         Raises:
-            InputError: neither a model nor a domain, files that are damaged, or another base model than fitted with.
+            InputError: neither a model nor a domain, damaged files, or another base model than the domain was fitted
+                with.
         """
         path = str(pretrained_model_name_or_path)
         folder = find_domain(path, revision)
         known = tuple(Options.__dataclass_fields__)
         if odd := [name for name in options if name not in known or folder is not None]:
             remedy = f"choose among {', '.join(known)}" if folder is None else "a saved domain brings its own"
-            raise InputError(f"from_pretrained: {odd[0]}={options[odd[0]]} does not belong here; {remedy}")
+            raise InputError(f"from_pretrained: {odd[0]}={options[odd[0]]} is not an option here; {remedy}")
         if folder is None:
             if base is not None:
                 raise InputError(f"base={base}: {path} is no saved unseen domain; leave base out")
@@ -241,9 +242,9 @@ class UnseenDomainPipeline(DiffusionPipeline):
         """Saves the domain into a repository of the Hugging Face hub, and returns the commit's address.
 
         Args:
-            repo_id: owner/name; made if there is none.
-            include_references: see ``save_pretrained``; there is no default, for whoever can read the repository can
-                rebuild the images from them.
+            repo_id: owner/name; created if it does not exist.
+            include_references: see ``save_pretrained``; there is no default, because whoever can read the repository
+                can rebuild the images from them.
             private, token, commit_message, create_pr: as in diffusers.
 
         Raises:
@@ -284,17 +285,17 @@ class UnseenDomainPipeline(DiffusionPipeline):
 
     @property
     def device(self) -> torch.device:
-        """Where the network computes."""
+        """The device on which the network computes."""
         return self.model.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights: always float32."""
+        """Type of the weights: always float32."""
         return torch.float32
 
     @property
     def _shows_progress(self) -> bool:
-        """False after ``set_progress_bar_config(disable=True)``."""
+        """Whether bars are shown: not after ``set_progress_bar_config(disable=True)``."""
         return not getattr(self, "_progress_bar_config", {}).get("disable", False)
 
     def _fitted(self) -> UnseenDomain:
@@ -303,7 +304,7 @@ class UnseenDomainPipeline(DiffusionPipeline):
         return self.domain
 
     def _base(self) -> Base:
-        """Where the model came from."""
+        """The origin of the model."""
         if self.config.base is None or not isinstance(self.model, DiffusersModel):
             raise InputError("base: this pipeline's model has no hub id or folder; make it with from_pretrained")
         return Base(self.config.base, self.config.revision, self.model.fingerprint, asdict(self.model.options))
@@ -319,7 +320,7 @@ def _base_model(origin: str, base: Base, device: str | torch.device) -> Diffuser
         model = DiffusersModel(base.path, base.revision, device, **base.options)
     except InputError as error:
         raise InputError(
-            f"{origin}: its base model does not load: {error}; or give base=, the folder that it is in now"
+            f"{origin}: its base model does not load: {error}; or give base=, its present folder"
         ) from error
     if model.fingerprint != base.fingerprint:
         raise InputError(

@@ -44,7 +44,7 @@ def to_pixels(images: Any, size: int, channels: int) -> UInt8[Tensor, "n c h w"]
             "images, or a folder"
         )
     if not images:
-        raise InputError("images: none at all; give two or more")
+        raise InputError("images: an empty list; give two or more")
     return torch.stack([_one(image, f"images[{i}]", size, channels) for i, image in enumerate(images)])
 
 
@@ -65,7 +65,7 @@ def _to_uint8(images: Tensor) -> UInt8[Tensor, "n c h w"]:
 
 
 def _one(image: Any, name: str, size: int, channels: int) -> Tensor:
-    """One Pillow image or path -> uint8; both go through the same decoder, so that their pixels are the same."""
+    """One Pillow image or path -> uint8; the same decoder reads both, so that their pixels are equal."""
     if isinstance(image, str | Path):
         return decode(Path(image).expanduser(), size, channels)
     if not isinstance(image, Image.Image):

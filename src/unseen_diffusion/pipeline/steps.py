@@ -1,7 +1,7 @@
 """The method, written once: invert the references, fit the prior, select candidates, denoise them.
 
-``unseen run`` takes each step through the artefact store (``runs.methods.drawn``), the diffusers pipeline in memory
-(``pipeline.unseen_domain``). With the same settings and seeds both give the same samples, bit by bit.
+``unseen run`` keeps the result of each step in the artefact store (``runs.methods.drawn``), the diffusers pipeline in
+memory (``pipeline.unseen_domain``). With the same settings and seeds both give the same samples, bit by bit.
 """
 
 import json
@@ -28,7 +28,7 @@ class LatentSet:
     Attributes:
         t: mixing step.
         latents: (n, C, H, W) float32.
-        indices: number of each one's stream of denoising noise.
+        indices: for each latent, the number of its stream of denoising noise.
     """
 
     t: float
@@ -37,12 +37,12 @@ class LatentSet:
 
     @cached_property
     def key(self) -> str:
-        """SHA-256 of the latents and all that their denoising depends on, wherever they come from."""
+        """SHA-256 of the latents and of all that their denoising depends on, whatever their origin."""
         head = json.dumps([self.t, list(self.latents.shape), self.indices])
         return digest(head, self.latents.contiguous().numpy().tobytes())
 
     def first(self, count: int) -> "LatentSet":
-        """The first ``count`` of them."""
+        """The first ``count`` latents."""
         return LatentSet(self.t, self.latents[:count], self.indices[:count])
 
 
@@ -62,7 +62,7 @@ class FitSteps(ABC, Generic[Fitted]):
         """Latents -> the fitted prior."""
 
     def run(self, prior: Prior, schedule: Schedule) -> tuple[LatentSet, Fitted]:
-        """The references' latents, and the prior fitted to them."""
+        """Inverts, then fits: returns the references' latents and the prior fitted to them."""
         references = self.invert()
         id_latents = self.id_latents(prior.id_latents) if prior.id_latents else None
         return references, self.fit(prior.at_step(schedule, references.t), references, id_latents)
@@ -77,9 +77,9 @@ class DrawSteps(ABC, Generic[Fitted, Account, Images]):
 
     @abstractmethod
     def denoise(self, latents: LatentSet, eta: float, seed: int) -> Images:
-        """Latents -> images; with eta above 0, the noise of each belongs to (seed, its number)."""
+        """Latents -> images; with eta above 0, the noise of each depends on (seed, its number)."""
 
     def run(self, fitted: Fitted, references: LatentSet, eta: float, seed: int) -> tuple[Account, LatentSet, Images]:
-        """The account of the selection, the selected latents and their images, all by one seed."""
+        """Selects, then denoises with one seed: returns the record of the selection, its latents and their images."""
         account, latents = self.select(fitted, references, seed)
         return account, latents, self.denoise(latents, eta, seed)

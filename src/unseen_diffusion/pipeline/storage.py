@@ -24,7 +24,7 @@ from unseen_diffusion.utils.tensors import write_tensors
 FORMAT = 1
 DOMAIN, TENSORS, CARD = "unseen_domain.json", "prior.safetensors", "README.md"
 
-# How a fitted prior's tensor can be computed from the stored references, so that it needs no copy of its own.
+# How a fitted prior's tensor can be computed from the stored references, so that it is not stored itself.
 DERIVED: dict[str, Callable[[Tensor, Mapping[str, Tensor]], Tensor]] = {
     "references": lambda references, _: references,
     "references - mean": lambda references, tensors: references.double() - tensors["mean"],
@@ -33,7 +33,7 @@ DERIVED: dict[str, Callable[[Tensor, Mapping[str, Tensor]], Tensor]] = {
 
 @dataclass(frozen=True)
 class Base:
-    """Which base model a domain belongs to.
+    """The base model that a domain belongs to.
 
     Attributes:
         path: hub id, local folder, or ``embedded:NAME``.
@@ -52,10 +52,10 @@ def write_domain(folder: Path, domain: UnseenDomain, base: Base, include_referen
     """Writes prior.safetensors, README.md and, last, unseen_domain.json; overwrites an earlier domain.
 
     Raises:
-        InputError: the folder holds something else, or the prior cannot be stored (without the references).
+        InputError: the folder contains something else, or the prior cannot be stored (without the references).
     """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / DOMAIN).is_file()):
-        raise InputError(f"{folder}: holds something else than an unseen domain; give a new folder")
+        raise InputError(f"{folder}: contains something other than an unseen domain; give a new folder")
     tensors, derived = _tensors(domain, include_references)
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder / TENSORS, tensors)
@@ -133,13 +133,26 @@ def read_domain(folder: Path) -> tuple[Base, UnseenDomain]:
     try:
         if file_digest(path) != facts["tensors"]["sha256"]:
             raise InputError(f"{path}: not the file that {DOMAIN} names; download both again")
-        base = Base(**facts["base"])
-        Options(**base.options)
+        base = _base(facts["base"])
         return base, _domain(facts, load_file(path))
     except (KeyError, TypeError, AttributeError, ValueError, SafetensorError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{folder / DOMAIN}: damaged ({type(error).__name__}: {error}); download it again") from error
+
+
+def _base(facts: Any) -> Base:
+    """The base model that a domain belongs to.
+
+    Raises:
+        ValueError: options that no model has.
+    """
+    base = Base(**facts)
+    try:
+        Options(**base.options)
+    except InputError as error:
+        raise ValueError(str(error)) from error
+    return base
 
 
 def _domain(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> UnseenDomain:
@@ -161,7 +174,7 @@ def _domain(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> UnseenDo
 
 
 def _tolerances_from_json(stored: Mapping[str, Any] | None) -> Tolerances:
-    """The tolerances whose ``stored`` returned this."""
+    """Rebuilds tolerances from what their ``stored`` returned."""
     if stored is None:
         return NoTolerances()
     name, bands = stored["name"], {one: Band(low, high) for one, (low, high) in stored["bands"].items()}

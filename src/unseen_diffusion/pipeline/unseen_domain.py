@@ -26,7 +26,7 @@ class ImageFacts:
     Attributes:
         count, channels, size: of the images as the model saw them.
         digest: SHA-256 of their values.
-        licence: one line about their terms, from whoever fitted.
+        licence: one line about their terms, given when the domain was fitted.
     """
 
     count: int
@@ -38,7 +38,7 @@ class ImageFacts:
 
 @dataclass(frozen=True)
 class UnseenDomain:
-    """A prior over latents at a mixing step, with the criteria that its draws have to meet.
+    """A prior over latents at a mixing step, with the criteria that its draws must satisfy.
 
     Attributes:
         t: the mixing step.
@@ -123,7 +123,7 @@ class DrawInMemory(DrawSteps[FittedPrior, Selection, Tensor]):
 
 
 class Drawn(NamedTuple):
-    """Images (n, C, H, W) uint8, and the account of their latents."""
+    """Images (n, C, H, W) uint8, and the record of how their latents were selected."""
 
     images: Tensor
     selection: Selection
@@ -138,7 +138,7 @@ def fit_domain(
     seed: int,
     licence: str,
 ) -> UnseenDomain:
-    """images -> latents -> prior and bands.
+    """Fits a domain: images -> latents -> prior and bands.
 
     Raises:
         InputError: too few images, a mixing step outside the schedule, or a prior that needs other latents.
@@ -167,7 +167,7 @@ def draw(
     seed: int,
     rejection: Rejection,
 ) -> Drawn:
-    """prior -> candidates within ``tolerances`` -> images, denoised with bandwidth ``eta``.
+    """Draws images: prior -> candidates within ``tolerances`` -> images, denoised with bandwidth ``eta``.
 
     Raises:
         InputError: too few candidates were accepted, or the references that would judge them are missing.

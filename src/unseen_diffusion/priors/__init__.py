@@ -89,7 +89,7 @@ __all__ = [
 
 
 def restore(kind: str, tensors: Mapping[str, Tensor]) -> FittedPrior:
-    """A fitted prior of this package by its class name: for saved domains, whose files may come from anyone.
+    """A fitted prior of this package by its class name: for saved domains, whose files are not trusted.
 
     A run restores its own prior with ``Prior.restore``, which serves classes from elsewhere too.
 
@@ -102,7 +102,7 @@ def restore(kind: str, tensors: Mapping[str, Tensor]) -> FittedPrior:
 
 
 def is_restorable(prior: FittedPrior) -> bool:
-    """Whether ``restore`` knows the class of a fitted prior: whether it belongs to this package."""
+    """Whether ``restore`` can rebuild a fitted prior, that is, whether its class belongs to this package."""
     return _is_ours(type(prior))
 
 

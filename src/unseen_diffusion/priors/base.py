@@ -1,6 +1,6 @@
-"""What every prior is: a checked config with ``fit``, and a fitted object that draws candidates.
+"""The base classes of priors: a checked config with ``fit``, and a fitted prior that draws candidates.
 
-Candidate i belongs to the streams (seed, purpose, i) alone. A new prior is one file with two classes::
+Candidate i depends on the random streams (seed, purpose, i) alone. A new prior is one file with two classes::
 
     @settings("prior")
     class Wide(Prior):
@@ -23,8 +23,8 @@ from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.renamed import new_names
 
 Latents = Float[Tensor, "n c h w"]
-IdLatents = Float[Tensor, "m c h w"]  # of the base model's own domain; as many as there are
-Batches = Callable[[], Iterable[Latents]]  # gives the same batches whenever it is called
+IdLatents = Float[Tensor, "m c h w"]  # latents of the base model's own domain; any number
+Batches = Callable[[], Iterable[Latents]]  # returns the same batches at every call
 
 
 @runtime_checkable
@@ -32,7 +32,7 @@ class Coordinates(Protocol):
     """Draws of a prior's coordinates along its axes."""
 
     def __call__(self, noise: Float[Tensor, "b q"], u: Float[Tensor, " b"]) -> Float[Tensor, "b q"]:
-        """From standard normal ``noise`` and, for what is discrete, ``u`` uniform in [0, 1)."""
+        """Draws from standard normal ``noise`` and, for discrete choices, ``u`` uniform in [0, 1)."""
         ...
 
 
@@ -80,7 +80,7 @@ class FittedPrior(ABC):
         return None
 
     def contains_references(self, count: int) -> bool:
-        """Whether the latents of the ``count`` references that it was fitted to follow from its parameters."""
+        """Whether the latents of the ``count`` fitted references can be computed from its parameters."""
         return False
 
     def tensors(self) -> dict[str, Tensor]:
@@ -90,13 +90,13 @@ class FittedPrior(ABC):
 
 @settings("prior")
 class Prior(ABC):
-    """What a config of the ``prior`` group builds."""
+    """A prior before it is fitted, as a config of the ``prior`` group describes it."""
 
     name: str
     """label in tables and messages"""
 
     fitted: ClassVar[type[FittedPrior]]
-    """what ``fit`` returns; ``restore`` makes it from stored tensors"""
+    """the class that ``fit`` returns; ``restore`` rebuilds it from stored tensors"""
     spherical: ClassVar[bool] = False
     """whether the fitted prior has a spherical rest, which rejection.route=exact_statistics needs"""
     random: ClassVar[bool] = True
@@ -128,11 +128,11 @@ class Prior(ABC):
         )
 
     def restore(self, tensors: Mapping[str, Tensor]) -> FittedPrior:
-        """The fitted prior from what its ``tensors`` returned."""
+        """Rebuilds the fitted prior from its stored ``tensors``."""
         return self.fitted(**tensors)
 
     def at_step(self, schedule: Schedule, t: float) -> "Prior":
-        """The prior as mixing step ``t`` needs it; most are fitted to latents of that step, and so stay as they are."""
+        """The prior for mixing step ``t``; unchanged for priors that are fitted to latents of that step."""
         return self
 
     def residuals(self, latents: Latents) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ CACHED = 1 << 16
 
 
 def no_coordinates(noise: Float[Tensor, "b q"], u: Float[Tensor, " b"]) -> Float[Tensor, "b q"]:
-    """For a prior without axes: draws no coordinates."""
+    """Draws no coordinates, for a prior without axes."""
     return noise
 
 
@@ -132,7 +132,7 @@ class LowRank(Prior):
     """
 
     rank: Count | Literal["auto"] = 30
-    """eigenvectors; auto takes the number of the greatest likelihood of held-out references"""
+    """number of eigenvectors; auto: the one with the greatest likelihood of held-out references"""
     name: str = "low_rank"
 
     fitted: ClassVar = LowRankNormal
@@ -181,7 +181,7 @@ class EmpiricalNormal(FittedPrior):
 def span(residuals: Float[Tensor, "n d"]) -> tuple[Tensor, Tensor]:
     """Weights (q, n) of the rows that give orthonormal principal axes, and the variances (q,) along them.
 
-    From the Gram matrix, without forming the axes; directions whose variance is rounding are left out.
+    From the Gram matrix, without forming the axes; directions whose variance is rounding error are left out.
     """
     squares, vectors = torch.linalg.eigh(residuals @ residuals.T)
     kept = squares > NEGLIGIBLE * squares[-1]
@@ -268,7 +268,7 @@ class StandardNormal(FittedPrior):
 
 @settings("prior")
 class Standard(Prior):
-    """N(0, std^2 I): what ordinary sampling would use, blind to the references."""
+    """N(0, std^2 I), as in ordinary sampling; ignores the references."""
 
     name: str = "standard"
     std: Positive = 1.0

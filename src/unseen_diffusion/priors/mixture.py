@@ -81,16 +81,16 @@ class MixtureNormal(FittedPrior):
         return SphericalRest(mean, self.directions, None, float(self.residual_scale), self.coordinates)
 
     def contains_references(self, count: int) -> bool:
-        """Where every reference has a centre of its own, from which its latent can be computed."""
+        """True if every reference has its own centre, from which its latent can be computed."""
         return len(self.centres) >= count and bool(self.centres.any())
 
 
 @settings("prior")
 class InSubspace(Prior):
-    """What densities in the leading ``rank`` directions share; the rest is isotropic, as in ``LowRank``."""
+    """Base class of densities in the leading ``rank`` directions; the rest is isotropic, as in ``LowRank``."""
 
     rank: Count | Literal["auto"] = 30
-    """leading directions; auto takes the number of the greatest likelihood of held-out references"""
+    """number of leading directions; auto: the one with the greatest likelihood of held-out references"""
 
     fitted: ClassVar = MixtureNormal
     spherical: ClassVar = True
@@ -123,7 +123,7 @@ class Mixture(InSubspace):
     """
 
     components: Count = 8
-    """components at most; the lowest BIC chooses their number"""
+    """largest number of components; the lowest BIC chooses it"""
     name: str = "gmm"
 
     def fit(self, latents: Latents, id_latents: IdLatents | None = None) -> FittedPrior:
@@ -144,7 +144,7 @@ def fit_mixture(points: Float[Tensor, "n q"], most: int) -> tuple[Tensor, Tensor
     data = points.numpy()
     fits = []
     with warnings.catch_warnings():
-        # An EM run stopped at its limit is a mixture all the same, and BIC judges it.
+        # An EM run that stops at its limit is still a valid mixture, and BIC judges it.
         warnings.simplefilter("ignore", ConvergenceWarning)
         for count in range(1, most + 1):
             em = GaussianMixture(count, covariance_type="diag", reg_covar=FLOOR, n_init=2, random_state=0)
@@ -189,7 +189,7 @@ class KernelDensity(Prior):
     """
 
     bandwidth: Positive | None = None
-    """standard deviation h of the noise; null takes the greatest leave-one-out likelihood"""
+    """standard deviation h of the noise; null: the one with the greatest leave-one-out likelihood"""
     name: str = "kde"
 
     fitted: ClassVar = KernelNormal
@@ -216,7 +216,7 @@ class SubspaceKernelDensity(InSubspace):
     """
 
     bandwidth: Annotated[float, Field(gt=0, le=1)] | None = None
-    """h; null takes the greatest leave-one-out likelihood"""
+    """bandwidth h; null: the one with the greatest leave-one-out likelihood"""
     name: str = "kde_subspace"
 
     def fit(self, latents: Latents, id_latents: IdLatents | None = None) -> FittedPrior:

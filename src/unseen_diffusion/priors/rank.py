@@ -10,7 +10,7 @@ from unseen_diffusion.utils.errors import InputError
 
 FOLDS = 5
 LEAST = 10  # references from which a rank may be chosen: every training fold keeps 8
-# Variances below this share of the whole are rounding.
+# Variances below this share of the total are rounding errors.
 NEGLIGIBLE = 1e-10
 
 
@@ -22,7 +22,7 @@ def least_references(rank: int | str) -> int:
 def chosen_rank(rank: int | str, residuals: Float[Tensor, "n d"], dimension: int | None = None) -> int:
     """The number of leading directions; for ``auto`` the one with the greatest held-out likelihood.
 
-    ``dimension``: that of the space the residuals fill, if smaller than d.
+    ``dimension``: the dimension of the space that the residuals fill, if smaller than d.
 
     Raises:
         InputError: not between 1 and that dimension less 1.
@@ -47,10 +47,11 @@ def held_out_likelihood(vectors: Float[Tensor, "n d"], dimension: int, folds: in
         folds: parts held out in turn.
 
     Returns:
-        (R,) float64, in nats per vector: rank r at r - 1. R is the greatest rank that leaves every fold a rest.
+        (R,) float64, in nats per vector: rank r at r - 1. R is the greatest rank that leaves variance for the rest in
+        every fold.
 
     Raises:
-        InputError: the vectors span too few directions for any rank to leave a rest.
+        InputError: the vectors span too few directions for any rank to leave variance for the rest.
     """
     wide = vectors.double()
     gram, count = wide @ wide.T, len(wide)

@@ -98,8 +98,8 @@ class Slerp(Prior):
             return SlerpReferences(latents)
         if id_latents is None:
             raise InputError("prior.towards=id: needs latents of the model's own domain")
-        own = Isotropic().fit(id_latents)
-        return SlerpToId(latents, own.mean, own.scale)
+        gaussian = Isotropic().fit(id_latents)
+        return SlerpToId(latents, gaussian.mean, gaussian.scale)
 
     def restore(self, tensors: Mapping[str, Tensor]) -> FittedPrior:
         return SlerpToId(**tensors) if self.towards == "id" else SlerpReferences(**tensors)
@@ -107,7 +107,7 @@ class Slerp(Prior):
 
 @dataclass(frozen=True)
 class ReplayedLatents(FittedPrior):
-    """The references in a fixed order, again from the start when they run out."""
+    """The references in a fixed order, repeated as often as needed."""
 
     latents: Tensor
 

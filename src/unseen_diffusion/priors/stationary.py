@@ -83,16 +83,16 @@ def filtered(fields: Tensor, response: Tensor) -> Tensor:
 
 @settings("prior")
 class StationaryLowRank(Prior):
-    """Sigma = T^(1/2) (V diag(l_k) V^T + s^2 (I - V V^T)) T^(1/2): a stationary field, and what it misses.
+    """Sigma = T^(1/2) (V diag(l_k) V^T + s^2 (I - V V^T)) T^(1/2): a stationary field plus what it misses.
 
     T is the stationary covariance of ``Stationary``. The residuals are whitened with T^(-1/2) (its pseudo-inverse:
-    frequencies and colours without any power stay without), and probabilistic PCA with ``rank`` directions is
-    fitted to what comes out. A stationary field leaves only noise there, a stack of fixed patterns its patterns.
-    With rank ``auto``, the held-out likelihood is that in whitened coordinates; T is estimated once, from all.
+    frequencies and colours without power stay at zero), and probabilistic PCA with ``rank`` directions is fitted to the
+    result. For a stationary field the result is white noise; for a stack of fixed patterns, the patterns remain. With
+    rank ``auto``, the held-out likelihood is that in whitened coordinates; T is estimated once, from all.
     """
 
     rank: Count | Literal["auto"] = 30
-    """leading directions; auto takes the number of the greatest likelihood of held-out references"""
+    """number of leading directions; auto: the one with the greatest likelihood of held-out references"""
     name: str = "stationary_low_rank"
 
     fitted: ClassVar = StationaryLowRankNormal

@@ -2,7 +2,8 @@
 
 Up to ``EXACT`` coordinates the covariance itself is summed (two passes, float64): exact. Beyond, block power iterations
 on it (Halko, Martinsson and Tropp 2011, arXiv 0909.4061, algorithm 4.4) find the leading directions in d x (rank +
-OVERSAMPLE) numbers: exact where the latents span no more directions than that, otherwise to the gap of the variances.
+OVERSAMPLE) numbers: exact if the latents span no more directions than that; otherwise the gap between variances limits
+the accuracy.
 """
 
 from collections.abc import Iterable
@@ -23,11 +24,11 @@ ITERATIONS = 4
 def fit_streamed(prior: Prior, batches: Batches) -> FittedPrior:
     """``prior.fit`` of all latents in ``batches``, never holding more than one batch.
 
-    The sample covariance becomes a ``LowRankNormal`` of the same distribution; its draws for a seed are different ones.
+    The sample covariance becomes a ``LowRankNormal`` of the same distribution; its draws for a given seed differ.
 
     Args:
         prior: isotropic, diagonal, low_rank or shrinkage with a number, sample_covariance.
-        batches: gives the same batches (b, C, H, W) whenever called; read 1, 2 or ITERATIONS + 2 times.
+        batches: returns the same batches (b, C, H, W) at every call; read 1, 2 or ITERATIONS + 2 times.
 
     Raises:
         InputError: another prior, too few latents, or a full covariance of more than ``EXACT`` coordinates.
@@ -45,10 +46,10 @@ def moments(prior: Prior, batches: Batches) -> tuple[int, Tensor, Tensor]:
     for batch in batches():
         if not len(batch):
             continue
-        own = batch.double().mean(0)
-        around = (batch.double() - own).square().sum(0)
+        batch_mean = batch.double().mean(0)
+        around = (batch.double() - batch_mean).square().sum(0)
         total = count + len(batch)
-        shift = own - mean
+        shift = batch_mean - mean
         mean, squares = mean + shift * (len(batch) / total), squares + around + shift**2 * (count * len(batch) / total)
         count = total
     require(prior.name, count, prior.minimum_references)

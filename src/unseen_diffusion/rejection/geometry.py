@@ -92,12 +92,12 @@ def statistics(
 def sampled_products(
     rows: Float[Tensor, "b f"], points: Float[Tensor, "n f"], drawn: Int[Tensor, "b k"]
 ) -> Float[Tensor, "b k"]:
-    """Products of each row with its drawn points: only the k wanted of its N products are formed."""
+    """Products of each row with its drawn points: computes only the k needed ones of N products."""
     count, k = drawn.shape
     columns, order = drawn.sort(1)
     starts = torch.arange(0, count * k + 1, k)
     zeros = rows.new_zeros(count * k)
-    with warnings.catch_warnings():  # the first CSR tensor of a process is called beta; tests check these products
+    with warnings.catch_warnings():  # torch warns that CSR tensors are beta; tests check these products
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
         wanted = torch.sparse_csr_tensor(starts, columns.flatten(), zeros, (count, len(points)), check_invariants=False)
         found = torch.sparse.sampled_addmm(wanted, rows, points.T, beta=0.0).values().reshape(count, k)
@@ -142,7 +142,7 @@ def averages(
     squared: Float[Tensor, "b k"],
     legs: Float[Tensor, "b p"],
 ) -> Float[Tensor, "b 3"]:
-    """The three statistics from inner products and from what ``sides`` returns."""
+    """The three statistics from inner products and the result of ``sides``."""
     first, second = _pairs(dots.shape[1])
     distances = squared.clamp(min=0).sqrt()
     pair = _degrees(legs, distances[:, first] * distances[:, second])

@@ -1,8 +1,8 @@
-"""Tolerances that move each candidate to the nearest point whose statistics lie within the bands.
+"""Tolerances that project each candidate onto the nearest point whose statistics lie within the bands.
 
 The statistics are functions of the inner products of c with its k drawn references z_i and of |c|^2, so their
-gradients lie in span(z_1, ..., z_k, c), and so does the nearest point: c' = y_0 c + sum y_i z_i. Everything happens in
-these k + 1 numbers y with the Gram matrix H of (c, z_1, ..., z_k); d plays no part.
+gradients lie in span(z_1, ..., z_k, c), and so does the nearest point: c' = y_0 c + sum y_i z_i. All computations use
+these k + 1 numbers y and the Gram matrix H of (c, z_1, ..., z_k), so that their cost does not depend on d.
 """
 
 from collections.abc import Mapping
@@ -30,14 +30,14 @@ LONGEST = 0.1
 
 @settings("tolerances")
 class Projection(Matched):
-    """The bands of ``match``, reached by moving each candidate to the nearest point within them.
+    """The bands of ``match``; each candidate is projected onto the nearest point within them.
 
-    Only what does not converge is rejected: candidates whose drawn references are so unusual that no point near by
-    satisfies the bands. The move lies in the span of the candidate and those references.
+    Only candidates that do not converge are rejected: their drawn references are so unusual that no point nearby
+    satisfies the bands. The projected candidate lies in the span of the candidate and those references.
     """
 
     iterations: Count = 40
-    """most linearisations per candidate"""
+    """largest number of linearisations per candidate"""
     name: str = "projection"
 
     moves_candidates: ClassVar = True
@@ -111,7 +111,7 @@ def nearest(
 ) -> tuple[Float[Tensor, "b k1"], Bool[Tensor, " b"]]:
     """The nearest points within the bands by sequential quadratic programming, and whether they converged.
 
-    Each step linearises the statistics and solves for the point nearest to the *candidate* that fulfils them.
+    Each step linearises the statistics and solves for the point nearest to the *candidate* that satisfies them.
 
     Args:
         gram: H, inner products of (c, z_1, ..., z_k), float64.
@@ -152,15 +152,15 @@ def length(y: Float[Tensor, "b k1"], gram: Float[Tensor, "b k1 k1"]) -> Float[Te
 
 
 @dataclass(frozen=True)
-class Moved:
-    """A candidate after its move, and how far it went (L2)."""
+class ProjectedCandidate:
+    """A projected candidate, and its L2 distance from the draw."""
 
     latent: Tensor
     distance: float
 
 
 class Projected(Route):
-    """The route of ``Projection``: candidates of the direct route, moved before they are judged."""
+    """The route of ``Projection``: candidates of the direct route, projected before they are judged."""
 
     def __init__(self, task: Task, bands: Mapping[str, Band], k: int, iterations: int) -> None:
         self.prior, self.references, self.seed, self.chunk = task.prior, task.references, task.seed, task.chunk
@@ -169,15 +169,15 @@ class Projected(Route):
         self.low, self.high = (torch.tensor(end, dtype=torch.float64) for end in zip(*ends, strict=True))
         self.before: list[Tensor] = []
         self.start = 0
-        self.group_moved: list[Moved] = []
-        self.accepted: dict[int, Moved] = {}
+        self.group_projected: list[ProjectedCandidate] = []
+        self.accepted: dict[int, ProjectedCandidate] = {}
 
     @property
     def group(self) -> int:
         return max(1, min(self.chunk, NUMBERS // self.references.flat.shape[1]))
 
     def judge(self, start: int, stop: int) -> Float[Tensor, "b 3"]:
-        """Statistics after the move, of the float32 latents; those that did not converge stay where they were."""
+        """Statistics of the projected float32 latents; candidates that did not converge stay unchanged."""
         drawn = draw_references(len(self.references), self.k, self.seed, range(start, stop))
         candidates = self.prior.sample(range(start, stop), self.seed)
         before = statistics(candidates, self.references, drawn)
@@ -186,13 +186,15 @@ class Projected(Route):
         y[~converged | within(before, self.bands).all(1)] = torch.eye(self.k + 1, dtype=y.dtype)[0]
         distances = length(y - torch.eye(self.k + 1, dtype=y.dtype)[0], grams).tolist()
         rows = zip(candidates, drawn, y, distances, strict=True)
-        self.group_moved = [Moved(self._moved(one, chosen, by), distance) for one, chosen, by, distance in rows]
+        self.group_projected = [
+            ProjectedCandidate(self._combine(one, chosen, by), distance) for one, chosen, by, distance in rows
+        ]
         self.start = start
         self.before.append(before)
-        return statistics(torch.stack([moved.latent for moved in self.group_moved]), self.references, drawn)
+        return statistics(torch.stack([one.latent for one in self.group_projected]), self.references, drawn)
 
     def keep(self, index: int) -> None:
-        self.accepted[index] = self.group_moved[index - self.start]
+        self.accepted[index] = self.group_projected[index - self.start]
 
     def latents(self, indices: list[int], seed: int) -> Float[Tensor, "n c h w"]:
         return torch.stack([self.accepted[index].latent for index in indices])
@@ -212,9 +214,9 @@ class Projected(Route):
         gram[1:, 1:] = self.references.gram[chosen][:, chosen]
         return gram
 
-    def _moved(self, candidate: Tensor, chosen: Tensor, y: Tensor) -> Float[Tensor, "c h w"]:
-        """y_0 c + sum y_i z_i as float32; the candidate itself where it did not move."""
+    def _combine(self, candidate: Tensor, chosen: Tensor, y: Tensor) -> Float[Tensor, "c h w"]:
+        """y_0 c + sum y_i z_i as float32; the candidate itself where it was not changed."""
         if float(y[0]) == 1 and not bool(y[1:].any()):
             return candidate
-        moved = y[0] * candidate.flatten().double() + y[1:] @ self.references.flat[chosen].double()
-        return moved.float().reshape(candidate.shape)
+        combined = y[0] * candidate.flatten().double() + y[1:] @ self.references.flat[chosen].double()
+        return combined.float().reshape(candidate.shape)

@@ -2,7 +2,7 @@
 
 The criteria see a candidate c only through its inner products with its k drawn references, and its norm. Let a
 prior be c = mean + y axes + s e with e white on the complement of the axes (``SphericalRest``), and let F be the
-span of the axes and the mean. Along F a candidate has its own coordinates. Beyond F, the drawn references' parts have
+span of the axes and the mean. Within F, coordinates describe a candidate. Beyond F, the drawn references' parts have
 the Gram matrix G = L L^T, c has the products s L v with them, v ~ N(0, I_k), and the square of all that remains is
 s^2 chi^2 with d - dim F - k degrees of freedom, its direction uniform. A proposal costs dim F + k + 1 numbers,
 whatever d; an accepted one gets a direction.
@@ -30,7 +30,7 @@ from unseen_diffusion.utils.seeds import generator, normal_rows
 
 # Proposals per random stream: proposal i is row i % BLOCK of the stream of block i // BLOCK.
 BLOCK = 4096
-# A part beyond F below this share of a reference's squared norm is rounding.
+# A part beyond F below this share of a reference's squared norm is rounding error.
 NEGLIGIBLE = 1e-12
 
 
@@ -60,7 +60,7 @@ class PriorSubspace:
 
     @classmethod
     def of(cls, form: SphericalRest, references: References) -> "PriorSubspace":
-        """Three products of the references with the axes, the mean and each other, in float64."""
+        """Computes the subspace from products of the references with the axes, the mean and each other, in float64."""
         flat = references.flat
         parts = [flat[i : i + 64].double() for i in range(0, len(flat), 64)]
         points = torch.cat([form.along(part) for part in parts])
@@ -144,7 +144,7 @@ class ExactStatistics(Route):
         self.freedom = self.subspace.freedom - (k if self.subspace.beyond else 0)
         if form.scale and self.freedom < 0:
             raise InputError(
-                f"rejection.route=exact_statistics: {self.subspace.freedom} coordinates beyond the prior's own are "
+                f"rejection.route=exact_statistics: {self.subspace.freedom} coordinates beyond the prior's axes are "
                 f"fewer than tolerances.k={k}; set rejection.route=direct"
             )
         self.block = self._propose(0)

@@ -16,7 +16,7 @@ NUMBERS = 1 << 20
 
 @dataclass(frozen=True)
 class Task:
-    """Where candidates come from, and what they are compared with.
+    """The source of candidates, and the references that they are compared with.
 
     Attributes:
         prior: draws them.
@@ -34,7 +34,7 @@ class Task:
 
 
 class Route(ABC):
-    """Candidates 0, 1, 2, ... by groups."""
+    """Draws and judges candidates 0, 1, 2, ... in groups."""
 
     @property
     @abstractmethod

@@ -1,4 +1,4 @@
-"""The bounded loop that keeps the candidates within the tolerances, with its account."""
+"""The bounded loop that keeps only candidates within the tolerances, and counts proposals and passes."""
 
 import time
 import warnings
@@ -13,28 +13,15 @@ from tqdm import tqdm
 from unseen_diffusion.priors import FittedPrior, Prior
 from unseen_diffusion.rejection.geometry import CRITERIA, References
 from unseen_diffusion.rejection.routes import Route, Task
-from unseen_diffusion.rejection.tolerances import Band, RouteName, Tolerances, within
-from unseen_diffusion.utils.checked import Count, settings
+from unseen_diffusion.rejection.settings import Rejection
+from unseen_diffusion.rejection.tolerances import Band, Tolerances, within
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.seeds import generator
 
 
-@settings("rejection")
-class Rejection:
-    """How long candidates are drawn, and how they are judged."""
-
-    max_proposals: Count
-    """candidates drawn at most"""
-    allow_fewer: bool = False
-    """return the latents accepted when the bound is reached, if there are any, instead of an error"""
-    route: RouteName = "direct"
-    """direct draws every candidate in full; exact_statistics draws only the numbers that decide, and the rest of those
-    accepted (for priors with a spherical rest): other candidates, of the same distribution"""
-
-
 @dataclass(frozen=True)
 class Selection:
-    """Accepted latents with the full account of how they were selected.
+    """Accepted latents, with all counts and statistics of their selection.
 
     Attributes:
         latents: (n, C, H, W) float32.
@@ -60,7 +47,7 @@ class Selection:
 
     @property
     def moved(self) -> Tensor:
-        """The old name of ``distances``; goes with version 0.5."""
+        """The old name of ``distances``; will be removed in version 0.5."""
         warnings.warn("Selection.moved is now Selection.distances", FutureWarning, stacklevel=2)
         return self.distances
 
@@ -97,7 +84,7 @@ def select(
     progress: bool = False,
     route: str = "direct",
 ) -> Selection:
-    """``select_latents`` with the settings of the rejection given one by one; see there and ``Rejection``."""
+    """Calls ``select_latents`` with the fields of ``Rejection`` given one by one; see there."""
     _check_name(route, tolerances)
     rejection = Rejection(max_proposals=max_proposals, allow_fewer=allow_fewer, route=route)  # type: ignore[arg-type]
     return select_latents(prior, references, tolerances, count, seed, rejection, chunk, progress)
@@ -147,7 +134,7 @@ def select_latents(
     proposals = kept[-1] + 1 if len(kept) == count else len(judged)
     judged = judged[:proposals]
     passes = dict(zip(bands, within(judged, bands).sum(0).tolist(), strict=True))
-    # The judged draws keep the seed, so that a control meets exactly the decisions of the tolerances it matches.
+    # The judged draws use the same seed, so that a control repeats the decisions of the tolerances that it matches.
     kept_seed = generator(seed, "control").initial_seed() if tolerances.control else seed
     latents = route.latents(kept, kept_seed)
     distances, before = route.distances(kept), route.drawn_statistics()[:proposals]
@@ -157,7 +144,7 @@ def select_latents(
 def _loop(
     route: Route, bands: Mapping[str, Band], count: int, max_proposals: int, progress: bool
 ) -> tuple[list[int], Float[Tensor, "b 3"]]:
-    """Indices within the bands, in order, and the statistics of all that were judged."""
+    """Indices within the bands, in order, and the statistics of all judged candidates."""
     kept: list[int] = []
     parts: list[Tensor] = []
     with tqdm(total=count, desc="select", disable=not progress, dynamic_ncols=True, leave=False) as bar:
@@ -174,7 +161,7 @@ def _loop(
 
 
 def _shortfall(judged: Tensor, bands: Mapping[str, Band], kept: int, count: int, name: str, allow_fewer: bool) -> str:
-    """One line: what the candidates measured, beside the bands, and the remedy."""
+    """One line: the candidates' measured statistics beside the bands, and the remedy."""
     shares = within(judged, bands).double().mean(0).tolist()
     parts = []
     for (criterion, band), share in zip(bands.items(), shares, strict=True):
@@ -190,7 +177,7 @@ def _shortfall(judged: Tensor, bands: Mapping[str, Band], kept: int, count: int,
 
 
 def advice(name: str, fewer: bool) -> str:
-    """The remedy where tolerances of this name accept too few; ``fewer``: whether allow_fewer would be one."""
+    """The remedy where tolerances of this name accept too few; ``fewer``: whether to suggest allow_fewer."""
     wider = "tolerances.coverage" if name == "calibrated" else "tolerances=calibrated"
     more = ", raise rejection.max_proposals, or set rejection.allow_fewer=true"
     return f"widen the tolerances ({wider})" + (more if fewer else " or raise rejection.max_proposals")

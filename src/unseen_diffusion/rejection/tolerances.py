@@ -1,4 +1,4 @@
-"""Geometric tolerances: the accepted interval of each statistic, and how candidates are held to it.
+"""Geometric tolerances: the accepted interval of each statistic, and how candidates are selected by it.
 
 A new kind of tolerances is one class with ``bands``::
 
@@ -10,7 +10,7 @@ A new kind of tolerances is one class with ``bands``::
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
+from typing import Annotated, Any, ClassVar, NamedTuple, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -20,11 +20,10 @@ from torch import Tensor
 from unseen_diffusion.rejection.geometry import CRITERIA, Criterion, References, leave_one_out
 from unseen_diffusion.rejection.reduced import ExactStatistics
 from unseen_diffusion.rejection.routes import Direct, Route, Task
+from unseen_diffusion.rejection.settings import ROUTES
 from unseen_diffusion.utils.checked import Count, settings
 from unseen_diffusion.utils.errors import InputError
 
-RouteName = Literal["direct", "exact_statistics"]
-ROUTES: tuple[str, ...] = get_args(RouteName)
 NonNegative = Annotated[float, Field(ge=0)]
 
 
@@ -37,7 +36,7 @@ class Band(NamedTuple):
 
 @settings("tolerances")
 class Tolerances(ABC):
-    """What a config of the ``tolerances`` group builds."""
+    """The base class of tolerances; a config of the ``tolerances`` group builds one."""
 
     name: str
     """label in tables and messages"""
@@ -47,7 +46,7 @@ class Tolerances(ABC):
     judges: ClassVar[bool] = True
     """whether candidates are compared with references at all"""
     control: ClassVar[bool] = False
-    """whether other draws of the prior are kept in place of those judged"""
+    """whether the accepted latents are other draws of the prior than the judged ones"""
     moves_candidates: ClassVar[bool] = False
     """whether a candidate is changed to fit the bands, instead of being rejected"""
     routes: ClassVar[tuple[str, ...]] = ROUTES
@@ -64,7 +63,7 @@ class Tolerances(ABC):
         return Direct(task.prior, task.references, self.k, task.seed, task.chunk)
 
     def fixed(self, references: References, seed: int) -> "Tolerances":
-        """The same tolerances with their bands measured now: later draws meet them whatever their seed."""
+        """The same tolerances with their bands measured now: later draws of any seed use these bands."""
         return FixedBands(intervals=self.bands(references, seed), name=self.name, k=self.k)
 
     def stored(self) -> dict[str, Any] | None:
@@ -78,7 +77,7 @@ class Tolerances(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class FixedBands(Tolerances):
-    """Bands measured before: draws of every seed meet the same intervals.
+    """Bands that were measured before: draws of any seed use the same intervals.
 
     Attributes:
         intervals: accepted interval per criterion.
@@ -122,7 +121,7 @@ class AbsoluteTolerances(Tolerances):
     """centre per criterion; null takes the references' own mean (leave one out)"""
     name: str = "paper"
     repeats: Count = 8
-    """leave-one-out draws per reference behind a measured target"""
+    """leave-one-out draws per reference, from which a target is measured"""
 
     def __post_init__(self) -> None:
         for name in (*self.tolerance, *self.target):
@@ -156,16 +155,16 @@ class CalibratedTolerances(Tolerances):
     """leave-one-out draws per reference"""
 
     def bands(self, references: References, seed: int) -> dict[str, Band]:
-        own = leave_one_out(references, self.k, seed, self.repeats)
+        measured = leave_one_out(references, self.k, seed, self.repeats)
         tail = (1 - self.coverage) / 2
-        ends = torch.quantile(own, torch.tensor([tail, 1 - tail], dtype=own.dtype), dim=0)
+        ends = torch.quantile(measured, torch.tensor([tail, 1 - tail], dtype=measured.dtype), dim=0)
         index = {name: CRITERIA.index(name) for name in self.criteria}
         return {name: Band(float(ends[0, i]), float(ends[1, i])) for name, i in index.items()}
 
 
 @settings("tolerances")
 class Matched(Tolerances):
-    """Tolerances that use the bands of others."""
+    """Base class of tolerances that use the bands of other tolerances."""
 
     match: Tolerances
     """the tolerances whose bands are used"""
@@ -186,8 +185,8 @@ class Matched(Tolerances):
 class RandomControl(Matched):
     """The control: as many rejections as ``match``, decided by the geometry of *other* draws of the prior.
 
-    Candidate i is kept where an independent candidate satisfies the criteria: the same acceptance, and samples
-    that owe nothing to the geometry.
+    Candidate i is kept where an independent candidate satisfies the criteria: the acceptance is the same, but the
+    samples do not depend on the geometry.
     """
 
     name: str = "random"

@@ -1,4 +1,4 @@
-"""Methods compared over reference draws and seeds.
+"""Compares methods over reference draws and seeds.
 
 Draws and seeds are crossed: the seeds of a draw share its references, and the draws of a seed share its noise.
 Intervals and tests take both as random (``scores.intervals.crossed_interval``). For a method that uses no references,
@@ -111,11 +111,11 @@ def replicates(runs: pd.DataFrame, score: str) -> pd.DataFrame:
     """One score by draw (rows) and seed (columns); leaves out draws in which a point is missing.
 
     Raises:
-        InputError: two runs of one draw and seed that nothing tells apart.
+        InputError: two runs of one draw and seed that no setting distinguishes.
     """
     if runs.duplicated(list(REPLICATES)).any():
         raise InputError(
-            f"method={runs['method'].iloc[0]}: several runs of one draw and seed that no setting tells apart; "
+            f"method={runs['method'].iloc[0]}: several runs of one draw and seed that no setting distinguishes; "
             "give the folders of one experiment"
         )
     return runs.pivot_table(index="draw", columns="seed", values=score, dropna=False).dropna(axis=0)

@@ -159,7 +159,7 @@ def definition(dashboard: "ws.Workspace") -> dict[str, Any]:
     spec = json.loads(view.spec.model_dump_json(by_alias=True, exclude_none=True))
     sections = spec["section"]["panelBankConfig"]["sections"]
     for number, panel in enumerate(panel for section in sections for panel in section["panels"]):
-        panel["__id__"] = f"panel{number:03d}"  # wandb would choose random ids
+        panel["__id__"] = f"panel{number:03d}"  # otherwise wandb chooses random ids
     return {"displayName": view.display_name, "entity": view.entity, "project": view.project, "spec": spec}
 
 
@@ -191,11 +191,13 @@ def dashboard_command(arguments: list[str]) -> int:
     Raises:
         InputError: one line: no key, a name wandb refuses, or wandb-workspaces is missing.
     """
-    parser = Parser(prog="unseen dashboard", description="A wandb workspace that compares runs, grouped by domain.")
+    parser = Parser(
+        prog="unseen dashboard", description="Make a wandb workspace that compares runs, grouped by domain."
+    )
     parser.add_argument("--project", default="unseen-diffusion", help="wandb project of the runs")
-    parser.add_argument("--entity", default="", help="wandb team or user; your own unless given")
-    parser.add_argument("--save", type=Path, help="JSON file (dashboard.json unless --online is given)")
-    parser.add_argument("--online", action="store_true", help="save it in wandb; needs a key")
+    parser.add_argument("--entity", default="", help="wandb team or user; by default your own")
+    parser.add_argument("--save", type=Path, help="JSON file to write (default: dashboard.json, or none with --online)")
+    parser.add_argument("--online", action="store_true", help="save the workspace in wandb; needs an API key")
     chosen = parser.parse_args(arguments)
     check_project("--project", chosen.project)
     if chosen.online and not has_key():

@@ -48,7 +48,7 @@ AnyResult = TypeVar("AnyResult", bound="RunResult")
 
 
 class UsedArtefact(TypedDict):
-    """An artefact behind a result: the stage that made it, its folder, and whether it was there before the run."""
+    """An artefact that a result uses: the stage that made it, its folder, and whether it existed before the run."""
 
     stage: str
     folder: str
@@ -57,12 +57,12 @@ class UsedArtefact(TypedDict):
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """What results.json holds. A part that a run does not have is None or empty."""
+    """The content of results.json. A part that a run does not have is None or empty."""
 
     folder: Path
     """the run's folder; not part of the file"""
     settings: Mapping[str, Any]
-    """the settings that tell this run from others (``rows.SETTINGS``)"""
+    """the settings that distinguish this run from others (``rows.SETTINGS``)"""
     mixing: Mapping[str, Any] | None = None
     """the search for the mixing step t_mix"""
     bandwidth: Mapping[str, Any] | None = None
@@ -142,7 +142,7 @@ class RunResult:
 
     @property
     def method(self) -> str:
-        """Name of the method that made the samples."""
+        """Name of the method that generated the samples."""
         return str(self.settings.get("method", ""))
 
     @property

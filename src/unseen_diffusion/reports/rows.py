@@ -1,4 +1,4 @@
-"""Rows of results: the settings that tell runs apart, names of runs and rows, and scores as text."""
+"""Rows of results: the settings that distinguish runs, names of runs and rows, and scores as text."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,7 +9,7 @@ from typing import Any
 from unseen_diffusion.reports.result import AnyResult, RunResult
 from unseen_diffusion.scores.metrics import CLASSIFIER, METRICS
 
-# The settings that tell two runs apart, in the order of names and columns.
+# The settings that distinguish two runs, in the order of names and columns.
 SETTINGS = (
     "domain",
     "method",
@@ -26,7 +26,7 @@ SETTINGS = (
 )
 METHOD = ("method", "prior", "tolerances")
 REPLICATES = ("draw", "seed")  # repetitions of one setting
-REPLICATE_KEYS = ("domain.draw", "seed")  # the same, as keys of the configuration
+REPLICATE_KEYS = ("domain.draw", "seed")  # the same repetitions, as keys of the configuration
 GENERATED = "generated"  # the row of the images that a run generated; the others are comparison rows
 
 
@@ -37,7 +37,7 @@ class ComparisonRow:
     Attributes:
         short: its name in a terminal.
         label: its name where there is room.
-        independent_of: settings that do not change its images or scores; its line leaves them empty.
+        independent_of: settings that do not change its images or scores; its table line leaves them empty.
     """
 
     short: str
@@ -76,7 +76,7 @@ def distinct_rows(results: Iterable[AnyResult]) -> list[tuple[AnyResult, dict[st
 
 
 def _identity(result: RunResult, row: Mapping[str, Any]) -> str:
-    """Equal for two rows exactly if they hold the same images, compared with the same images."""
+    """A key that is equal for two rows exactly if both have the same images, compared with the same images."""
     config = result.flat
     if row["row"] != GENERATED:  # depends on the images compared with and on how they are scored
         groups = ("domain.", "features.", "scores.")
@@ -96,7 +96,7 @@ def merge_same_images(row: Mapping[str, Any], other: Mapping[str, Any]) -> dict[
 
 
 def is_setting(column: object) -> bool:
-    """Whether a column of a table of rows says how a run was configured (the others hold its scores)."""
+    """Whether a column of a table of rows is a setting of the run (the others hold its scores)."""
     return column in SETTINGS or column == "samples" or "." in str(column)
 
 
@@ -127,7 +127,7 @@ def run_name(settings: Mapping[str, Any], keys: Sequence[str] = ()) -> str:
 
 
 def _telling_draw(settings: Mapping[str, Any]) -> list[str]:
-    """Which of prior and tolerances say more than the method's name."""
+    """The prior and the tolerances, each only if the method's name does not imply it."""
     own_prior = settings.get("prior") != settings.get("method")
     return ["prior"] * own_prior + ["tolerances"] * (settings.get("tolerances") != "none")
 
@@ -140,7 +140,7 @@ def tracking_name(settings: Mapping[str, Any]) -> str:
 
 
 def method_name(settings: Mapping[Any, Any], with_prior: bool) -> str:
-    """A method, with its prior in brackets where several priors stand beside each other under its name."""
+    """A method, with its prior in brackets where several runs of this method differ in their prior."""
     return f"{settings['method']} ({settings['prior']})" if with_prior else str(settings["method"])
 
 

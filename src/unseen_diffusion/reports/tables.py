@@ -44,13 +44,13 @@ NARROW = (
     "target_classifier",
     "vendi",
 )
-IN_LABEL = ("prior", "method")  # settings that the first column shows
+IN_LABEL = ("prior", "method")  # settings that the first column already shows
 
 
 def load_results(paths: Sequence[Path | str]) -> pd.DataFrame:
     """One line per row of every run below ``paths``; rows of the same images appear once (``rows.distinct_rows``).
 
-    Configuration keys that tell runs apart beyond ``SETTINGS`` become columns.
+    Configuration keys that distinguish runs of equal ``SETTINGS`` become columns.
 
     Raises:
         InputError: nothing there, or every file is damaged.
@@ -80,7 +80,7 @@ def _tell_apart(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def compact(table: pd.DataFrame) -> pd.DataFrame:
-    """The table that people read: without settings that are all equal, scores ± intervals as text, best first."""
+    """The printed table: without settings that are equal in all lines, scores ± intervals as text, best first."""
     is_generated = table["row"] == GENERATED
     generated = table[is_generated]
     settings = [*SETTINGS, *(name for name in table if "." in str(name))]
@@ -112,7 +112,7 @@ def _images(line: Mapping[Hashable, Any], with_prior: bool) -> str:
 
 
 def _with_several_priors(generated: pd.DataFrame) -> list[str]:
-    """Methods that stand in the table with different priors."""
+    """Methods that occur in the table with different priors."""
     counts = generated.groupby("method")["prior"].nunique()
     return counts[counts > 1].index.tolist()
 
@@ -136,13 +136,13 @@ def caption(table: pd.DataFrame) -> str:
     against = "held-out" if first["target"] == "heldout" else "validation"
     return (
         f"KID and FID: {first['features']} features, lower is better, ± half a 95% jackknife interval. "
-        f"H: {against} images, R: references. copies: nearer to R in pixels than a share of H is "
-        "(scores.copy_quantile, by default 1%; fewer than 99 of H: than the nearest one). "
-        "prec to conf: precision, recall, density, coverage (k nearest in H), Vendi score over that of H, share taken "
-        "for the domain by a classifier, and by nearest neighbours over that of real images. "
-        "kept: share of candidates within the tolerances. dB: PSNR of references inverted and denoised. "
-        "[real images]: the floor; [replay]: the references back from their latents, the cheat; "
-        "[base samples]: what the model makes of its own."
+        f"H: {against} images, R: references. copies: share of samples nearer to R (in pixels) than a share of H is "
+        "(scores.copy_quantile, by default 1%; with fewer than 99 images in H: than the nearest one). "
+        "prec to cov: precision, recall, density, coverage (k nearest in H). Vendi: score over that of H. "
+        "cls: share of samples that a classifier takes for the domain; conf: the same by nearest neighbours, over that "
+        "of real images. kept: share of candidates within the tolerances. dB: PSNR of references inverted and denoised."
+        " [real images]: the best to expect; [replay]: references denoised from their latents, mere copies; "
+        "[base samples]: the base model's own samples."
     )
 
 

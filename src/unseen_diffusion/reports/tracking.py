@@ -27,8 +27,8 @@ TABLE = "results"  # the name of the results table in wandb
 HIDDEN = "[hidden]"
 SECRET = re.compile(r"(^|[_.-])(token|secret|password|passwd|api[_-]?key|access[_-]?key|credentials?)($|[_.-])", re.I)
 LOGIN = re.compile(r"(?<=://)[^/@\s]+:[^/@\s]+(?=@)")  # user:password of a URL
-CONNECT_SECONDS = 30  # to wait for wandb's server before a run is recorded offline
-UPLOAD_SECONDS = 600  # to wait for the last upload of a run before it is left to `wandb sync`
+CONNECT_SECONDS = 30  # seconds to wait for wandb's server before a run is recorded offline
+UPLOAD_SECONDS = 600  # seconds to wait for a run's last upload; after that, use `wandb sync`
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class RunRecord:
 
 
 def record_of(result: RunResult, table: "pd.DataFrame", group: str) -> RunRecord:
-    """What trackers log of a result.
+    """Builds the record of a result that trackers log.
 
     Args:
         result: of the finished run.
@@ -83,7 +83,7 @@ def record_of(result: RunResult, table: "pd.DataFrame", group: str) -> RunRecord
 
 @runtime_checkable
 class Tracker(Protocol):
-    """What a config of the ``tracking`` group builds."""
+    """The base class of trackers; a config of the ``tracking`` group builds one."""
 
     def check(self) -> None:
         """Raises an error before a run starts if tracking would fail at its end; writes and contacts nothing.
@@ -106,7 +106,7 @@ class NoTracker:
         """Does nothing: this tracker cannot fail."""
 
     def record(self, run: RunRecord) -> None:
-        log.debug("tracking=none: %s is in its folder only", run.name)
+        log.debug("tracking=none: the results of %s are only in its folder", run.name)
 
 
 @settings("tracking")
@@ -141,7 +141,9 @@ class WandbTracker:
                 session.log(self._logged(run))
         except Exception as error:
             # The run is finished and its results are written: tracking must not turn it into a failure.
-            log.error("wandb did not record all of %s (%s); its results are in its folder", run.name, _line(error))
+            log.error(
+                "wandb did not record all of %s (%s); the results are complete in its folder", run.name, _line(error)
+            )
 
     def _logged(self, run: RunRecord) -> dict[str, Any]:
         """Everything about a run as one step of its history: wandb draws panels from the history."""

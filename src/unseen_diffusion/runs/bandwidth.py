@@ -1,6 +1,6 @@
 """The bandwidth search: the largest eta at which reconstructions keep a given quality, found by bisection.
 
-A function of what the stages keep: a repeated or resumed search evaluates no network again.
+It uses only what the stages store, so a repeated or resumed search evaluates no network again.
 """
 
 import math
@@ -45,7 +45,7 @@ class BandwidthSearch:
             raise InputError(f"{named}: give one of them in dB, and null for the others")
 
     def on(self, images: UInt8[Tensor, "n c h w"]) -> "BandwidthSearch":
-        """The same search with ``minimum_snr`` as the PSNR that it means for a domain of these images.
+        """The same search with ``minimum_snr`` converted to the PSNR for a domain of these images.
 
         SNR = PSNR - 10 log10(255^2 / variance of the images about their mean image).
 
@@ -63,7 +63,7 @@ class BandwidthSearch:
 
     @property
     def criterion(self) -> str:
-        """The loss that is allowed, in words."""
+        """The allowed loss of quality, in words."""
         if self.minimum_snr is not None:
             return f"mean SNR of {self.minimum_snr:g} dB or more"
         if self.minimum_psnr is not None:
@@ -72,11 +72,11 @@ class BandwidthSearch:
 
     @property
     def intervals(self) -> int:
-        """Steps of eta between 0 and 1."""
+        """Number of steps of eta between 0 and 1."""
         return math.ceil(1 / self.resolution - 1e-9)
 
     def margins(self, curve: Mapping[float, Tensor]) -> Float[Tensor, "k n"]:
-        """PSNR to spare, in dB: of n references at the k etas of ``curve`` in ascending order."""
+        """PSNR above the criterion, in dB, of n references at the k etas of ``curve`` in ascending order."""
         psnr = torch.stack([curve[eta] for eta in sorted(curve)])
         return psnr - (curve[0.0] - self.drop if self.drop is not None else float(self.minimum_psnr or 0))
 
@@ -92,7 +92,7 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class Bandwidth:
-    """What a search found.
+    """The result of a bandwidth search.
 
     Attributes:
         eta: the largest eta tried that keeps the criterion.
@@ -101,9 +101,9 @@ class Bandwidth:
         high: upper end of it.
         censored: ``above`` where the criterion still holds at eta 1 (the bandwidth is 1 or more), ``below`` where
             it fails at eta 0 already, else None.
-        crossing: where the mean curve, taken as straight between the etas tried, meets the criterion; of censored
-            searches, where its prolongation does, at most 1 beyond the end.
-        references: behind every mean.
+        crossing: where the mean curve, taken as straight between the etas tried, meets the criterion; of a censored
+            search, where its extrapolation does, at most 1 beyond the end.
+        references: number of references behind every mean.
         criterion: in words.
         curve: every eta tried, ascending.
     """
@@ -133,7 +133,7 @@ def find_bandwidth(search: BandwidthSearch, psnr_at: Callable[[float], Tensor]) 
     """The largest eta in [0, 1] within the allowed loss, by bisection.
 
     One noise stream per reference serves every eta, so that the mean curve falls smoothly and a bracket's ends differ
-    by eta alone. Where the curve should rise again, this is one crossing of several.
+    by eta alone. If the curve rises again, this is one crossing of several.
 
     Args:
         search: the allowed loss, and how finely eta is resolved.
@@ -181,7 +181,7 @@ def _summary(
 def crossings(etas: Float[Tensor, " k"], margins: Float[Tensor, "b k"]) -> Float[Tensor, " b"]:
     """Where each of b curves, straight between k >= 2 ascending etas, first falls below 0.
 
-    The end segments are prolonged, by 1 at most, so that a crossing just outside still moves with the curve.
+    The end segments are extrapolated by 1 at most, so that a crossing just outside still varies with the curve.
     """
     below = margins < 0
     last = len(etas) - 1

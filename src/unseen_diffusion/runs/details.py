@@ -22,17 +22,17 @@ def tuning_of(run: Run) -> dict[str, Any] | None:
     if s.method.tuning is None or not isinstance(base, DiffusersModel):
         return None
     artefact, tuned = run.tuned
-    own = run.own_images().tensors["images"]
-    lost = forgetting(run.stages, base, tuned, own, s.solver, s.t, s.seed, s.scores.reconstructions)
+    base_images = run.own_images().tensors["images"]
+    lost = forgetting(run.stages, base, tuned, base_images, s.solver, s.t, s.seed, s.scores.reconstructions)
     return {**artefact.facts, "seconds": artefact.seconds, "forgetting": lost}
 
 
 def round_trips(run: Run, count: int) -> dict[float, Artefact]:
-    """At least the first ``count`` references inverted and denoised, by eta: 0 and the run's own."""
+    """At least the first ``count`` references, inverted and denoised at eta 0 and at the run's eta; images by eta."""
     s = run.settings
 
     def denoised(eta: float) -> Artefact:
-        # At the run's own eta, the replay row has already denoised as many references as there are samples.
+        # At the run's eta, the replay row has already denoised as many references as there are samples.
         shared = eta == s.eta and "replay" in s.scores.rows and count <= s.samples
         return run.denoised(run.references.first(s.samples if shared else count), eta)
 
@@ -40,7 +40,7 @@ def round_trips(run: Run, count: int) -> dict[float, Artefact]:
 
 
 def reconstruct(run: Run, folder: Path) -> dict[str, Any]:
-    """Fidelity of the first references, inverted and denoised at eta 0 and at the run's own; draws their sheet."""
+    """Fidelity of the first references, inverted and denoised at eta 0 and at the run's eta; draws their sheet."""
     s = run.settings
     count = min(s.scores.reconstructions, len(run.split.tensors["references"]))
     if count == 0:
@@ -94,7 +94,7 @@ def extras(run: Run, generated: Generated) -> dict[str, Artefact | None]:
 
 
 def latent_geometry(run: Run, generated: Generated) -> Artefact | None:
-    """Distances, angles and radius of held-out, own, accepted and rejected latents against the references."""
+    """Distances, angles and radius of held-out, base-model, accepted and rejected latents against the references."""
     s = run.settings
     most = s.scores.geometry
     k = min(s.tolerances.k, len(run.references.latents) - 1)
@@ -104,8 +104,8 @@ def latent_geometry(run: Run, generated: Generated) -> Artefact | None:
     sets = {"heldout": run.stages.inversion(run.model, heldout, s.solver, s.t, s.record)[1].latents}
     # The model's own samples are inverted like the others. Their states during denoising would be no fair control,
     # because the solver's error differs (docs/theory.md).
-    own = run.own_images().tensors["images"][:most]
-    sets["own"] = run.stages.inversion(run.model, own, s.solver, s.t, s.record)[1].latents
+    base_images = run.own_images().tensors["images"][:most]
+    sets["own"] = run.stages.inversion(run.model, base_images, s.solver, s.t, s.record)[1].latents
     if generated.latents is not None:
         sets["accepted"] = generated.latents.latents[:most]
     # The random control and the exact route selected among other draws than these indices give.
@@ -125,11 +125,11 @@ def tested_latents(run: Run) -> list[dict[str, Any]]:
     The model's own latents are its samples, inverted like the references (docs/theory.md, equation 12).
     """
     s, count = run.settings, run.settings.scores.latents
-    own = run.at(samples=count).own_images().tensors["images"]
+    base_images = run.at(samples=count).own_images().tensors["images"]
     findings = []
     for t in sorted({s.t, *s.record}):
         at_step = run.at(t=t)
         references = at_step.references.first(count)
-        inverted = run.stages.inversion(run.model, own, s.solver, t, at_step.settings.record)[1]
+        inverted = run.stages.inversion(run.model, base_images, s.solver, t, at_step.settings.record)[1]
         findings.append({"t": t, **latent_findings(run.stages, references, inverted, s.seed)})
     return findings

@@ -32,7 +32,7 @@ def forgetting(
         solver: of the round trip.
         t: highest timestep of the round trip.
         seed: of the noise in the losses, which is the same for both models.
-        reconstructions: most images to invert and denoise; below 2, none.
+        reconstructions: largest number of images to invert and denoise; below 2, none.
 
     Returns:
         images: n. loss: of predicting the noise (or x0, v) of the images, at ``LOSS_DRAWS`` noise levels each.

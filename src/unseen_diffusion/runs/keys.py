@@ -56,7 +56,7 @@ class RejectionKeys:
     """How candidates are drawn and judged."""
 
     max_proposals: Count
-    """candidates before a run gives up"""
+    """largest number of candidates; a run that needs more fails"""
     allow_fewer: bool
     """if max_proposals is reached: continue with the accepted latents, if the scores have enough, instead of failing"""
     route: Literal["direct", "exact_statistics"]
@@ -94,7 +94,7 @@ class Paths:
 
     @property
     def local_artefacts(self) -> Path:
-        """Where artefacts lie on this machine if the store is a bucket."""
+        """The folder of artefacts on this machine if the store is a bucket."""
         return Path(self.outputs) / "artefacts"
 
 

@@ -51,12 +51,12 @@ class Measurements(StageStore):
         how = RowWise(len(images), extractor.batch_size, make, lambda features, parts: facts)
         return self._get_rows("features", 1, inputs, how).tensors["features"]
 
-    def fidelity(self, originals: Tensor, made: Artefact) -> Artefact:
-        """Originals (n, C, H, W) uint8 against the first n images of ``made``: tensors psnr (dB) and ssim, (n,)."""
-        inputs = {"originals": tensor_digest(originals), "made": made.key}
+    def fidelity(self, originals: Tensor, reconstructions: Artefact) -> Artefact:
+        """Originals (n, C, H, W) uint8 against the first n ``reconstructions``: tensors psnr (dB) and ssim, (n,)."""
+        inputs = {"originals": tensor_digest(originals), "made": reconstructions.key}
 
         def make() -> StageOutput:
-            images = made.tensors["images"][: len(originals)]
+            images = reconstructions.tensors["images"][: len(originals)]
             return {"psnr": psnr(originals, images), "ssim": ssim(originals, images)}, {}
 
         return self._get("fidelity", 1, inputs, make)
@@ -88,7 +88,7 @@ class Measurements(StageStore):
         pairs: int,
         steps: int,
     ) -> Artefact:
-        """Images along the way between references 0 and 1, 2 and 3, ...: tensors (pairs, steps, C, H, W) uint8.
+        """Images along paths between references 0 and 1, 2 and 3, ...: tensors (pairs, steps, C, H, W) uint8.
 
         ``slerp`` and ``linear`` run between their latents and are denoised at eta 0; ``data`` blends the images.
         """
@@ -109,13 +109,13 @@ class Measurements(StageStore):
             a, b, u = first.repeat_interleave(steps, 0), second.repeat_interleave(steps, 0), share.repeat(pairs)
             wide = u[:, None, None, None]
             grid = solver.make_grid(model.schedule, references.t)
-            ways = torch.cat([slerp(a, b, u), (1 - wide) * a + wide * b])
-            made = denoise(model, ways, grid, 0.0, 0, None, solver, self.batch_size, progress=self.progress)
+            path_latents = torch.cat([slerp(a, b, u), (1 - wide) * a + wide * b])
+            states = denoise(model, path_latents, grid, 0.0, 0, None, solver, self.batch_size, progress=self.progress)
             x0 = dequantise(images)
             blend = (1 - wide) * x0[: 2 * pairs : 2].repeat_interleave(steps, 0)
             blend = blend + wide * x0[1 : 2 * pairs : 2].repeat_interleave(steps, 0)
             shape = (pairs, steps, *images.shape[1:])
-            halves = quantise(model.decode(made, self.batch_size)).reshape(2, *shape)
+            halves = quantise(model.decode(states, self.batch_size)).reshape(2, *shape)
             tensors = {"slerp": halves[0].clone(), "linear": halves[1].clone(), "data": quantise(blend).reshape(shape)}
             facts = {"evaluations": model.evaluations - before, "pairs": [[2 * i, 2 * i + 1] for i in range(pairs)]}
             return tensors, facts

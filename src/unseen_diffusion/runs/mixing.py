@@ -1,6 +1,6 @@
 """The search for the mixing step: the candidate timestep that is best by a stated criterion.
 
-A function of what the stages keep: a repeated or resumed search evaluates no network again.
+It uses only what the stages store, so a repeated or resumed search evaluates no network again.
 """
 
 import logging
@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 
 # Criterion -> which value is the best.
 CRITERIA: dict[str, Callable[..., float]] = {"gaussianity": min, "separability": max, "validation": min}
-PERMUTATIONS = 999  # and simulations behind the p-values of ``latent_findings``: enough for Holm over 20 sets
-SIMULATIONS = 99  # draws of a null: its middle 95% is wanted, no p-value
+PERMUTATIONS = 999  # and simulations, for the p-values of ``latent_findings``: enough for Holm over 20 sets
+SIMULATIONS = 99  # draws of a null, enough for its central 95% range; no p-value is computed
 MINIMUM = {"gaussianity": 8, "separability": 3, "validation": 3}  # references; of validation its own images
 
 
@@ -33,14 +33,14 @@ class MixingSearch:
     """The best mixing step by a criterion, among timesteps that one inversion records.
 
     The criteria: ``gaussianity``, smallest ``departure`` of the reference latents; ``separability``, largest
-    ``separation`` from samples of the base model, inverted alike; ``validation``, smallest KID of the run's method to
-    the validation images.
+    ``separation`` from samples of the base model, inverted in the same way; ``validation``, smallest KID of the run's
+    method to the validation images.
     """
 
     candidates: Sequence[Annotated[float, Field(ge=0)]]
     """timesteps to choose from, at least 2 different ones"""
     criterion: Literal["gaussianity", "separability", "validation"]
-    """gaussianity and separability look at latents only; validation generates images at every candidate"""
+    """gaussianity and separability use latents only; validation generates images at every candidate"""
     statistic: Literal[
         "radius",
         "whitened_radius",
@@ -80,7 +80,7 @@ STATISTICS: tuple[str, ...] = get_args(hints(MixingSearch)["statistic"])
 
 @dataclass(frozen=True)
 class Candidate:
-    """A mixing step with its value by the criterion (None: could not be judged) and the jackknife error of a KID."""
+    """A mixing step, its value by the criterion (None: could not be judged), and the jackknife error of a KID."""
 
     t: float
     value: float | None
@@ -89,7 +89,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class MixingStep:
-    """What a search found.
+    """The result of a search for the mixing step.
 
     Attributes:
         t: the best candidate; the lowest where several tie.
@@ -107,7 +107,7 @@ class MixingStep:
 
 
 def find_step(search: MixingSearch, judge: Callable[[float], Candidate]) -> MixingStep:
-    """The best candidate. One that cannot be judged is passed over, with a line of log.
+    """Returns the best candidate; skips those that cannot be judged, and logs each of them.
 
     Args:
         search: the candidates and their criterion.
@@ -125,7 +125,7 @@ def find_step(search: MixingSearch, judge: Callable[[float], Candidate]) -> Mixi
         if found.value is None or not math.isfinite(found.value):
             found = Candidate(t, None)
             failures.append(f"t={t:g}: {reason}")
-            log.warning("mixing.candidates: passed over %s", failures[-1])
+            log.warning("mixing.candidates: skipped %s", failures[-1])
         judged.append(found)
     values = {one.t: one.value for one in judged if one.value is not None}
     if not values:
@@ -133,10 +133,13 @@ def find_step(search: MixingSearch, judge: Callable[[float], Candidate]) -> Mixi
     best = CRITERIA[search.criterion](values.values())
     tied = [t for t, value in values.items() if value == best]
     if len(tied) > 1:
-        log.warning("mixing.criterion=%s: t = %s tie; took the lowest", search.criterion, _listed(tied))
+        log.warning("mixing.criterion=%s: t = %s are equally good; the lowest is used", search.criterion, _listed(tied))
     at_end = tied[0] in (search.steps[0], search.steps[-1])
     if at_end:
-        log.warning("mixing.candidates: the best, t = %g, is at their end; a better one may lie beyond", tied[0])
+        log.warning(
+            "mixing.candidates: the best, t = %g, is the lowest or highest of them; a better one may lie beyond",
+            tied[0],
+        )
     return MixingStep(tied[0], search.meaning, judged, tied if len(tied) > 1 else [], at_end)
 
 
@@ -181,12 +184,12 @@ def latent_findings(stages: Stages, latents: LatentSet, own: LatentSet, seed: in
 
 
 def separation(latents: LatentSet, own: LatentSet, seed: int) -> float:
-    """Distance of the centres, its noise removed, over the scale at which distances tell two sets apart.
+    """Distance of the centres, its noise removed, over the scale at which distances separate two sets.
 
     That scale is (tr S^2)^(1/4), the greater of both sets': for spherical Gaussians d^(1/4) times the spread
     (Vempala and Wang 2004), so that a value above 1 is separable by distances alone.
     """
-    found = distance_separation(latents.latents, own.latents, seed, permutations=1)  # its p-value is not asked for
+    found = distance_separation(latents.latents, own.latents, seed, permutations=1)  # its p-value is not used
     return found.distance / found.effective_threshold if found.effective_threshold > 0 else math.inf
 
 

@@ -28,7 +28,7 @@ def execute(settings: RunSettings, folder: Path, group: str) -> RunResult:
         group: name of the sweep, for tracking.
     """
     run, searches = searched(Run(settings), folder)
-    settings = run.settings  # those of the searches included
+    settings = run.settings  # with the values that the searches chose
     result = _result(run, generate(run), folder, searches)
     table = pd.DataFrame([{**result.settings, **row} for row in result.rows])
     with atomic_path(folder / TABLE) as temporary:
@@ -39,7 +39,7 @@ def execute(settings: RunSettings, folder: Path, group: str) -> RunResult:
 
 
 def _result(run: Run, generated: Generated, folder: Path, searches: dict[str, Any]) -> RunResult:
-    """Scores the generated images, and gathers everything that results.json holds; draws the sheets on the way."""
+    """Scores the generated images, and gathers everything that results.json holds; also draws the sheets."""
     settings, stages = run.settings, run.stages
     flat = flat_settings(settings, run.extractor.name)
     count = len(generated.images.tensors["images"])
@@ -49,7 +49,7 @@ def _result(run: Run, generated: Generated, folder: Path, searches: dict[str, An
     if selection:
         rows[0] |= {"acceptance": selection["acceptance"]["share"]}
     reconstruction = reconstruct(run, folder)
-    if reconstruction and not settings.method.tuning:  # they are the base model's
+    if reconstruction and not settings.method.tuning:  # they are samples of the base model
         rows[0] |= {"psnr": reconstruction[f"eta{settings.eta:g}"]["psnr"]}
     return RunResult(
         folder=folder,
@@ -73,7 +73,7 @@ def _result(run: Run, generated: Generated, folder: Path, searches: dict[str, An
 
 
 def flat_settings(settings: RunSettings, features: str) -> dict[str, Any]:
-    """The settings that tell a run from others (``rows.SETTINGS``): columns of tables, filters of dashboards."""
+    """The settings that distinguish a run from others (``rows.SETTINGS``): columns of tables, filters of dashboards."""
     plain, solver = settings.plain, settings.solver
     has_prior = settings.method.draws_from_prior
     return {

@@ -45,7 +45,7 @@ def _extractor(config: str) -> FeatureExtractor:
 
 
 def check_readable(settings: RunSettings, split: Artefact) -> None:
-    """Enough images are left where unreadable ones were skipped, which only decoding has shown.
+    """Checks that enough images are left after decoding has skipped unreadable ones.
 
     Raises:
         InputError: too few.
@@ -93,17 +93,17 @@ class Run:
         return other
 
     def views(self, key: str, images: Tensor) -> Views:
-        """Features and pixels of images known by ``key``."""
+        """Features and pixels of images; ``key`` identifies them."""
         device = self.settings.device
         features = self.stages.features(self.extractor, key, images, device)
         return Views(features, self.stages.features(Pixels(), key, images, device))
 
     def views_of(self, part: str) -> Views:
-        """The same of the references, validation or held-out images."""
+        """Features and pixels of the references, validation or held-out images."""
         return self.views(f"{self.split.key}/{part}", self.split.tensors[part])
 
     def denoised(self, latents: LatentSet, eta: float) -> Artefact:
-        """Images of latents at this run's solver and seed."""
+        """Denoises latents with this run's solver and seed."""
         return self.stages.denoising(self.model, latents, self.settings.solver, eta, self.settings.seed)
 
     @cached_property
@@ -141,9 +141,9 @@ def generate(run: Run) -> Generated:
 
 
 def searched(run: Run, folder: Path | None) -> tuple[Run, dict[str, Any]]:
-    """The run at the mixing step and then the bandwidth that its searches find, and what results say of them.
+    """Runs the searches: returns the run at the mixing step and bandwidth they choose, and their results.
 
-    The sheet of a bandwidth goes into ``folder``, if there is one.
+    Writes the sheet of a bandwidth search into ``folder``, if one is given.
     """
     found: dict[str, Any] = {}
     if run.settings.mixing_search:
@@ -155,11 +155,11 @@ def searched(run: Run, folder: Path | None) -> tuple[Run, dict[str, Any]]:
         every = {t: search_bandwidth(run.at(t=t)) for t in dict.fromkeys((run.settings.t, *steps))}
         for t, bandwidth in every.items():
             log.info("bandwidth at t = %g: %s", t, bandwidth)
-        own = every.pop(run.settings.t)
+        chosen = every.pop(run.settings.t)
         if folder:
-            bandwidth_sheet(run, own, folder / "bandwidth.png")
+            bandwidth_sheet(run, chosen, folder / "bandwidth.png")
         recorded = [{"t": t, **asdict(bandwidth)} for t, bandwidth in every.items()]
-        run, found["bandwidth"] = run.at(eta=own.eta), {**asdict(own), "recorded": recorded}
+        run, found["bandwidth"] = run.at(eta=chosen.eta), {**asdict(chosen), "recorded": recorded}
     return run, found
 
 
@@ -175,14 +175,14 @@ def search_step(run: Run) -> MixingStep:
 
     def by_distance(t: float) -> Candidate:
         references = run.at(t=t).references
-        own = run.denoised(run.own_latents(search.samples), 0.0).tensors["images"]
-        inverted = stages.inversion(run.model, own, s.solver, t, s.record)[1]
+        base_images = run.denoised(run.own_latents(search.samples), 0.0).tensors["images"]
+        inverted = stages.inversion(run.model, base_images, s.solver, t, s.record)[1]
         return Candidate(t, separation(references, inverted, s.seed))
 
     def by_samples(t: float) -> Candidate:
         images = generate(run.at(t=t, samples=search.samples)).images
-        made = run.views(images.key, images.tensors["images"]).features
-        distance = kid(made, run.views_of("validation").features)
+        generated = run.views(images.key, images.tensors["images"]).features
+        distance = kid(generated, run.views_of("validation").features)
         return Candidate(t, distance.value, distance.standard_error)
 
     judges = {"gaussianity": by_latents, "separability": by_distance, "validation": by_samples}

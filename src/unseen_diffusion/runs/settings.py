@@ -39,8 +39,8 @@ class RunSettings:
     """A checked run: light objects built, heavy ones (model, features) still as their configs.
 
     ``plain`` is the whole resolved config as plain Python values; ``prior`` and ``tolerances`` are those in
-    use, which a method may bring itself. Where there is a search, ``t`` is the highest of its candidates, ``record``
-    all of them, and ``eta`` 0, until the run has found its own.
+    use, which a method may define itself. Where there is a search, ``t`` is the highest of its candidates, ``record``
+    all of them, and ``eta`` 0, until the run's search has chosen its value.
     """
 
     plain: dict[str, Any]
@@ -70,7 +70,7 @@ class RunSettings:
 
 
 def check_folders(paths: Paths) -> None:
-    """Whether results can be written where they should go; a bucket is only checked for a usable address.
+    """Checks that results can be written to their folders; of a bucket, only its address is checked.
 
     Raises:
         InputError: a folder that cannot be written to, or an address that cannot be used.
@@ -90,7 +90,7 @@ def spec_of(model: dict[str, Any]) -> ModelSpec:
 
 
 def check(config: DictConfig) -> RunSettings:
-    """Builds and checks all that is cheap.
+    """Builds and checks everything that is cheap.
 
     Raises:
         InputError: one line naming the value and the remedy.
@@ -149,7 +149,7 @@ def _check(config: DictConfig) -> RunSettings:
 
 
 def _check_together(s: RunSettings) -> None:
-    """Settings of different groups fit one another, and the domain has enough images for them.
+    """Checks that settings of different groups fit each other, and that the domain has enough images for them.
 
     Raises:
         InputError: the first that does not fit.
@@ -168,7 +168,7 @@ def _check_together(s: RunSettings) -> None:
 
 
 def _check_files(features: dict[str, Any]) -> None:
-    """The files and folders that a feature extractor will read exist.
+    """Checks that the files and folders exist that a feature extractor will read.
 
     Raises:
         InputError: the first that does not.
@@ -189,7 +189,7 @@ def _check_files(features: dict[str, Any]) -> None:
 
 
 def _bandwidth(plain: dict[str, Any]) -> tuple[BandwidthSearch | None, float]:
-    """A search of eta and 0, or None and the given eta."""
+    """(search, 0) if eta is searched; (None, eta) if it is given."""
     if "_target_" in plain["bandwidth"]:
         return build(plain["bandwidth"], "bandwidth", kind=BandwidthSearch), 0.0
     return None, section(plain, "bandwidth").eta
@@ -198,7 +198,7 @@ def _bandwidth(plain: dict[str, Any]) -> tuple[BandwidthSearch | None, float]:
 def _mixing(
     plain: dict[str, Any], spec: ModelSpec, solver: SolverSettings
 ) -> tuple[MixingSearch | None, float, tuple[float, ...]]:
-    """A search of the mixing step, the step (its highest candidate), and the steps that the inversion records."""
+    """The search or None, the mixing step (of a search, its highest candidate), and the steps to record."""
     search: MixingSearch | None = None
     if "_target_" in plain["mixing"]:
         search = build(plain["mixing"], "mixing", kind=MixingSearch)
@@ -211,7 +211,7 @@ def _mixing(
         _check_timesteps("mixing.record", record, spec)
     steps = (t, *record)
     if len({f"{step:g}" for step in steps}) < len(set(steps)):
-        raise InputError(f"mixing.record={list(record)}: steps that agree in 6 digits; leave one of them out")
+        raise InputError(f"mixing.record={list(record)}: two steps that are equal to 6 digits; leave one of them out")
     if t == 0 or min(record, default=1) <= CLEAN + 1:
         raise InputError("mixing: t=0 is the image itself; choose a mixing step above 0")
     fractions = [step for step in steps if step != int(step)]
@@ -223,7 +223,7 @@ def _mixing(
 
 
 def _check_timesteps(key: str, steps: Sequence[float], spec: ModelSpec) -> None:
-    """Every timestep is one of the model's schedule.
+    """Checks that every timestep lies in the model's schedule.
 
     Raises:
         InputError: the first that is not.
@@ -235,7 +235,7 @@ def _check_timesteps(key: str, steps: Sequence[float], spec: ModelSpec) -> None:
 
 
 def check_mixing(search: MixingSearch, method: Method, max_proposals: int) -> None:
-    """A search of the mixing step fits the method.
+    """Checks that a search of the mixing step fits the method.
 
     Raises:
         InputError: it does not.
@@ -258,7 +258,7 @@ def check_references(
     spec: ModelSpec,
     mixing: MixingSearch | None,
 ) -> int:
-    """Enough images for the split and what ``check_counts`` asks for; returns how many are validation images.
+    """Checks that there are enough images for the split and ``check_counts``; returns the number of validation images.
 
     Raises:
         InputError: too few.
@@ -279,7 +279,7 @@ def check_counts(
     scores: ScoreSettings,
     mixing: MixingSearch | None,
 ) -> None:
-    """Enough references, validation and held-out images for the prior, the criteria and the scores.
+    """Checks that there are enough references, validation and held-out images for prior, criteria and scores.
 
     Raises:
         InputError: too few.

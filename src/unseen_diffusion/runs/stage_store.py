@@ -1,4 +1,4 @@
-"""What every stage shares: the store it looks into first, and the list of artefacts that a run consists of."""
+"""The base class of stages: reads artefacts from a store or computes them, and lists those that a run uses."""
 
 import logging
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from unseen_diffusion.store.artefacts import Artefact, Store
 from unseen_diffusion.store.shards import RowWise, StageOutput
 from unseen_diffusion.utils.progress import steps_bar
 
-log = logging.getLogger("unseen_diffusion.runs.stages")
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -23,7 +23,7 @@ class StageStore:
         store: where artefacts are.
         batch_size: images per network call.
         progress: whether to show progress bars.
-        used: every artefact asked for, in order, with its stage: what a run consists of.
+        used: every artefact that the run requested, in order, with its stage.
     """
 
     store: Store
@@ -34,21 +34,21 @@ class StageStore:
         self.used: list[tuple[str, Artefact]] = []
 
     def _get(self, stage: str, version: int, inputs: dict[str, Any], make: Callable[[], StageOutput]) -> Artefact:
-        """The artefact of a stage, found in the store or made as a whole."""
+        """The artefact of a stage, read from the store or computed as a whole."""
         return self._use(stage, self.store.get_or_make(stage, version, inputs, make))
 
     def _get_rows(self, stage: str, version: int, inputs: dict[str, Any], work: RowWise) -> Artefact:
-        """The artefact of a stage whose rows are independent, found in the store or made in shards."""
+        """The artefact of a stage whose rows are independent, read from the store or computed in shards."""
         return self._use(stage, self.store.get_or_make_rows(stage, version, inputs, work))
 
     def _bar(self, label: str, images: int, steps: int) -> "AbstractContextManager[tqdm[None]]":
-        """A progress bar over all shards; a stage found in the store shows none."""
+        """A progress bar over all shards; a stage that is in the store shows none."""
         return steps_bar(label, images, steps, self.progress, delay=0.5)
 
     def _use(self, stage: str, artefact: Artefact) -> Artefact:
         if artefact.reused:
             log.debug("%s reused from %s", stage, artefact.folder)
         else:
-            log.info("%s made in %.1f s", stage, artefact.spent.seconds)
+            log.info("%s computed in %.1f s", stage, artefact.spent.seconds)
         self.used.append((stage, artefact))
         return artefact

@@ -5,7 +5,6 @@ nothing else: neither batch size nor device. Stages whose rows are independent (
 computed in shards of one batch, which several workers share; one worker computes the others.
 """
 
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,9 +19,7 @@ from unseen_diffusion.models.pipeline import DiffusersModel
 from unseen_diffusion.pipeline.steps import LatentSet
 from unseen_diffusion.priors import FittedPrior, Prior
 from unseen_diffusion.rejection import Rejection, Tolerances, select_latents, within
-from unseen_diffusion.rejection.geometry import (
-    summarise,
-)
+from unseen_diffusion.rejection.geometry import summarise
 from unseen_diffusion.runs.measurements import Measurements
 from unseen_diffusion.scores.intervals import wilson
 from unseen_diffusion.solvers.sampling import denoise, invert
@@ -36,8 +33,6 @@ from unseen_diffusion.utils.images import dequantise, quantise
 from unseen_diffusion.utils.progress import skip
 from unseen_diffusion.utils.renamed import new_names
 from unseen_diffusion.utils.seeds import normal_rows
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -59,7 +54,7 @@ class StoredPrior:
 
 
 class Stages(Measurements):
-    """The arrows of the pipeline, over one store."""
+    """The stages of the method, over one store."""
 
     def split(self, domain: Domain, spec: ModelSpec) -> Artefact:
         """Domain -> tensors references, validation, heldout (n, C, H, W) uint8; facts: their names."""
@@ -72,7 +67,7 @@ class Stages(Measurements):
 
         pool = pool_of(domain, spec.size, spec.channels)
         inputs = {k: getattr(domain, k) for k in ("references", "validation", "heldout", "split_seed", "draw")}
-        if pool.repeated:  # earlier splits of such images put equal ones into different parts
+        if pool.repeated:  # a version of its own: earlier splits put equal images into different parts
             inputs["repeated"] = "together"
         return self._get("split", 1, {"pool": pool.fingerprint, **inputs}, make)
 
@@ -119,7 +114,7 @@ class Stages(Measurements):
         return artefact, LatentSet(float(t), latents, list(range(len(latents))))
 
     def noised(self, model: DiffusionModel, images: Tensor, t: float, count: int, seed: int) -> LatentSet:
-        """The forward process at ``t`` from ``count`` images, in order and from the start when they run out."""
+        """The forward process: adds the noise of ``t`` to ``count`` images, in order, repeated as needed."""
         node = model.schedule.node(t)
         x0 = model.encode(dequantise(images), self.batch_size)[torch.arange(count) % len(images)]
         eps = normal_rows(model.shape, seed, "noised", range(count))
@@ -238,7 +233,7 @@ class Stages(Measurements):
             "latents": latents.key,
             "solver": asdict(solver),
             "eta": float(eta),
-            "seed": seed if eta else None,  # without noise the seed decides nothing
+            "seed": seed if eta else None,  # without noise the seed changes nothing
         }
         grid = solver.make_grid(model.schedule, latents.t)
         count, steps = len(latents.indices), len(grid.down) - 1
@@ -257,7 +252,7 @@ class Stages(Measurements):
 
 
 def _evaluations(tensors: Mapping[str, Tensor], parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Facts of a row-wise artefact: what all of its shards cost, whoever made them."""
+    """Facts of a row-wise artefact: the cost of all its shards, by whichever worker."""
     return {"evaluations": sum(part["evaluations"] for part in parts)}
 
 

@@ -8,12 +8,12 @@ from unseen_diffusion.runs.settings import RunSettings
 
 
 def take_part(settings: RunSettings) -> int:
-    """Goes through the stages of ``results.execute`` in its order, and leaves what it makes in the store.
+    """Computes parts of the stages of ``results.execute``, in the same order, and leaves them in the store.
 
-    Which worker makes which shard changes none. A stage that is left out here is made by worker 0.
+    The result does not depend on which worker computes which shard. Worker 0 computes the stages left out here.
 
     Returns:
-        The network evaluations spent here.
+        The network evaluations that this worker spent.
     """
     run, _ = searched(Run(settings), None)
     generated = generate(run)

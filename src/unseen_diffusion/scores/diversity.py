@@ -1,4 +1,4 @@
-"""Diversity without a reference order of images: the Vendi score (Friedman and Dieng 2023, arXiv 2210.02410)."""
+"""Diversity of a set of images: the Vendi score (Friedman and Dieng 2023, arXiv 2210.02410)."""
 
 from typing import NamedTuple
 

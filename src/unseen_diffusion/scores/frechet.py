@@ -86,7 +86,7 @@ class FeatureStatistics:
         """
         if len(self.origin) != len(other.origin):
             raise InputError(
-                f"statistics of {len(self.origin)} and of {len(other.origin)} dimensions do not merge; "
+                f"statistics of {len(self.origin)} and of {len(other.origin)} dimensions cannot be merged; "
                 "extract all images with the same extractor"
             )
         count = self.count + other.count

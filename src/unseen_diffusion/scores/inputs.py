@@ -1,4 +1,4 @@
-"""Checks that every score runs on its features before it computes anything, and block sizes."""
+"""The checks that every score runs on its features before it computes anything, and block sizes."""
 
 import torch
 from torch import Tensor

@@ -73,8 +73,8 @@ class MeanInterval:
 def t_interval(values: Sequence[float], level: float = 0.95) -> MeanInterval:
     """Student's interval for the mean of independent values, e.g. one score per reference draw.
 
-    The p-value is that of the two-sided t test of a mean of zero. Where all values are equal the interval is a
-    point, and the p-value 1 (all zero) or that of the sign test, 2^(1 - n).
+    The p-value is that of the two-sided t test of a mean of zero. If all values are equal, the interval is a point, and
+    the p-value is 1 (all zero) or that of the sign test, 2^(1 - n).
 
     Args:
         values: one per independent repetition, at least 2.
@@ -159,18 +159,18 @@ def paired_difference(a: Sequence[float], b: Sequence[float], level: float = 0.9
 
 
 def normal_p(value: float, standard_error: float) -> float:
-    """Two-sided p-value of "the value is zero" for a normal estimate; without any error 1 for zero, else 0."""
+    """Two-sided p-value of "the value is zero" for a normal estimate; without error, 1 for zero, else 0."""
     return 2 * NormalDist().cdf(-abs(value) / standard_error) if standard_error > 0 else float(value == 0)
 
 
 def upper_p(null: ArrayLike, value: float) -> float:
-    """Share of the draws of a null at or above ``value``, which counts as a draw (Phipson and Smyth 2010)."""
+    """Share of null draws at or above ``value``, which itself counts as a draw (Phipson and Smyth 2010)."""
     draws = np.asarray(null)
     return (1 + int((draws >= value).sum())) / (len(draws) + 1)
 
 
 def two_sided_p(null: ArrayLike, value: float) -> float:
-    """Twice the smaller tail of the draws of a null, at most 1; ``value`` counts as a draw."""
+    """Twice the smaller tail of the null draws, at most 1; ``value`` itself counts as a draw."""
     draws = np.asarray(null)
     low = (1 + int((draws <= value).sum())) / (len(draws) + 1)
     return min(1.0, 2 * min(low, upper_p(draws, value)))
@@ -187,7 +187,7 @@ def combined_p(p_values: Sequence[float]) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm 1979: p-values adjusted for the number of tests, in the order given; reject those up to the level.
+    """Holm 1979: p-values adjusted for the number of tests, in the given order; reject those at or below the level.
 
     The i-th smallest of m is multiplied by m - i + 1, made non-decreasing along that order, and cut at 1.
 

@@ -134,7 +134,7 @@ def _adjusted(samples: Tensor, target: Tensor, source: Tensor, z: float) -> Targ
 
 
 def _share(calls: Tensor, z: float) -> tuple[float, float]:
-    """Mean of calls and its variance after Agresti and Coull 1998, which is not zero at shares of 0 and 1."""
+    """Mean of decisions (0 or 1) and its variance by Agresti and Coull 1998, which is not zero at shares of 0 and 1."""
     count, total = float(calls.sum()), len(calls)
     smooth = (count + z**2 / 2) / (total + z**2)
     return count / total, smooth * (1 - smooth) / (total + z**2)

@@ -9,7 +9,7 @@ class Metric:
 
     Attributes:
         title: the column's head, short enough for a terminal.
-        label: the longer name, where there is room.
+        label: the longer name, for wide tables.
         better: ``lower``, ``higher``, or empty where neither end is better.
         kind: ``kid`` (shown in thousandths), ``share`` (in per cent), ``p`` (a p-value) or ``number``.
         question: the question that the score answers.

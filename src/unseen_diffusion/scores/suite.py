@@ -15,14 +15,14 @@ from unseen_diffusion.scores.manifold import prdc
 from unseen_diffusion.scores.membership import classifier_share, conformal_share
 from unseen_diffusion.scores.memorisation import CopyRate, copy_rate
 from unseen_diffusion.scores.metrics import CLASSIFIER
-from unseen_diffusion.utils.checked import Count, settings
+from unseen_diffusion.utils.checked import Count, WholeNumber, settings
 
 Row = Literal["held_out", "replay", "standard", "base_samples"]
 ROWS: tuple[str, ...] = get_args(Row)
-MINIMUM = 4  # images that every scored set must have; more for the scores of nearest neighbours
+MINIMUM = 4  # images that every scored set must have; more for nearest-neighbour scores
 ZeroOrMore = Annotated[int, Field(ge=0)]
 OpenShare = Annotated[float, Field(gt=0, lt=1)]
-Testable = Literal[0] | Annotated[int, Field(ge=8)]
+Testable = Annotated[Literal[0], WholeNumber] | Annotated[int, Field(ge=8)]
 
 
 @settings("scores")
@@ -49,7 +49,7 @@ class ScoreSettings:
     """latents per set whose distances and angles the report shows; 0: none"""
     latents: Testable
     """latents per set tested for Gaussianity and separability at every recorded step; 0: none"""
-    extra: Mapping[str, Score] = Field(default_factory=dict)  # absent from configs written before version 0.4
+    extra: Mapping[str, Score] = Field(default_factory=dict)  # configs written before version 0.4 lack it
     """further scores by name, each a config of a class with columns and a call (CONTRIBUTING.md)"""
 
     def __post_init__(self) -> None:
@@ -62,14 +62,14 @@ class ScoreSettings:
 
 
 class Views(NamedTuple):
-    """One set of images as scores get it: features (n, d) for distances, pixels (n, p) in [-1, 1] for copies."""
+    """One set of images as scores use it: features (n, d) for distances, pixels (n, p) in [-1, 1] for copies."""
 
     features: Tensor
     pixels: Tensor
 
 
 class DomainViews(NamedTuple):
-    """What samples are compared with: references R, target images H (or V), features of the base model's samples."""
+    """Images to compare samples with: references R, target images H (or V), features of the base model's samples."""
 
     references: Views
     target: Views
@@ -127,10 +127,10 @@ def _membership(samples: Views, domain: DomainViews, neighbours: int) -> dict[st
 
 
 def held_out_row(domain: DomainViews, count: int, settings: ScoreSettings) -> dict[str, Any]:
-    """The floor of every score: what the same number of real images of the domain scores.
+    """The row of real images: the scores of as many real images of the domain.
 
     Scores against H take the references as the real images (R and H share no image), scores against R take H. The
-    copy rate is its mean for new images: H sets the threshold, so counting copies among H would mean nothing.
+    copy rate is its mean for new images: H sets the threshold, so copies counted among H would have no meaning.
     """
     references = score_row("held_out", _first(domain.references, count), domain, settings)
     target = score_row("held_out", _first(domain.target, count), domain, settings)

@@ -1,4 +1,4 @@
-"""What every solver of the probability flow ODE is, and the pieces that their steps share.
+"""The base class of all solvers of the probability flow ODE, and the building blocks that their steps share.
 
 With xbar = x / alpha and the noise-to-signal ratio v = sigma / alpha, the probability flow is d xbar / d v = eps(x, v).
 Every method integrates it in v (DPM-Solver++ in log v), written so that a node without signal (alpha = 0, v infinite)
@@ -21,7 +21,7 @@ class Solver(ABC):
     """A numerical method for the probability flow ODE. One instance follows one trajectory.
 
     It is called once per step, in order, and may remember earlier predictions. To add a method, write one file in
-    ``solvers/methods``: its name is the method's name in configs. A class of your own works by its import path.
+    ``solvers/methods``: its name is the method's name in configs. Your own class is given by its import path.
 
     Attributes:
         order: of convergence in the number of intervals.
@@ -29,7 +29,7 @@ class Solver(ABC):
         extra_nfe: evaluations that the ends of a trajectory add; negative where they save some.
         clean_ends: the choices of ``solver.clean_end`` that the method supports.
         pairings: (grid, clean_end) with which ``unseen solvers`` measures the method.
-        residual: largest relative residual so far of an implicit method; None where nothing is solved for.
+        residual: largest relative residual so far of an implicit method; None for an explicit method.
         diverged: how many implicit steps of an image did not converge.
     """
 
@@ -47,7 +47,7 @@ class Solver(ABC):
 
 
 class Evaluated(NamedTuple):
-    """A node and what the network predicted there."""
+    """A node and the network's prediction there."""
 
     node: Node
     prediction: Prediction

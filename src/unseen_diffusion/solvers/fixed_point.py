@@ -1,4 +1,4 @@
-"""Fixed-point iterations, image by image: plain, damped or accelerated by the method of Anderson."""
+"""Fixed-point iterations, image by image: plain, damped or with Anderson acceleration."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from torch import Tensor
 
 Acceleration = Literal["anderson", "damped", "plain"]
 ACCELERATIONS = get_args(Acceleration)
-MEMORY = 5  # differences that the method of Anderson combines
+MEMORY = 5  # differences that Anderson acceleration combines
 RIDGE = 1e-10  # times the trace of the normal equations: keeps nearly parallel differences solvable
 TINY = 1e-30  # avoids 0 / 0
 
 
 @dataclass(frozen=True)
 class FixedPoint:
-    """The method that solves y = y + r(y).
+    """Settings of the fixed-point iteration y = y + r(y).
 
     Attributes:
         iterations: NFE per image and step, at most.
@@ -33,7 +33,7 @@ class FixedPoint:
 
 @dataclass
 class Solution:
-    """What ``solve`` returns.
+    """The solution of a fixed point, with its residuals.
 
     Attributes:
         y: (b, ...), the states.
@@ -49,7 +49,7 @@ class Solution:
 def solve(method: FixedPoint, residual: Callable[[Tensor, Tensor], Tensor], start: Tensor) -> Solution:
     """Solves r(y) = 0 from ``start``; ``residual(y, rows)`` evaluates the given rows (int64) of the batch.
 
-    The result is one correction ahead of the last accepted evaluation; the residual is that of this evaluation.
+    The result is one correction ahead of the last accepted evaluation; the residual belongs to that evaluation.
     """
     search = _Search(start, method.acceleration)
     rows = torch.arange(len(start), device=start.device)
@@ -115,10 +115,10 @@ def _norm(x: Tensor) -> Tensor:
 
 
 def _wide(row: Tensor, like: Tensor) -> Tensor:
-    """(b,) -> (b, 1, ..., 1)."""
+    """Adds dimensions of size 1: (b,) -> (b, 1, ..., 1)."""
     return (row if row.dtype == torch.bool else row.to(like.dtype)).reshape(-1, *[1] * (like.ndim - 1))
 
 
 def _where(rows: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    """``yes`` or ``no``, row by row."""
+    """Chooses ``yes`` or ``no`` row by row."""
     return torch.where(_wide(rows, yes), yes, no)

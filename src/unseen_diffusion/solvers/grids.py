@@ -97,9 +97,9 @@ def _snap(times: list[float], through: Sequence[float]) -> list[float]:
     return times
 
 
-def _keeps_order(times: list[float], moved: float, wanted: float) -> bool:
-    """True if no other node lies between ``moved`` and ``wanted``."""
-    low, high = min(moved, wanted), max(moved, wanted)
+def _keeps_order(times: list[float], node: float, wanted: float) -> bool:
+    """True if no other node lies between ``node`` and ``wanted``."""
+    low, high = min(node, wanted), max(node, wanted)
     return not any(low < t < high for t in times)
 
 

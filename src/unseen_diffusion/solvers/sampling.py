@@ -93,7 +93,7 @@ def invert(
         images: in [-1, 1].
         grid: nodes; each recorded step must be one of them (see ``make_grid``'s ``through``).
         record: the mixing steps whose latents to return.
-        solver: the name of a solver, or its settings (their ``grid`` and ``steps`` must have made ``grid``).
+        solver: the name of a solver, or its settings (``grid`` must result from their ``grid`` and ``steps``).
         batch_size: images per network call, halved where memory runs out; the result does not depend on it, up to
             float rounding.
         progress: shows a progress bar with the time left, or advances a given one.
@@ -146,7 +146,7 @@ def denoise(
         seed: of the added noise.
         indices: one per latent; the noise of image i comes from the stream (seed, "denoise", indices[i]) alone.
             By default 0, 1, 2, ...
-        solver: the name of a solver, or its settings (their ``grid`` and ``steps`` must have made ``grid``).
+        solver: the name of a solver, or its settings (``grid`` must result from their ``grid`` and ``steps``).
         batch_size: images per network call, halved where memory runs out.
         stop: the node at which to stop; by default the clean image.
         progress: shows a progress bar with the time left, or advances a given one.

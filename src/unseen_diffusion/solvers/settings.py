@@ -43,11 +43,11 @@ class SolverSettings:
 
     @property
     def intervals(self) -> int:
-        """Intervals of the grid that ``steps`` NFE pay for."""
+        """Number of intervals of the grid that ``steps`` NFE allow."""
         return self.intervals_of(self.steps)
 
     def intervals_of(self, steps: int) -> int:
-        """Intervals that ``steps`` NFE pay for."""
+        """Number of intervals that ``steps`` NFE allow."""
         method = find_solver(self.name)
         return (steps - method.extra_nfe) // method.nfe
 
@@ -73,10 +73,11 @@ def make_solver(solver: str | SolverSettings | Solver) -> Solver:
 
 
 def restore_settings(values: Mapping[str, Any]) -> SolverSettings:
-    """The settings that ``dataclasses.asdict`` turned into ``values``, of the class with these fields.
+    """Rebuilds settings from ``values``, as ``dataclasses.asdict`` returned them; the fields determine the class.
 
     Raises:
-        InputError: unknown keys or values, or a class of your own that is not imported yet: a file imports no code.
+        InputError: unknown keys or values, or a user's class that is not imported yet: values from a file never import
+            code.
     """
     name = str(values["name"])
     module = name.rpartition(".")[0]

@@ -26,7 +26,7 @@ from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import atomic_path
 from unseen_diffusion.utils.seeds import generator
 
-REFERENCE_STEPS = 241  # NFE: 61 intervals; raised to four times the largest budget measured
+REFERENCE_STEPS = 241  # NFE (61 intervals); raised to four times the largest measured budget
 PANELS = {
     "latent_rms": "latent: RMS error",
     "pair_psnr": "image round trip: PSNR (dB)",
@@ -95,7 +95,7 @@ def measure(
 ) -> Iterator[dict[str, object]]:
     """The rows of ``solvers_table``, budget by budget, each as soon as it is measured."""
     if len(images) < 2:
-        raise InputError(f"{len(images)} images: give 2 or more, fresh latents need a spread")
+        raise InputError(f"{len(images)} images: give 2 or more, to estimate the spread of fresh latents")
     pairs = all_pairs() if pairs is None else pairs
     settings = [
         SolverSettings(name=pair.solver, grid=pair.grid, steps=steps, clean_end=pair.clean_end)
@@ -127,14 +127,14 @@ def _reference(steps: int, clean_end: CleanEnd) -> SolverSettings:
 def _up(
     model: DiffusionModel, images: Tensor, solver: SolverSettings, t: float, batch_size: int, progress: bool
 ) -> Tensor:
-    """Latents at ``t``."""
+    """Inverts images to latents at ``t``."""
     return invert(model, images, solver.make_grid(model.schedule, t), [t], solver, batch_size, progress)[t]
 
 
 def _down(
     model: DiffusionModel, latents: Tensor, solver: SolverSettings, t: float, batch_size: int, progress: bool
 ) -> Tensor:
-    """Images, without added noise."""
+    """Denoises latents to images, without added noise."""
     grid = solver.make_grid(model.schedule, t)
     return denoise(model, latents, grid, 0.0, 0, solver=solver, batch_size=batch_size, progress=progress)
 

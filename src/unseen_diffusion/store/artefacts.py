@@ -42,7 +42,7 @@ class Artefact:
         facts: its numbers and names, as JSON values.
         seconds: time that it took, summed over all workers.
         reused: True if this process computed no part of it.
-        spent: what this process spent on it.
+        spent: its cost to this process.
         folder: where it is stored.
     """
 
@@ -102,8 +102,8 @@ def environment() -> dict[str, str]:
 class Store:
     """Artefacts below ``root``: a folder, or s3://bucket/prefix with a local copy in a folder below ``cache``.
 
-    Any number of processes, on any number of machines, can share it. Each artefact is made once; workers that need the
-    same artefact of rows split its shards among themselves.
+    Any number of processes, on any number of machines, can share it. Each artefact is computed once; workers that need
+    the same artefact of rows split its shards among themselves.
     """
 
     def __init__(self, root: Path | str, cache: Path | str | None = None):
@@ -114,7 +114,7 @@ class Store:
     def get_or_make(
         self, stage: str, stage_version: int, inputs: dict[str, Any], make: Callable[[], StageOutput]
     ) -> Artefact:
-        """Reads the artefact of these inputs; where it does not exist, calls ``make`` and writes the result.
+        """Reads the artefact of these inputs; if it does not exist, calls ``make`` and writes the result.
 
         Args:
             stage: name of the stage.
@@ -145,10 +145,10 @@ class Store:
         return self.claims.once(f"{recipe.folder}/artefact.claim", lambda: self._find(recipe), make_and_write)
 
     def get_or_make_rows(self, stage: str, stage_version: int, inputs: dict[str, Any], work: RowWise) -> Artefact:
-        """Does the same for an artefact of independent rows, which ``work`` makes shard by shard.
+        """Like ``get_or_make``, for an artefact of independent rows: ``work`` computes it shard by shard.
 
         Every process that asks for it takes part: it claims a free shard, computes and writes it, then the next, until
-        all exist. A killed process loses the shard it was computing; other processes, or the next start, make it.
+        all exist. A killed process loses the shard it was computing; other processes, or the next start, compute it.
 
         Raises:
             InputError: the store cannot be written to, or is full.
@@ -185,7 +185,7 @@ class Store:
         return self.claims.once(f"{folder}/artefact.claim", lambda: self._find(recipe), make)
 
     def _record(self, recipe: Recipe) -> dict[str, Any] | None:
-        """Reads ``artefact.json``; None where it is missing, damaged or another artefact's."""
+        """Reads ``artefact.json``; None where it is missing, damaged or belongs to another artefact."""
 
         def record(data: bytes) -> dict[str, Any] | None:
             found = parse(data) or {}
@@ -228,7 +228,7 @@ def tensor_names(folder: Path | str) -> list[str]:
     """The names of a complete artefact's tensors.
 
     Raises:
-        InputError: it is not there, or damaged.
+        InputError: the artefact is missing or damaged.
     """
     return list(_load(*_files(Path(folder))[0]))
 
@@ -237,7 +237,7 @@ def load_tensor(folder: Path | str, name: str, most: int | None = None) -> Tenso
     """Reads a tensor of a complete artefact, or its first ``most`` rows without reading further shards.
 
     Raises:
-        InputError: it is not there, or damaged.
+        InputError: the artefact is missing or damaged.
     """
     parts: list[Tensor] = []
     for path, start in _files(Path(folder)):
@@ -255,7 +255,7 @@ def _files(folder: Path) -> list[tuple[Path, str]]:
     """The files of a complete artefact, in order, each with the start of its SHA-256."""
     record = parse((folder / RECORD).read_bytes()) if (folder / RECORD).is_file() else None
     if record is None:
-        raise InputError(f"{folder / RECORD}: missing or damaged; run again to make it")
+        raise InputError(f"{folder / RECORD}: missing or damaged; run again to compute it")
     return [(folder / name, name.split(".")[1]) for name in record.get("shards", ())] or [
         (folder / TENSORS, record["sha256"])
     ]
@@ -264,7 +264,7 @@ def _files(folder: Path) -> list[tuple[Path, str]]:
 def _load(path: Path, digest_start: str) -> Tensors:
     data = path.read_bytes() if path.is_file() else b""
     if not digest(data).startswith(digest_start):
-        raise InputError(f"{path}: missing or damaged; run again to make it")
+        raise InputError(f"{path}: missing or damaged; run again to compute it")
     return safetensors.torch.load(data)
 
 
@@ -272,7 +272,7 @@ def open_objects(location: Path | str, cache: Path | str | None = None) -> Objec
     """Opens a folder, or s3://bucket/prefix with a local copy in a folder below ``cache``.
 
     Raises:
-        InputError: another kind of address, or one that cannot be used here.
+        InputError: an address of another kind, or one that cannot be used here.
     """
     text = str(location)
     if "://" not in text:
@@ -280,5 +280,7 @@ def open_objects(location: Path | str, cache: Path | str | None = None) -> Objec
     from unseen_diffusion.store.bucket import BucketObjects
 
     if cache is None:
-        raise InputError(f"paths.store={text}: a bucket needs a local folder in front of it")
+        raise InputError(
+            f"paths.store={text}: a bucket needs a local folder for its copies; pass Store(..., cache=FOLDER)"
+        )
     return BucketObjects(text, cache)

@@ -1,4 +1,4 @@
-"""An S3-compatible bucket with a local copy, through which machines that share no disk share artefacts (by obstore).
+"""An S3-compatible bucket (accessed by obstore) with a local copy: machines that share no disk share artefacts.
 
 Every object that is read or written is also kept in a local folder, where reports and tables read it. Each address has
 its own folder, because an object in it is assumed to be in the bucket too. Credentials and the endpoint come from the
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 SCHEME = "s3"
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
-PASSING = (".claim", "/plan.json")  # ends of names that change or vanish while an artefact is made: never kept locally
+PASSING = (".claim", "/plan.json")  # suffixes of short-lived objects, never kept locally
 FORM = "s3://BUCKET/PREFIX (credentials in AWS_* variables)"
 TIMES = {"timeout": "60s", "connect_timeout": "10s"}
 
@@ -81,13 +81,13 @@ class BucketObjects:
         if kept is not None:
             if intact(kept):
                 return kept
-            log.warning("%s: damaged; read again", self.folder / name)
+            log.warning("%s: damaged; reading it again", self.folder / name)
         data = self.read(name)
         if data is None:
             if expected:
-                log.warning("%s/%s: missing; made again", self.address, name)
+                log.warning("%s/%s: missing; computing it again", self.address, name)
         elif not intact(data):
-            log.warning("%s/%s: damaged; made again", self.address, name)
+            log.warning("%s/%s: damaged; computing it again", self.address, name)
             self.delete(name)
             return None
         elif _keeps(name):
@@ -144,14 +144,14 @@ class BucketObjects:
 
         try:
             yield
-        except (BaseError, FileNotFoundError) as error:  # the latter where the bucket itself does not exist
+        except (BaseError, FileNotFoundError) as error:  # FileNotFoundError: the bucket itself does not exist
             raise InputError(
                 f"{self.address}/{name}: {first_line(error)}; check the address, AWS_ENDPOINT_URL and the credentials"
             ) from error
 
 
 def local_folder(address: str, endpoint: str | None) -> str:
-    """The name of an address's local folder: no other address, nor the same one on another server, has it."""
+    """The name of an address's local folder; it is unique to the address and the server."""
     identity = digest(f"{endpoint or ''} {address}")
     return f"{SCHEME}-{urlsplit(address).netloc}-{identity[:12]}"
 

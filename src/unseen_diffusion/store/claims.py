@@ -3,7 +3,8 @@
 A claim is a small object that only one worker can create. Its holder rewrites it every ``HEARTBEAT`` seconds. Another
 worker takes it over at once when the holder's process on the same machine has ended, and elsewhere when nobody has
 rewritten it for ``SILENCE`` seconds, by the clock of the worker that waits: clocks of machines need not agree. Claims
-save work but guard nothing: inputs determine the result, so two workers that hold one claim write the same artefact.
+only save work, and correctness does not depend on them: inputs determine the result, so two workers that hold one claim
+write the same artefact.
 """
 
 import json
@@ -42,7 +43,7 @@ class Claims:
 
     @contextmanager
     def hold(self, name: str) -> Iterator[bool]:
-        """Tries to get the claim ``name`` for the length of the block, without waiting; yields whether it did."""
+        """Tries to claim ``name`` for the duration of the block, without waiting; yields whether it succeeded."""
         claim = _new_claim()
         if not self._take(name, claim):
             yield False
@@ -59,7 +60,7 @@ class Claims:
                 self.objects.delete(name)
 
     def once(self, name: str, find: Callable[[], T | None], make: Callable[[], T]) -> T:
-        """Returns what ``find`` finds; while that is None, one worker makes it under the claim, and others wait."""
+        """Returns the result of ``find``; while it is None, one worker computes it under the claim, and others wait."""
         pause = self.pause()
         while True:
             if (existing := find()) is not None:
@@ -71,7 +72,7 @@ class Claims:
             pause()
 
     def pause(self) -> "Pause":
-        """A new series of waits between looks at what other workers do."""
+        """A new series of waits between checks on other workers."""
         return Pause(self.objects.pause, self.clock)
 
     def is_abandoned(self, name: str, content: bytes) -> bool:
@@ -84,7 +85,7 @@ class Claims:
         if existing is not None:
             if not self.is_abandoned(name, existing):
                 return False
-            log.info("%s: the worker that held it died; this one takes over", name)
+            log.info("%s: the worker that computed it died; this one takes over", name)
             self.objects.delete(name)
         return self.objects.create(name, _dump(claim))
 
@@ -101,7 +102,7 @@ class Claims:
 
 
 class Pause:
-    """Waits between two looks: briefly at first, then longer, with random lengths so that workers do not coincide.
+    """Waits between two checks: briefly at first, then longer; random lengths keep workers from checking together.
 
     Args:
         longest: seconds that a wait grows to.
@@ -118,7 +119,7 @@ class Pause:
 
 
 def _new_claim() -> dict[str, Any]:
-    """The content of a claim by this process; the token tells it from every other claim."""
+    """The content of a claim by this process; the token distinguishes it from every other claim."""
     process = ProcessIdentity.current()
     machine = "/".join((process.host, process.boot, process.space)).rstrip("/")
     token = os.urandom(8).hex()

@@ -1,6 +1,6 @@
-"""Named objects of bytes: files below a local folder, or objects of an S3-compatible bucket with a local copy.
+"""Named byte objects: files below a local folder, or objects of an S3-compatible bucket with a local copy.
 
-Names are relative, with slashes. Nobody ever sees a partly written object.
+Names are relative, with slashes. No reader ever sees a partly written object.
 """
 
 import errno
@@ -25,7 +25,7 @@ class Objects(Protocol):
 
     Attributes:
         folder: local folder in which all objects that were read or written are files.
-        pause: longest time in seconds between two looks at what other workers do.
+        pause: longest time in seconds between two checks on other workers.
     """
 
     folder: Path
@@ -35,9 +35,9 @@ class Objects(Protocol):
         """Lists the names that start with ``prefix``, which contains at least one slash."""
 
     def get(self, name: str, intact: Check, expected: bool = False) -> bytes | None:
-        """Reads an object; None where there is none. One that is not ``intact`` is deleted and never returned.
+        """Reads an object; None if it does not exist. A damaged one (not ``intact``) is deleted, never returned.
 
-        A line of the log names an object that is damaged, or that is missing although ``expected``.
+        The log names an object that is damaged, or that is missing although ``expected``.
         """
 
     def read(self, name: str) -> bytes | None:
@@ -77,9 +77,9 @@ class LocalObjects:
         data = self.read(name)
         if data is None:
             if expected:
-                log.warning("%s: missing; made again", self.folder / name)
+                log.warning("%s: missing; computing it again", self.folder / name)
         elif not intact(data):
-            log.warning("%s: damaged; made again", self.folder / name)
+            log.warning("%s: damaged; computing it again", self.folder / name)
             self.delete(name)
             return None
         return data

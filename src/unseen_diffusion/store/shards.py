@@ -2,8 +2,8 @@
 
 A shard is a safetensors file ``rows-START-STOP.DIGEST.safetensors``. It holds the tensors of rows START to STOP, and in
 its header the artefact's key, the JSON facts and the seconds that it took. DIGEST is the first 16 digits of the file's
-SHA-256: one rename publishes a shard together with its checksum. While the artefact is being made, ``plan.json`` fixes
-the boundaries of all shards, by the batch size of the worker that came first.
+SHA-256: one rename publishes a shard together with its checksum. While the artefact is being computed, ``plan.json``
+fixes the boundaries of all shards, by the batch size of the first worker.
 """
 
 import json
@@ -39,7 +39,7 @@ SHARD = re.compile(r"rows-(\d+)-(\d+)\.([0-9a-f]{16})\.safetensors")
 
 @dataclass(frozen=True)
 class RowWise:
-    """The functions and sizes that make an artefact whose rows do not depend on one another.
+    """How to compute an artefact whose rows do not depend on one another: its functions and sizes.
 
     Attributes:
         rows: number of rows.
@@ -47,7 +47,7 @@ class RowWise:
         make: rows -> (tensors whose first dimension is these rows, JSON facts). It may be called for any rows, in any
             order, by any worker, and must return the same each time.
         finish: whole tensors and the facts of all shards, in order -> facts of the artefact.
-        on_existing: called with the number of rows that were made earlier or by other workers; for progress bars.
+        on_existing: called with the number of rows that were computed earlier or by other workers; for progress bars.
     """
 
     rows: int
@@ -100,13 +100,13 @@ def stem(folder: str, rows: range) -> str:
 def make_missing(
     objects: Objects, claims: Claims, folder: str, key: str, work: RowWise, cost: Cost
 ) -> tuple[list[str], Cost]:
-    """Makes the missing shards, together with all other workers that make the same artefact.
+    """Computes the missing shards, together with all other workers on the same artefact.
 
-    Listing a folder takes time in proportion to its entries, so it is listed rarely: a worker makes the free shards of
-    one list until another worker turns out to have one of them, and while it waits it reads single claims only.
+    Listing a folder takes time in proportion to its entries, so workers list rarely. A worker computes the free shards
+    of one list until another worker has taken one of them. While it waits, it reads single claims only.
 
     Returns:
-        The names of all shards, in order, once all exist; and ``cost`` with what this process has spent here added.
+        The names of all shards, in order, once all exist; and ``cost`` plus the cost of this call.
     """
     plan = shared_boundaries(objects, folder, work)
     seen: set[range] = set()
@@ -135,10 +135,10 @@ def make_missing(
 
 
 def _make_free(free: list[range], try_to_make: Callable[[range], bool]) -> bool:
-    """Makes free shards from a random one on, so that workers rarely meet, until the list turns out to be outdated.
+    """Computes free shards from a random one on, so that workers rarely collide, until the list proves outdated.
 
     Returns:
-        Whether any shard was made.
+        Whether it computed any shard.
     """
     first, any_made = random.randrange(len(free)) if free else 0, False
     for rows in free[first:] + free[:first]:
@@ -152,7 +152,7 @@ def _make_free(free: list[range], try_to_make: Callable[[range], bool]) -> bool:
 def _wait(
     objects: Objects, folder: str, claimed: list[range], try_to_make: Callable[[range], bool], pause: Pause
 ) -> None:
-    """Waits until a claim is released, or until a dead worker's claim is taken over and its shard made."""
+    """Waits until a claim is released, or takes over a dead worker's claim and computes its shard."""
     while True:
         pause()
         rows = random.choice(claimed) if claimed else None
@@ -161,7 +161,7 @@ def _wait(
 
 
 def _make(objects: Objects, claims: Claims, folder: str, key: str, work: RowWise, rows: range) -> Cost | None:
-    """Makes one shard and returns its cost; None where another worker is making it or has just finished it."""
+    """Computes one shard and returns its cost; None where another worker computes it or has just finished it."""
     with claims.hold(f"{stem(folder, rows)}.claim") as is_held:
         if not is_held or present(objects.names(f"{stem(folder, rows)}.")):
             return None
@@ -173,7 +173,7 @@ def _make(objects: Objects, claims: Claims, folder: str, key: str, work: RowWise
 
 
 def shared_boundaries(objects: Objects, folder: str, work: RowWise) -> list[range]:
-    """The boundaries that all workers use: those of existing shards, or of the worker that came first."""
+    """The boundaries that all workers use: those of existing shards, or of the first worker."""
     name = f"{folder}/{PLAN}"
 
     def size_of(data: bytes) -> int:
@@ -208,7 +208,7 @@ def present(names: set[str]) -> dict[range, str]:
 
 
 def split_by_claim(missing: list[range], folder: str, names: set[str]) -> tuple[list[range], list[range]]:
-    """Splits missing shards into those that nobody has claimed and those that somebody has."""
+    """Splits missing shards into unclaimed and claimed ones."""
     claimed = [rows for rows in missing if f"{stem(folder, rows)}.claim" in names]
     return [rows for rows in missing if f"{stem(folder, rows)}.claim" not in names], claimed
 
@@ -229,7 +229,7 @@ def read(objects: Objects, name: str, key: str) -> StageOutput | None:
         return None
     header = header_of(data)
     if (header["key"], header["rows"]) != (key, f"{int(match[1])}-{int(match[2])}"):
-        log.warning("%s: belongs to another artefact; made again", objects.folder / name)
+        log.warning("%s: belongs to another artefact; computing it again", objects.folder / name)
         objects.delete(name)
         return None
     return safetensors.torch.load(data), json.loads(header["made"])

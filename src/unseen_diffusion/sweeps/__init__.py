@@ -1,4 +1,4 @@
-"""Sweeps: composing their runs, launching them, and following how far they are."""
+"""Sweeps: composing their runs, launching them, and showing their state."""
 
 from unseen_diffusion.utils.renamed import old_names
 

@@ -1,4 +1,4 @@
-"""From a command line to the composed configs of its runs, all before the first one starts."""
+"""Composes the configs of all runs of a command line, before the first one starts."""
 
 import itertools
 import json
@@ -34,11 +34,11 @@ WRITTEN = ("paths.outputs", "paths.store", "training.folder", "tracking.folder")
 
 
 class OwnConfigs(SearchPathPlugin):
-    """Puts the user's folder before conf/."""
+    """Adds the user's config folder to Hydra's search path, before conf/."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        if own := own_folder():
-            search_path.prepend("unseen-own", f"file://{own}")
+        if folder := own_folder():
+            search_path.prepend("unseen-own", f"file://{folder}")
 
 
 Plugins.instance().register(OwnConfigs)
@@ -58,7 +58,7 @@ def sobol(index: int, column: int, low: float, high: float) -> float | int:
     from scipy.stats import qmc  # takes a second to import, and few configs ask for it
 
     sequence = qmc.Sobol(SOBOL_COLUMNS, seed=0)
-    if index:  # SciPy cannot go forward by nothing
+    if index:  # SciPy cannot skip zero points
         sequence.fast_forward(index)
     value = low + (high - low) * float(sequence.random()[0, column])
     return round(value) if isinstance(low, int) and isinstance(high, int) else round(value, 3)
@@ -77,9 +77,9 @@ class Sweep:
     """The runs of a sweep: their configs, overrides and output folder.
 
     Attributes:
-        points: the composed config of every run. A search chooses its runs as it goes: then one config for each value
-            or end of a range.
-        overrides: those of each run, without Hydra's own.
+        points: the composed config of every run. A search chooses its runs while it runs: then one config for each
+            value or end of a range.
+        overrides: of each run, without those of Hydra.
         folder: where results go.
         multirun: False for a single run.
         trials: runs of a search; 0 for a sweep.
@@ -93,7 +93,7 @@ class Sweep:
 
 
 def expand(name: str, arguments: Sequence[str]) -> Sweep:
-    """Composes the config of every run that a command line stands for.
+    """Composes the config of every run of a command line.
 
     Raises:
         InputError: an override that does not parse, an unknown key, group or option.
@@ -121,7 +121,7 @@ def expand(name: str, arguments: Sequence[str]) -> Sweep:
         combine = each_once if trials else itertools.product
         combinations = [list(point) for point in combine(*swept)] if multirun else [[]]
         if multirun and any(o.key_or_group == "hydra.sweep.subdir" for o in parsed):
-            raise InputError("hydra.sweep.subdir: the folders of a sweep's runs are their numbers; leave it out")
+            raise InputError("hydra.sweep.subdir: the folders of a sweep's runs are named by number; leave it out")
         points = [base if point == first else _compose(name, fixed + point, args.config_dir) for point in combinations]
         for point in points:
             check_folders_are_text(point)
@@ -137,10 +137,11 @@ def expand(name: str, arguments: Sequence[str]) -> Sweep:
 def check_folders_are_text(config: DictConfig) -> None:
     """Refuses numbers, null, ``~`` and empty text for the folders that are written to.
 
-    On the command line numbers and ``~`` are read as people mean them; a config is taken as it is written.
+    On the command line ``escape_values`` turns numbers and ``~`` into the path that users mean; a config is taken
+    literally.
 
     Raises:
-        InputError: the first of them.
+        InputError: the first such folder.
     """
     for key in WRITTEN:
         parent, _, name = key.rpartition(".")
@@ -219,7 +220,7 @@ def _split(base: DictConfig, overrides: Sequence[str], multirun: bool, trials: i
         return []
     given = {o.key_or_group: o for o in parse(overrides)}
     if "worker" in given:
-        raise InputError(f"{given['worker'].input_line}: the jobs of workers=N get their numbers by themselves")
+        raise InputError(f"{given['worker'].input_line}: workers=N numbers its jobs automatically; leave worker out")
     if "workers" in given and given["workers"].is_sweep_override():
         raise InputError(f"{given['workers'].input_line}: give one number for the whole sweep")
     plain = {key: value for key, value in run_config(base).items() if not isinstance(value, dict)}
@@ -235,8 +236,8 @@ def _split(base: DictConfig, overrides: Sequence[str], multirun: bool, trials: i
 
 def run_config(config: DictConfig) -> dict[str, Any]:
     """A composed config without Hydra's part, as JSON values; interpolations stay as they were written."""
-    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    return json.loads(json.dumps(OmegaConf.to_container(own, resolve=False)))
+    without_hydra = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    return json.loads(json.dumps(OmegaConf.to_container(without_hydra, resolve=False)))
 
 
 def _compose(name: str, overrides: list[str], config_dir: str | None) -> DictConfig:

@@ -46,22 +46,22 @@ def run_job(config: DictConfig) -> list[float] | None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     sweep = sweep_of(folder)
     hide_secrets(folder / ".hydra")
-    os.chdir(read_manifest(sweep).cwd)  # a launcher may start its workers elsewhere
+    os.chdir(read_manifest(sweep).cwd)  # a launcher may start its workers in another folder
     try:
         return _claimed_job(config, folder, sweep)
-    except (InputError, OSError) as error:  # while claiming: there is no status file, only the log
+    except (InputError, OSError) as error:  # while it claims the folder: there is no status file yet, only the log
         log.error("%s: not started, because its folder cannot be claimed: %s", folder, error)
         return None
 
 
 def _claimed_job(config: DictConfig, folder: Path, sweep: Path) -> list[float] | None:
-    """Claims the job's folder, works, and records how the job ended."""
+    """Claims the job's folder, does the job, and records how it ended."""
     with claimed(folder) as journal:
         if journal is None:
             log.info("%s: done, or another process works on it", folder)
             return None
         try:
-            (folder / RESULTS).unlink(missing_ok=True)  # of an earlier attempt
+            (folder / RESULTS).unlink(missing_ok=True)  # left by an earlier attempt
             check_unchanged(sweep, folder.relative_to(sweep).as_posix(), run_config(config))
             objectives = _work(config, folder, sweep)
         except InputError as error:
@@ -182,5 +182,5 @@ def report(folder: Path) -> int:
             if job.status and job.state == "failed":
                 print(f"failed: {shown / job.name}: {job.status.error}")
         if not sweep.manifest.trials:
-            print(f"unseen resume {shown} runs what is not done")
+            print(f"to run what is not done: unseen resume {shown}")
     return int(not sweep.complete())

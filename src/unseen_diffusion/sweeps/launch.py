@@ -54,7 +54,7 @@ def check_all(points: Iterable[DictConfig]) -> None:
     Raises:
         InputError: the first setting that does not fit.
     """
-    from unseen_diffusion.runs.settings import check  # imports torch: a typo is answered before that
+    from unseen_diffusion.runs.settings import check  # imports torch, so only after typing errors were found
 
     for point in points:
         check(point)
@@ -81,7 +81,7 @@ def resume(folder: Path, overrides: Sequence[str]) -> int:
     manifest = read_manifest(folder)
     check_complete(folder, manifest)
     if manifest.trials:
-        raise InputError(f"{folder}: the runs of a search build on each other; start the search again")
+        raise InputError(f"{folder}: each run of a search depends on the earlier ones; start the search again")
     pending = SweepState.of(folder).pending()
     if not pending:
         print(f"{folder}: {SweepState.of(folder).counts()}; nothing to resume")
@@ -107,11 +107,11 @@ def resume(folder: Path, overrides: Sequence[str]) -> int:
 
 def _manifest(arguments: Sequence[str], sweep: Sweep) -> Manifest:
     given = [] if sweep.trials else zip(sweep.overrides, sweep.points, strict=True)
-    own = os.environ.get("UNSEEN_CONF")
+    own_folder = os.environ.get("UNSEEN_CONF")
     return Manifest(
         command=list(arguments),
         cwd=str(Path.cwd()),
-        own_configs=own and str(Path(own).resolve()),
+        own_configs=own_folder and str(Path(own_folder).resolve()),
         multirun=sweep.multirun,
         points=[Point(overrides, run_config(config)) for overrides, config in given],
         trials=sweep.trials,
@@ -120,12 +120,12 @@ def _manifest(arguments: Sequence[str], sweep: Sweep) -> Manifest:
 
 
 def _launch(by_manifest: bool, arguments: Sequence[str]) -> None:
-    """Lets Hydra launch the jobs. Their status files count, not what the launcher returns."""
+    """Lets Hydra launch the jobs. Their status files decide the result, not what the launcher returns."""
     call_hydra(hydra_task("run", run_job), replace_overrides(arguments, [SWEEPER] if by_manifest else []))
 
 
 def call_hydra(task: Callable[[], Any], overrides: Sequence[str]) -> int:
-    """Runs a Hydra application, which reads ``sys.argv``; its exit code."""
+    """Runs a Hydra application, which reads ``sys.argv``; returns its exit code."""
     before = sys.argv
     sys.argv = ["unseen", *overrides]
     try:
@@ -153,7 +153,7 @@ def run_id() -> Iterator[None]:
 @contextmanager
 def _original_environment(manifest: Manifest) -> Iterator[None]:
     """Works in the folder and with the user's configs of the command that started a sweep."""
-    cwd, own = Path.cwd(), os.environ.pop("UNSEEN_CONF", None)
+    cwd, own_folder = Path.cwd(), os.environ.pop("UNSEEN_CONF", None)
     os.chdir(manifest.cwd)
     if manifest.own_configs:
         os.environ["UNSEEN_CONF"] = manifest.own_configs
@@ -162,5 +162,5 @@ def _original_environment(manifest: Manifest) -> Iterator[None]:
     finally:
         os.chdir(cwd)
         os.environ.pop("UNSEEN_CONF", None)
-        if own is not None:
-            os.environ["UNSEEN_CONF"] = own
+        if own_folder is not None:
+            os.environ["UNSEEN_CONF"] = own_folder

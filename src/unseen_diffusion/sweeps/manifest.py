@@ -84,7 +84,7 @@ class Manifest:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Records a sweep before it starts, and deletes states, results and summaries of an earlier sweep in this folder.
 
-    Otherwise tables, reports and tracking would count them to the new sweep. Files of other origin stay.
+    Otherwise tables, reports and tracking would count them as results of the new sweep. Other files stay.
 
     Raises:
         InputError: a run is still running there.
@@ -163,7 +163,7 @@ def read_manifest(folder: Path) -> Manifest:
         )
     values = read_json(folder / MANIFEST)
     if not isinstance(values, dict) or values.get("schema") != SCHEMA:
-        raise InputError(f"{folder / MANIFEST}: not of this version (schema {SCHEMA})")
+        raise InputError(f"{folder / MANIFEST}: written by another version; this one reads schema {SCHEMA}")
     try:
         manifest = TypeAdapter(Manifest).validate_python(values)
     except ValidationError as error:
@@ -321,7 +321,7 @@ class SweepState:
 
 
 def print_states(sweep: SweepState, console: Console | None = None) -> None:
-    """Prints one line per job: state, time, overrides of its own, and its last log line or its error."""
+    """Prints one line per job: state, time, its own overrides, and its last log line or its error."""
     console = console or Console()
     view = Table(
         title=escape(f"{os.path.relpath(sweep.folder)}: {sweep.counts()}"),
@@ -382,5 +382,5 @@ def status_command(paths: Sequence[str], as_json: bool) -> int:
     for sweep in sweeps:
         print_states(sweep)
         if sweep.pending() and not sweep.manifest.trials:
-            print(f"unseen resume {os.path.relpath(sweep.folder)} runs what is not done")
+            print(f"to run what is not done: unseen resume {os.path.relpath(sweep.folder)}")
     return int(not complete)

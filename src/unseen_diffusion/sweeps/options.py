@@ -1,4 +1,4 @@
-"""What conf/ offers: groups, options, keys and the texts beside them.
+"""The groups, options and keys that conf/ offers, with their explanations.
 
 Reads YAML as text and imports neither Hydra nor torch, so that ``unseen --help`` answers at once; only the keys of a
 group's options (``group_keys``) import the classes that declare them.
@@ -117,7 +117,7 @@ def _line(value: Any, one: Setting, prefix: str) -> tuple[str, str]:
 
 
 def _text(one: Setting) -> str:
-    """Meaning and range of a setting; without the range where it says nothing more."""
+    """Meaning and range of a setting; without the range where the type is text, true or false."""
     if one.meaning and one.values.startswith(("text", "true or false")):
         return one.meaning
     return f"{one.meaning} ({one.values})" if one.meaning else one.values

@@ -1,4 +1,4 @@
-"""Overrides on a command line: what they mean to people, to Hydra, and as the values of a sweep."""
+"""Overrides on a command line: how Hydra reads them, quoting, and the values of a sweep."""
 
 import os
 import re
@@ -74,12 +74,12 @@ def replace_overrides(arguments: Sequence[str], overrides: Sequence[str]) -> lis
 
 
 def quoted(value: str) -> str:
-    """A string as Hydra reads it back whole."""
+    """A string in quotes, so that Hydra reads it as one string."""
     return "'" + re.sub(r"(\\*)'", r"\1\1\\'", value) + "'"
 
 
 def escape_values(arguments: Sequence[str]) -> list[str]:
-    """A command line whose paths survive Hydra's grammar: ``~`` is expanded, commas and numbers in paths are quoted.
+    """Makes the paths of a command line readable for Hydra: expands ``~``, quotes commas and numbers in paths.
 
     Raises:
         InputError: a value that Hydra cannot read, with how to quote it.
@@ -89,7 +89,7 @@ def escape_values(arguments: Sequence[str]) -> list[str]:
 
 
 def _escape(word: str) -> str:
-    """One override; quoted if Hydra cannot read it, or would read an existing path as several values or a number."""
+    """One override, quoted if Hydra cannot read it, or would read an existing path as several values or a number."""
     key, equals, value = word.partition("=")
     value = re.sub(r"(?<![^,])~(?=/|$)", lambda _: os.path.expanduser("~"), value)  # noqa: PTH111 - fails where HOME is
     exists = bool(value) and os.path.exists(value)  # noqa: PTH110 - which fails for long names

@@ -1,4 +1,4 @@
-"""The status that each job writes of itself: status.json with heartbeats, and the state that others infer from it."""
+"""Status of jobs: each job writes status.json with heartbeats, from which other processes infer its state."""
 
 import logging
 import threading
@@ -108,14 +108,14 @@ def _beats(status: Status, clock: Clock) -> bool:
 
 @contextmanager
 def claimed(folder: Path, clock: Clock = CLOCK, beat: float = HEARTBEAT) -> Iterator["Journal | None"]:
-    """Claims a job's folder: yields its journal, or None where the job is done or another process has it.
+    """Claims a job's folder: yields its journal, or None where the job is done or another process works on it.
 
     The claim is a file lock, which the system releases when the process ends. Heartbeats replace it where locks do not
     reach other machines, or where the file system has none.
 
     Args:
         folder: the job's.
-        clock: tells and waits; tests pass their own.
+        clock: gives the time and waits; tests pass their own.
         beat: seconds between two heartbeats.
     """
     with locked(folder / LOCK) as is_locked:
@@ -132,7 +132,7 @@ def _is_taken(folder: Path, status: Status, without_locks: bool, clock: Clock) -
     if status.state != "running":
         return status.state == "done"
     if is_this_process(status) or (is_local(status) and not without_locks):
-        return False  # the job ended without recording it, or its lock would be held
+        return False  # the job ended without recording it; otherwise its lock would be held
     while is_alive(status, clock) and _beats(status, clock):
         clock.sleep(1)
         if read_status(folder) not in (None, status):
@@ -205,7 +205,7 @@ class Journal(logging.Handler):
             OSError,
             InputError,
         ) as error:  # a full, closed or absent disk; logged without the lock, which emit takes
-            log.log(level, "state %r is not recorded: %s", self.status.state, error)
+            log.log(level, "state %r could not be written: %s", self.status.state, error)
 
     def _stamp(self) -> str:
         return self.clock.now().isoformat(timespec="milliseconds")

@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from unseen_diffusion.domains.base import Domain, Pool, fingerprint
-from unseen_diffusion.utils.checked import Text, settings
+from unseen_diffusion.utils.checked import Text, WholeNumber, settings
 from unseen_diffusion.utils.digests import array_digest
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import atomic_path, read_json, write_json
@@ -41,7 +41,7 @@ class OwnImages:
     """the domain that reads the images; its split is not used"""
     size: Annotated[int, Field(ge=16)]
     """height and width to train on, in pixels: a multiple of 8"""
-    channels: Literal[1, 3]
+    channels: Annotated[Literal[1, 3], WholeNumber]
     """1 for grey, 3 for RGB"""
     fit: Literal["crop", "refuse"]
     """crop: cut out the largest centred square and resize it; refuse: stop at images of another size"""

@@ -54,7 +54,7 @@ def _trained(
     processes: Processes,
     tracker: Tracker | None,
 ) -> Path:
-    """``train_diffusion`` once the training's folder is locked."""
+    """Trains the base model of ``train_diffusion``, while the training's folder is locked."""
     device, folder = processes.device, Path(config.folder)
     weights = folder / "weights"
     data = load_images(config, settings, folder, processes)

@@ -1,4 +1,4 @@
-"""Distortions that resemble the faults of generated images; the feature network learns to tell them apart.
+"""Distortions that resemble the faults of generated images; the feature network learns to distinguish them.
 
 Every kind maps x (N, C, H, W) in [-1, 1], a strength in [0, 1] per image (N,) and a CPU generator to images
 of the same shape; strength 0 is already visible (except ``none``), strength 1 is gross.
@@ -60,7 +60,7 @@ def phase(x: Tensor, strength: Tensor, rng: torch.Generator) -> Tensor:
     share = (0.25 + 0.75 * strength)[:, None, None, None]
     spectrum = torch.fft.rfft2(x)
     random = torch.fft.rfft2(_normal((len(x), 1, *x.shape[2:]), rng, x)).angle()
-    random[..., 0, 0] = 0  # the mean stays
+    random[..., 0, 0] = 0  # the mean stays the same
     return torch.fft.irfft2(spectrum * torch.polar(torch.ones_like(random), share * random), s=x.shape[2:])
 
 

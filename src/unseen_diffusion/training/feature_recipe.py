@@ -107,7 +107,7 @@ def feature_sources(config: DictConfig) -> tuple[dict[str, Source], dict[str, So
     """The sources to train on and to test on, by name.
 
     Raises:
-        InputError: training files without test files, or a source refuses.
+        InputError: training files without test files, or a source that cannot be read.
     """
     size, seed = config.data.size, config.loop.seed
     training, heldout = {}, {}

@@ -1,7 +1,7 @@
-"""The task of the feature network: to name the domain of an image and its distortion.
+"""The task of the feature network: to predict the domain of an image and its distortion.
 
-Features that only tell domains apart would not see the faults of generated images. So many images are distorted (see
-``distortions``), and a second head names the distortion.
+Features that only distinguish domains would miss the faults of generated images. Many images are therefore distorted
+(see ``distortions``), and a second head predicts the distortion.
 """
 
 import re
@@ -62,7 +62,7 @@ def domain_source(
         rows: see ``Source``.
 
     Raises:
-        InputError: the domain refuses, or ``pattern`` does not match a name.
+        InputError: the domain cannot be read, or ``pattern`` does not match a name.
     """
     split = load_split(domain, size, 3)
     images = torch.cat([split.references, split.validation])
@@ -152,7 +152,7 @@ class FeatureLoss:
     def batch(
         self, rows: Int[Tensor, "b"], rng: torch.Generator
     ) -> tuple[Float[Tensor, "b 3 s s"], Int[Tensor, "b"], Int[Tensor, "b"]]:
-        """Images (B, 3, size, size) in [-1, 1] in steps of uint8, domain labels (B,), kinds of distortion (B,)."""
+        """Images (B, 3, size, size) in [-1, 1] on the uint8 levels, domain labels (B,), kinds of distortion (B,)."""
         labels = self.data.draws[rows]
         place = torch.rand(len(rows), generator=rng, dtype=torch.float64) * self.counts[labels]
         chosen = self.starts[labels] + place.long()

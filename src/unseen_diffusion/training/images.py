@@ -93,5 +93,5 @@ def _read(config: DictConfig, path: str) -> Tensor:
 
 
 def on_device(images: Tensor, device: torch.device) -> Tensor:
-    """The images on the device, or where they are if they are too many."""
+    """Copies the images to the device, unless they are too many."""
     return images.to(device) if images.nbytes <= ON_DEVICE else images

@@ -14,14 +14,14 @@ log = logging.getLogger(__name__)
 
 
 class Journal:
-    """Receives the reports of ``train``; after a failure it is silent, because tracking never stops a training."""
+    """Receives the reports of ``train``; after a failure it stays silent, because tracking must not stop a training."""
 
     def __init__(self, session: Any = None) -> None:
         """A journal that writes to a wandb run, or (None) nowhere."""
         self.session = session
 
     def write(self, step: int, numbers: Mapping[str, float], pictures: Mapping[str, Path] | None = None) -> None:
-        """Reports the finite ones of some numbers, and PNG files by name."""
+        """Reports the finite numbers among ``numbers``, and PNG files by name."""
         if self.session is None:
             return
         try:

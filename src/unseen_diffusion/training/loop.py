@@ -1,4 +1,4 @@
-"""The training loop of every network; randomness is a function of (seed, step), so a resumed run is the same run."""
+"""The training loop of every network; randomness is a function of (seed, step), so resuming changes no result."""
 
 import copy
 import math
@@ -168,7 +168,7 @@ def train(
 
 
 def due(settings: LoopSettings, step: int, every: int) -> bool:
-    """Whether something that is done every so many steps, and after the last one, is done after ``step``."""
+    """Whether an action that runs every ``every`` steps, and after the last step, is due after ``step``."""
     return step % every == 0 or step == settings.steps
 
 
@@ -188,7 +188,7 @@ def restore(settings: LoopSettings, state: TrainState, folder: Path) -> None:
 
 
 def update_averages(settings: LoopSettings, state: TrainState) -> None:
-    """Moves all averages of the weights towards the weights after a step."""
+    """Updates all averages of the weights with the weights after a step."""
     update_ema(state.ema, state.network, settings.ema_decay, state.step)
     for decay, average in state.others.items():
         update_ema(average, state.network, decay, state.step)

@@ -6,7 +6,7 @@ from diffusers import UNet2DModel
 from pydantic import Field
 
 from unseen_diffusion.models.unet import build_unet
-from unseen_diffusion.utils.checked import Count, checked_arguments
+from unseen_diffusion.utils.checked import Count, WholeNumber, checked_arguments
 from unseen_diffusion.utils.errors import InputError
 
 # Channels of the levels, in units of the width, by the size that the network sees: after Ho et al. 2020
@@ -26,8 +26,8 @@ GROUPS = 16  # of the group normalisation, which divide the width
 @checked_arguments("training.network")
 def scaled_unet(
     image_size: Annotated[int, Field(ge=16)],
-    image_channels: Literal[1, 3],
-    pixel_unshuffle: Literal[1, 2],
+    image_channels: Annotated[Literal[1, 3], WholeNumber],
+    pixel_unshuffle: Annotated[Literal[1, 2], WholeNumber],
     width: Annotated[int, Field(ge=GROUPS)],
     layers_per_block: Count,
 ) -> UNet2DModel:

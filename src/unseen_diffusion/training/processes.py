@@ -11,7 +11,7 @@ from torch import nn
 
 from unseen_diffusion.utils.errors import InputError, first_line
 
-PATIENCE = timedelta(hours=6)  # the other processes wait so long while the first decodes images or samples
+PATIENCE = timedelta(hours=6)  # longest wait of the other processes while the first decodes images or samples
 
 
 class Processes:
@@ -49,12 +49,12 @@ class Processes:
         self.first = self.accelerator.is_main_process
         if self.count > 1 and device.index is not None:
             raise InputError(f"device={device}: {self.count} processes cannot share one device; set device=auto")
-        own = self.accelerator.device
-        if precision == "fp16" and own.type == "cpu":  # accelerate would silently compute in float32
+        assigned = self.accelerator.device
+        if precision == "fp16" and assigned.type == "cpu":  # accelerate would silently compute in float32
             raise InputError(
                 "training.loop.fp16=true: not supported on a CPU; set training.loop.bf16=true and fp16=false"
             )
-        self.device = device if self.count == 1 and own.type == device.type else own
+        self.device = device if self.count == 1 and assigned.type == device.type else assigned
 
     def prepare(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
         """The network in mixed precision, with gradients averaged over the processes; and its optimizer."""

@@ -1,4 +1,4 @@
-"""What a resumed training needs: a folder of its own, the same configuration, and the same precision."""
+"""Checks of a resumed training: no other training in its folder, the same configuration, and the same precision."""
 
 import copy
 import logging

@@ -1,4 +1,4 @@
-"""A base model during its training: its weights as a diffusers folder, and the samples that are drawn from it."""
+"""Exports a base model's weights during its training as a diffusers folder, and draws samples from it."""
 
 from pathlib import Path
 

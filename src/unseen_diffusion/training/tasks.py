@@ -32,7 +32,7 @@ TASKS: dict[str, Callable[[DictConfig, torch.device, Tracker | None], Path]] = {
 
 
 def check_training(config: DictConfig) -> None:
-    """Does every check that is cheap, before anything is written.
+    """Runs every cheap check, before anything is written.
 
     Raises:
         InputError: one line naming the value and the remedy.

@@ -7,8 +7,8 @@ A field declares all of it in one place::
         steps: Annotated[int, Field(ge=2)]
         '''network evaluations per direction, at most'''
 
-pydantic checks the values strictly (2.0 and true are no whole numbers, NaN is no number, an unknown key is an error),
-and every refusal becomes one line: the key, the value, and what to give instead. ``unseen --help GROUP`` prints the
+pydantic checks the values strictly: 2.0 and true are not whole numbers, NaN is not a number, an unknown key is an
+error. Every refusal becomes one line: the key, the value, and what to give instead. ``unseen --help GROUP`` prints the
 same declarations.
 """
 
@@ -36,7 +36,7 @@ from typing import (
     get_type_hints,
 )
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from unseen_diffusion.utils.errors import InputError
@@ -49,6 +49,16 @@ Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Text = Annotated[str, Field(min_length=1)]
+
+
+def _same_type(value: object) -> object:
+    """Refuses true, false and 1.0, which equal a number of a ``Literal``."""
+    if type(value) is not int:
+        raise ValueError("no whole number")
+    return value
+
+
+WholeNumber = BeforeValidator(_same_type)  # for Annotated[Literal[1, 2], WholeNumber]
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path", NoneType: "null"}
 
 
@@ -93,7 +103,7 @@ def checked_arguments(group: str, options: type | None = None) -> Callable[[Func
         parameters = _named_parameters(function)
 
         def check(**values: Any) -> dict[str, Any]:
-            """The values as the function gets them; InputError where one of them does not fit."""
+            """Returns the arguments as the function receives them; raises InputError where one does not fit."""
             known = _known_arguments(call)
             for one in parameters:
                 if one.name in known and one.default is one.empty and one.name not in values:
@@ -133,10 +143,10 @@ def _known_arguments(function: Any) -> dict[str, Any]:
 
 
 def checked_value(key: str, value: Any, annotation: Any) -> Any:
-    """A value as its annotation reads it.
+    """The value, checked and converted by its annotation.
 
     Raises:
-        InputError: it does not fit; the message names it by ``key``.
+        InputError: the value does not fit; the message names it by ``key``.
     """
     try:
         return TypeAdapter(annotation, config=CONFIG).validate_python(value)
@@ -174,7 +184,7 @@ def _unknown(group: str, name: str, known: Mapping[str, Any]) -> str:
 
 
 def _misfit(key: str, value: Any, annotation: Any, below: Sequence[str]) -> str:
-    """A value that does not fit; ``below`` leads to the part of it that does not."""
+    """One line about a value that does not fit; ``below`` is the path to the part at fault."""
     for part in below:
         if not isinstance(value, Mapping) or part not in value:
             break
@@ -183,12 +193,12 @@ def _misfit(key: str, value: Any, annotation: Any, below: Sequence[str]) -> str:
 
 
 def _values_of(annotation: Any) -> Any:
-    """What a mapping's annotation says of its values."""
+    """The annotation of a mapping's values."""
     return get_args(annotation)[1]
 
 
 def as_written(value: Any) -> str:
-    """A value as it stands in a config."""
+    """A value as text, as a config file writes it."""
     if isinstance(value, bool):
         return str(value).lower()
     if value is None:
@@ -213,7 +223,7 @@ def hints(target: Any) -> dict[str, Any]:
 
 
 def described(annotation: Any) -> str:
-    """What values an annotation admits, in words: "a whole number of 1 or more", "one of full, half"."""
+    """The values that an annotation admits, in words: "a whole number of 1 or more", "one of full, half"."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         limits = {key: value for one in inner[1:] for key, value in _limits(one).items()}
@@ -221,7 +231,8 @@ def described(annotation: Any) -> str:
     if origin is Literal:
         return f"one of {', '.join(map(as_written, inner))}" if len(inner) > 1 else as_written(inner[0])
     if origin in (Union, UnionType):
-        return " or ".join(dict.fromkeys(described(one) for one in inner if one is not int or float not in inner))
+        wider = {int: float, str: Path}  # what a number or a path may also be given as
+        return " or ".join(dict.fromkeys(described(one) for one in inner if wider.get(one) not in inner))
     if origin is not None and issubclass(origin, Mapping):
         return f"a mapping whose values are each {described(inner[1])}"
     if origin is not None and issubclass(origin, Sequence):
@@ -254,7 +265,7 @@ def _range(limits: Mapping[str, float]) -> str:
 
 
 def _power(bound: float) -> str:
-    """A bound; 2^62 instead of all its digits."""
+    """A bound as text; a large power of two as 2^62 instead of all its digits."""
     whole = int(bound)
     return f"2^{whole.bit_length() - 1}" if whole > 2**32 and whole.bit_count() == 1 else f"{bound:g}"
 
@@ -265,7 +276,7 @@ class Setting:
 
     Attributes:
         name: the key.
-        values: what it admits, in words.
+        values: the admitted values, in words.
         meaning: the text below the field.
         default: as a config writes it; None where a value is required.
     """
@@ -279,7 +290,7 @@ class Setting:
 def declared(target: Any) -> list[Setting]:
     """The settings of a class, or the arguments of a function or class that configs call, in order.
 
-    Meanings are the texts that stand below the fields, or the ``Args`` of the docstring.
+    Meanings are the texts below the fields, or the ``Args`` of the docstring.
     """
     if is_dataclass(target):
         meanings = {
@@ -336,5 +347,5 @@ def _meanings(cls: type) -> dict[str, str]:
 
 
 def is_number(value: object) -> bool:
-    """Whether a value is a finite number (true and false are none)."""
+    """Whether a value is a finite number (true and false are not numbers)."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,5 +1,6 @@
-"""From configs to objects: Hydra's instantiate with one clear line for a value that does not fit."""
+"""Builds objects from configs by Hydra's instantiate; a value that does not fit gives one clear line."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ HYDRA_WORDS = ("_args_", "_convert_", "_partial_", "_recursive_")  # of Hydra's 
 
 
 def build(config: Any, group: str = "", /, *, kind: Any = object, **arguments: Any) -> Any:
-    """Hydra's instantiate, with the cause of a failure as one line.
+    """Builds the object that a config describes (Hydra's instantiate); a failure becomes one line with its cause.
 
     Args:
         config: with ``_target_``.
@@ -26,8 +27,8 @@ def build(config: Any, group: str = "", /, *, kind: Any = object, **arguments: A
     Raises:
         InputError: the object refused its arguments, or is of another kind.
     """
-    name = group or str(config.get("_target_", "config")).rsplit(".", 1)[-1]
-    _target(config, name)
+    _target(config, group or "config")
+    name = group or config["_target_"].rsplit(".", 1)[-1]
     try:
         built = instantiate(config, _convert_="all", **arguments)
     except InstantiationException as error:
@@ -35,12 +36,22 @@ def build(config: Any, group: str = "", /, *, kind: Any = object, **arguments: A
         while cause.__cause__ is not None and not isinstance(cause, InputError):
             cause = cause.__cause__
         if isinstance(cause, InputError):
-            raise cause from None
+            raise InputError(_full_path(str(cause), group, str(error))) from None
         reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
         raise InputError(f"{name}: {reason} (_target_={config.get('_target_')})") from error
     if not isinstance(built, kind):
         raise InputError(f"{name}._target_={config['_target_']}: builds a {type(built).__name__}, no {kind.__name__}")
     return built
+
+
+def _full_path(line: str, group: str, error: str) -> str:
+    """A refusal by an object inside another (``tolerances.match``), with the whole path of its key."""
+    nested = re.search(r"full_key: (\S+)", error)
+    path = nested[1] if nested else group
+    path = path if path.startswith(group) else f"{group}.{path}"
+    if not group or line.startswith(f"{path}.") or not line.startswith(f"{group}."):
+        return line
+    return path + line.removeprefix(group)
 
 
 def check_arguments(config: Mapping[str, Any], group: str) -> None:
@@ -89,16 +100,16 @@ def _root_cause(error: BaseException) -> str:
 
 
 def resolve_plain(config: DictConfig) -> dict[str, Any]:
-    """The config as plain values, ``hydra`` left out.
+    """The resolved config as plain Python values, without its ``hydra`` part.
 
     Raises:
         InputError: a required value (???) was not given.
     """
-    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    unset = OmegaConf.to_container(own, resolve=False)
+    without_hydra = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    unset = OmegaConf.to_container(without_hydra, resolve=False)
     if missing := _required(unset, ""):
         raise InputError(f"{missing[0]}: required; give it on the command line, e.g. {missing[0]}=VALUE")
-    plain = OmegaConf.to_container(own, resolve=True)
+    plain = OmegaConf.to_container(without_hydra, resolve=True)
     if not isinstance(plain, dict):
         raise InputError("the config is not a mapping")
     return {str(key): value for key, value in plain.items()}

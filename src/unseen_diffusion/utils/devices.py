@@ -1,4 +1,4 @@
-"""Choosing a device, and moving images to it."""
+"""Chooses a device and copies images to it."""
 
 import torch
 from torch import Tensor

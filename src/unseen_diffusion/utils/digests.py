@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 @runtime_checkable
 class Array(Protocol):
-    """What a digest reads of a NumPy array."""
+    """The parts of a NumPy array that a digest reads."""
 
     @property
     def dtype(self) -> Any:
@@ -29,7 +29,7 @@ class Array(Protocol):
 
 @runtime_checkable
 class ArrayOfTorch(Protocol):
-    """What a digest reads of a torch tensor."""
+    """The parts of a torch tensor that a digest reads."""
 
     @property
     def dtype(self) -> Any:
@@ -61,7 +61,7 @@ def json_digest(value: Any) -> str:
 
     Raises:
         ValueError: NaN or an infinity.
-        TypeError: a value that JSON does not have.
+        TypeError: a value that JSON cannot hold.
     """
     return digest(json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False))
 
@@ -80,6 +80,6 @@ def array_digest(array: Array) -> str:
 def tensor_digest(tensor: ArrayOfTorch) -> str:
     """SHA-256, hexadecimal, of a CPU tensor's type, shape and values.
 
-    It differs from ``array_digest`` of the same values, for torch writes types differently.
+    It differs from ``array_digest`` of the same values, because torch names types differently.
     """
     return digest(f"{tensor.dtype}{tuple(tensor.shape)}", tensor.numpy().tobytes())

@@ -30,12 +30,12 @@ DISK_ERRORS = {
     errno.ENOTDIR: IN_THE_WAY,
     errno.EISDIR: IN_THE_WAY,
 }
-NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}  # of a file system that has none
+NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}  # errors of a file system without locks
 
 
 @contextmanager
 def disk_errors(path: Path | str) -> Iterator[None]:
-    """Turns errors of the disk in the block (full, read-only, a file in place of a folder) into a line with ``path``.
+    """Turns disk errors in the block (full, read-only, a file in place of a folder) into one line that names ``path``.
 
     Raises:
         InputError: in place of the OSError.
@@ -80,7 +80,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 def atomic_folder(path: Path | str) -> Iterator[Path]:
     """Yields a temporary sibling folder, renamed to ``path`` when the block ends without an error.
 
-    If another process has completed the folder meanwhile, that one is kept and the temporary one deleted.
+    If another process has completed the folder meanwhile, its folder is kept and the temporary one deleted.
     """
     path = Path(path)
     with disk_errors(path):
@@ -102,7 +102,7 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
 def locked(path: Path | str) -> Iterator[bool | None]:
     """Holds the lock file ``path``; yields False if another process holds it, None if the file system has no locks.
 
-    The system releases the lock when the process ends: a file that a killed process leaves behind means nothing.
+    The system releases the lock when the process ends: a lock file that a killed process leaves behind locks nothing.
     """
     path = Path(path)
     with disk_errors(path):

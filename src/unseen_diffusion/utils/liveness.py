@@ -1,4 +1,4 @@
-"""Whether another process still works: its process id tells on the same machine, its heartbeats tell elsewhere."""
+"""Checks whether another process is alive: by its process id on the same machine, by its heartbeats elsewhere."""
 
 import os
 import platform
@@ -11,18 +11,19 @@ from pathlib import Path
 import psutil
 
 HEARTBEAT = 10.0  # seconds between two heartbeats
-# Seconds without a heartbeat after which a process on another machine counts as dead, by the clock of whoever waits.
+# Seconds without a heartbeat after which a process on another machine counts as dead, by the clock of the process that
+# waits.
 SILENCE = 60.0
-# The same where time stamps of the other machine are read: its clock may be a minute wrong.
+# The same limit where the other machine's time stamps are read: its clock may be wrong by a minute.
 SILENCE_BY_STAMP = SILENCE + 60.0
-START_TOLERANCE = 5.0  # seconds; corrections of the clock move the time at which a process seems to have started
+START_TOLERANCE = 5.0  # seconds; clock corrections change the computed start time of a process
 
 
 class Clock:
     """The system's time. Tests pass a clock that they advance themselves."""
 
     def monotonic(self) -> float:
-        """Seconds since some moment; never goes back."""
+        """Seconds since an arbitrary start; never decreases."""
         return time.monotonic()
 
     def now(self) -> datetime:
@@ -112,7 +113,7 @@ def heartbeat_age(stamp: str, clock: Clock = CLOCK) -> float:
 
 
 def _machine() -> tuple[str, str, str]:
-    """Host, boot and namespace within which process ids are unique; only the host without Linux."""
+    """Host, boot and namespace within which process ids are unique; without Linux, the host only."""
     boot = space = ""
     with suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -122,7 +123,7 @@ def _machine() -> tuple[str, str, str]:
 
 
 def _ticks(pid: int) -> str:
-    """Start of a process in clock ticks since the boot; empty where the system does not say."""
+    """Start of a process in clock ticks since the boot; empty where the system does not report it."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
     except OSError:
@@ -130,12 +131,12 @@ def _ticks(pid: int) -> str:
 
 
 def _exists(pid: int) -> bool:
-    """Whether there is a process of this id, though nothing more may be known about it."""
-    if pid <= 0:  # would ask for a group of processes
+    """Whether any process has this id; it may be another one than the process asked about."""
+    if pid <= 0:  # 0 and below stand for groups of processes
         return False
     try:
         os.kill(pid, 0)
-    except PermissionError:  # another user's
+    except PermissionError:  # it belongs to another user
         return True
     except (ProcessLookupError, OverflowError):
         return False

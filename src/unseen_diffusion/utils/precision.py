@@ -20,5 +20,5 @@ def full_float32() -> Iterator[None]:
 
 
 def mixed_precision(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
-    """Autocast to ``dtype`` on ``device``; no effect for float32. Enter it anew for each pass: it caches weights."""
+    """Autocast to ``dtype`` on ``device``; no effect for float32. Enter it once per pass: it caches weights."""
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype)

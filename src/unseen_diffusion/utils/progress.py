@@ -1,4 +1,4 @@
-"""Progress bars in steps of images, with the time left."""
+"""Progress bars that count the steps of all images and show the time left."""
 
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -9,7 +9,7 @@ from tqdm import tqdm
 def steps_bar(
     label: str, images: int, steps: int, shown: "bool | tqdm[None]", delay: float = 0.0
 ) -> "AbstractContextManager[tqdm[None]]":
-    """A progress bar that counts steps of images and shows the time left; a line every 20 s where it goes to a file.
+    """A progress bar over the steps of all images, with the time left; written to a file it is a line every 20 s.
 
     Args:
         label: name of the work.
@@ -34,7 +34,7 @@ def steps_bar(
 
 
 def skip(bar: "tqdm[None]", steps: int) -> None:
-    """Counts steps that were done earlier or elsewhere as progress, but not in the speed."""
+    """Counts steps that were done earlier or by other workers as progress, but not in the speed."""
     if not bar.disable:
         bar.n += steps
         bar.initial += steps

@@ -1,4 +1,4 @@
-"""Old module paths, which keep working for one release: one table, with a warning that names the new path.
+"""Keeps old module paths working for one release, by one table; a warning names the new path.
 
 Imports (``from unseen_diffusion.scoring import METRICS``) and the ``_target_`` of configs go through it alike.
 To be deleted with version 0.5, together with the ``__getattr__`` of the packages that took an old module's name.
@@ -132,7 +132,7 @@ def old_names(module: str) -> Callable[[str], Any]:
             if homes:
                 home, new = homes[0]
                 warnings.warn(
-                    f"{ROOT}.{module}.{name} is now {home.__name__}.{new}; the old path goes with version 0.5",
+                    f"{ROOT}.{module}.{name} is now {home.__name__}.{new}; the old path will be removed in version 0.5",
                     FutureWarning,
                     stacklevel=3,
                 )
@@ -154,7 +154,9 @@ def new_names(module: str) -> Callable[[str], Any]:
         if new is None:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         warnings.warn(
-            f"{module}.{name} is now {module}.{new}; the old name goes with version 0.5", FutureWarning, stacklevel=2
+            f"{module}.{name} is now {module}.{new}; the old name will be removed in version 0.5",
+            FutureWarning,
+            stacklevel=2,
         )
         return getattr(sys.modules[module], new)
 
@@ -162,7 +164,7 @@ def new_names(module: str) -> Callable[[str], Any]:
 
 
 class _OldModule(Loader):
-    """Makes a module that is nothing but names found elsewhere."""
+    """Creates a module that only forwards names to their new modules."""
 
     def exec_module(self, module: ModuleType) -> None:
         module.__getattr__ = old_names(module.__name__.removeprefix(f"{ROOT}."))  # type: ignore[method-assign]

@@ -17,8 +17,8 @@ def pack(tensors: Mapping[str, Tensor], header: dict[str, str] | None = None) ->
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str] | None = None) -> None:
     """Writes a safetensors file atomically.
 
-    It is written as bytes, because ``save_file`` of safetensors leaves a temporary file of its own when killed, and
-    raises an error of its own for a full disk.
+    It is written as bytes, because ``save_file`` of safetensors leaves a temporary file when killed, and raises its own
+    type of error for a full disk.
     """
     data = pack(tensors, header)
     with atomic_path(path) as temporary:

@@ -1,4 +1,4 @@
-"""Checkpoints of ADM, iDDPM (Dhariwal and Nichol 2021) and DDPM (Ho et al. 2020) converted to diffusers, and verified.
+"""Converts ADM, iDDPM (Dhariwal and Nichol 2021) and DDPM (Ho et al. 2020) checkpoints to diffusers, and verifies them.
 
 Measured with random weights, float32, at 3x256x256 on CPU: largest error relative to the largest output at t = 0, 500
 and 999. AFHQ-Dog P2 (93.56 M parameters): 6.2e-7, 5.5e-7, 5.6e-7 against ``reference``; 6.4e-7, 5.2e-7, 5.8e-7 against

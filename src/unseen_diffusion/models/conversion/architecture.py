@@ -1,4 +1,4 @@
-"""The U-Nets of both families in one description, and the place of each tensor in UNet2DModel."""
+"""One description for the U-Nets of both families, and the name of each tensor in UNet2DModel."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -21,7 +21,7 @@ class Architecture:
         in_channels: of the image.
         out_channels: as many, or twice as many with a learned variance.
         widths: channels per level, from the full resolution down.
-        blocks: residual blocks per level on the way down; one more on the way up.
+        blocks: residual blocks per level on the downward path; one more on the upward path.
         attention: which levels have attention; the middle always has it.
         scale_shift: the timestep scales and shifts the second norm, instead of being added before it.
         resnet_resampling: levels are joined by residual blocks, not by convolutions.
@@ -39,7 +39,7 @@ class Architecture:
 
     @property
     def attention_widths(self) -> tuple[int, ...]:
-        """The different widths at which there is attention, rising."""
+        """The widths that have attention, ascending."""
         here = {width for width, wanted in zip(self.widths, self.attention, strict=True) if wanted}
         return tuple(sorted(here | {self.widths[-1]}))
 
@@ -80,15 +80,15 @@ class Naming(ABC):
 
 
 class Leaf(NamedTuple):
-    """A weight and its bias: prefix in the checkpoint, prefixes in UNet2DModel, the weight's shape in the former."""
+    """A weight and its bias: the prefix in the checkpoint, the prefixes in UNet2DModel, the shape in the checkpoint."""
 
     source: str
-    targets: tuple[str, ...]  # three for a fused projection to queries, keys and values
+    targets: tuple[str, ...]  # three prefixes for a fused projection to queries, keys and values
     shape: tuple[int, ...]
 
 
 def leaves(arch: Architecture, names: Naming) -> Iterator[Leaf]:
-    """Every tensor pair of the network, in UNet2DModel's order."""
+    """Every weight of the network with its bias, in UNet2DModel's order."""
     first, last = arch.widths[0], arch.widths[-1]
     yield Leaf(names.conv_in, ("conv_in",), (first, arch.in_channels, 3, 3))
     yield Leaf(names.time[0], ("time_embedding.linear_1",), (4 * first, first))
@@ -123,7 +123,7 @@ def _up_leaves(arch: Architecture, names: Naming, level: int) -> Iterator[Leaf]:
     below = arch.widths[min(level + 1, len(arch.widths) - 1)]
     above = arch.widths[max(level - 1, 0)]
     for layer in range(arch.blocks + 1):
-        # The last block receives the input of this level on the way down.
+        # The last block receives the input of this level from the downward path.
         inputs = (width if layer else below) + (above if layer == arch.blocks else width)
         block = names.block(arch, "up", level, layer)
         yield from _resnet_leaves(arch, names, block, f"{target}.resnets.{layer}", inputs, width)
@@ -182,7 +182,7 @@ def expected_shapes(arch: Architecture, names: Naming) -> dict[str, tuple[int, .
 
 
 def check_complete(state: State, arch: Architecture, names: Naming) -> None:
-    """Refuses a state dict that is not exactly the architecture's.
+    """Refuses a state dict whose tensors are not exactly those of the architecture.
 
     Raises:
         InputError: tensors are missing, unexpected, or of another shape; the line names the first of them.
@@ -206,7 +206,7 @@ def check_supported(state: State, arch: Architecture, names: Naming) -> None:
     """Refuses architectures that UNet2DModel cannot represent.
 
     Raises:
-        InputError: a network on another base width, or widths that 32 groups do not divide, or foreign outputs.
+        InputError: another base width, widths that 32 groups do not divide, or another number of outputs.
     """
     base = state[f"{names.time[0]}.weight"].shape[1]
     if base != arch.widths[0]:
@@ -217,11 +217,11 @@ def check_supported(state: State, arch: Architecture, names: Naming) -> None:
     odd = [width for width in arch.widths if width % NORM_GROUPS]
     if odd:
         raise InputError(f"{names.name} checkpoint: {odd[0]} channels; both families have multiples of {NORM_GROUPS}")
-    # Networks that enlarge images also see the small one: 6 channels in.
+    # Super-resolution networks also take the small image: 6 input channels.
     if arch.in_channels not in (1, 3) or arch.out_channels not in (arch.in_channels, 2 * arch.in_channels):
         raise InputError(
-            f"{names.name} checkpoint: {arch.in_channels} channels in, {arch.out_channels} out; "
-            "only unconditional ones of images (1 or 3 in; as many out, or twice as many with a variance) convert"
+            f"{names.name} checkpoint: {arch.in_channels} input and {arch.out_channels} output channels; "
+            "only unconditional image networks can be converted (1 or 3 in; as many out, twice as many with a variance)"
         )
 
 

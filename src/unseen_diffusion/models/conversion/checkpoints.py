@@ -13,7 +13,7 @@ from unseen_diffusion.models.conversion.architecture import Naming
 from unseen_diffusion.models.conversion.families import MARKERS
 from unseen_diffusion.utils.errors import InputError
 
-ROOT = "."  # the name of a network that lies in the file without nesting or prefix
+ROOT = "."  # the name of a network that is stored without nesting or prefix
 
 
 class Checkpoint(NamedTuple):
@@ -42,7 +42,7 @@ def read_checkpoint(path: Path, weights: str | None = None) -> Checkpoint:
         weights: the ``Checkpoint.name`` of the network; None for the rule above.
 
     Raises:
-        InputError: no such file, one that needs code to be read, an unknown layout, or several networks alike.
+        InputError: no such file, one that needs code to be read, an unknown layout, or several networks of equal rank.
     """
     content = _load(path)
     found = {name: (names, state) for name, names, state in _networks(content)}

@@ -1,4 +1,4 @@
-"""The command ``unseen convert``: reads its arguments, converts, prints a report."""
+"""The command ``unseen convert``: reads its arguments, converts a checkpoint and prints a report."""
 
 import argparse
 import textwrap
@@ -55,8 +55,13 @@ def _parser() -> Parser:
     add("--tolerance", type=positive, default=TOLERANCE, help="largest difference over largest output (%(default)g)")
     add("--schedule", choices=tuple(SCHEDULES), default="linear", help="noise schedule of the training (%(default)s)")
     add("--head-channels", type=int, metavar="N", help="channels per attention head (ADM: 64)")
-    add("--heads", type=int, metavar="N", help="a fixed number of attention heads instead")
+    add("--heads", type=int, metavar="N", help="a fixed number of attention heads, instead of --head-channels")
     add("--new-attention-order", action="store_true", help="the model was trained with use_new_attention_order")
-    add("--size", type=int, metavar="PIXELS", help="image size; needed if no published model has these widths")
+    add(
+        "--size",
+        type=int,
+        metavar="PIXELS",
+        help="image size; needed if no published model has the same channel widths",
+    )
     add("--weights", metavar="NAME", help="the network to convert, if the file holds several")
     return parser

@@ -20,7 +20,7 @@ from unseen_diffusion.utils.files import atomic_folder, check_writable
 
 @dataclass(frozen=True)
 class Conversion:
-    """What was converted.
+    """The result of a conversion.
 
     Attributes:
         plan: the network, and what was read, inferred and assumed about it.
@@ -43,7 +43,7 @@ def convert(
     weights: str | None = None,
     tolerance: float = verification.TOLERANCE,
 ) -> Conversion:
-    """Converts an ADM, iDDPM or DDPM checkpoint to a folder for ``DiffusersModel``; all or nothing.
+    """Converts an ADM, iDDPM or DDPM checkpoint to a folder for ``DiffusersModel``; on failure it writes nothing.
 
     Args:
         source: the checkpoint.

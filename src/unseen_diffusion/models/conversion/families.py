@@ -1,4 +1,4 @@
-"""The two layouts that can be read: guided-diffusion's (ADM, iDDPM) and the PyTorch port of Ho et al.'s DDPM."""
+"""The two checkpoint layouts that can be read: guided-diffusion (ADM, iDDPM) and a PyTorch port of Ho et al.'s DDPM."""
 
 import re
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from unseen_diffusion.utils.errors import InputError
 
 
 def _get(state: State, key: str, family: str) -> Tensor:
-    """A tensor from which the architecture is inferred."""
+    """The tensor ``key``, from which the architecture is inferred."""
     if key not in state:
         raise InputError(f"{family} checkpoint: no tensor {key}, from which the architecture is read; is it complete?")
     return state[key]
@@ -24,7 +24,7 @@ def _count(state: State, prefix: str) -> int:
 
 
 class AdmNaming(Naming):
-    """guided-diffusion: ``input_blocks``, ``middle_block``, ``output_blocks``, each numbered through all levels."""
+    """Names in guided-diffusion: ``input_blocks``, ``middle_block``, ``output_blocks``, numbered through all levels."""
 
     name = "ADM"
     conv_in = "input_blocks.0.0"
@@ -46,9 +46,11 @@ class AdmNaming(Naming):
     time_options: ClassVar[Mapping[str, Any]] = {"flip_sin_to_cos": True, "freq_shift": 0, "downsample_padding": 1}
 
     def infer(self, state: State) -> Architecture:
-        """From the way up, where the last block of each level but one carries the upsampler."""
+        """Infers it from the upward path, where the last block of each level but one contains the upsampler."""
         if "label_emb.weight" in state:
-            raise InputError("ADM checkpoint: class-conditional (label_emb.weight); only unconditional ones convert")
+            raise InputError(
+                "ADM checkpoint: class-conditional (label_emb.weight); only unconditional checkpoints can be converted"
+            )
         inputs, outputs = _count(state, "input_blocks"), _count(state, "output_blocks")
         resnets = [
             i for i in range(outputs) if any(f"output_blocks.{i}.{k}.in_layers.0.weight" in state for k in (1, 2))
@@ -59,8 +61,8 @@ class AdmNaming(Naming):
         ends = [per_level * (i + 1) - 1 for i in range(levels - 1)]
         if per_level < 2 or outputs != levels * per_level or inputs != outputs or ends not in (resnets, convs):
             raise InputError(
-                f"ADM checkpoint: {inputs} input blocks, {outputs} output blocks and {levels - 1} upsamplers make no "
-                "levels of equal depth; only U-Nets with as many residual blocks at every level can be converted"
+                f"ADM checkpoint: {inputs} input blocks, {outputs} output blocks and {levels - 1} upsamplers do not "
+                "form levels of equal depth; only U-Nets with as many residual blocks at every level can be converted"
             )
         starts = [per_level * i for i in reversed(range(levels))]
         wide = [_get(state, f"output_blocks.{i}.0.out_layers.3.weight", self.name).shape[0] for i in starts]
@@ -77,24 +79,24 @@ class AdmNaming(Naming):
         )
 
     def block(self, arch: Architecture, side: str, level: int, layer: int) -> str:
-        """Number 0 on the way down is the first convolution; a downsampler has a number of its own."""
+        """Name of a block: downwards, number 0 is the first convolution, and each downsampler has its own number."""
         if side == "down":
             return f"input_blocks.{1 + level * (arch.blocks + 1) + layer}.0"
         return f"output_blocks.{(len(arch.widths) - 1 - level) * (arch.blocks + 1) + layer}.0"
 
     def attention_at(self, arch: Architecture, side: str, level: int, layer: int) -> str:
-        """Second in the block's sequence."""
+        """Name of the attention: second in the block's sequence."""
         return self.block(arch, side, level, layer)[:-1] + "1"
 
     def resampler(self, arch: Architecture, side: str, level: int) -> str:
-        """Down: alone under the next number. Up: last in the sequence of the level's last block."""
+        """Name of the resampler: downwards the next number, upwards the last layer of the level's last block."""
         if side == "down":
             return self.block(arch, side, level, arch.blocks)
         return self.block(arch, side, level, arch.blocks)[:-1] + str(1 + arch.attention[level])
 
 
 class DdpmNaming(Naming):
-    """The PyTorch port of Ho et al. 2020 (SDEdit, DDIM, DiffusionCLIP): ``down``, ``mid``, ``up`` by level."""
+    """Names in the PyTorch port of Ho et al. 2020 (SDEdit, DDIM, DiffusionCLIP): ``down``, ``mid``, ``up`` by level."""
 
     name = "DDPM"
     conv_in = "conv_in"
@@ -116,7 +118,7 @@ class DdpmNaming(Naming):
     time_options: ClassVar[Mapping[str, Any]] = {"flip_sin_to_cos": False, "freq_shift": 1, "downsample_padding": 0}
 
     def infer(self, state: State) -> Architecture:
-        """From the blocks of the way down."""
+        """Infers it from the blocks of the downward path."""
         levels, blocks = _count(state, "down"), _count(state, "down.0.block")
         keys = [f"down.{level}.block.0.conv1.weight" for level in range(levels)]
         if not levels or not blocks:
@@ -133,15 +135,15 @@ class DdpmNaming(Naming):
         )
 
     def block(self, arch: Architecture, side: str, level: int, layer: int) -> str:
-        """Both ways numbered by level, from the full resolution."""
+        """Name of a block: both paths are numbered by level, from the full resolution."""
         return f"{side}.{level}.block.{layer}"
 
     def attention_at(self, arch: Architecture, side: str, level: int, layer: int) -> str:
-        """Beside the blocks."""
+        """Name of the attention, which is stored beside the blocks."""
         return f"{side}.{level}.attn.{layer}"
 
     def resampler(self, arch: Architecture, side: str, level: int) -> str:
-        """Beside the blocks."""
+        """Name of the resampler, which is stored beside the blocks."""
         return f"{side}.{level}.{side}sample"
 
 

@@ -1,4 +1,4 @@
-"""All decisions of a conversion: read from the checkpoint, given as options, or by rule; each is stated in words."""
+"""All decisions of a conversion: from the checkpoint, the options or a rule; each is also stated in words."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a conversion needs to know.
+    """All that a conversion needs.
 
     Attributes:
         architecture: the network.
@@ -118,7 +118,7 @@ def choose_heads(arch: Architecture, names: Naming, options: Options) -> tuple[i
 
 
 def choose_size(arch: Architecture, size: int | None) -> int:
-    """Height and width of the images: as given, or those of the published models with these widths.
+    """Height and width of the images: the given size, or that of the published models with these widths.
 
     Raises:
         InputError: no size is known, or it is one that cannot be halved from level to level.

@@ -16,7 +16,7 @@ from unseen_diffusion.models.conversion.architecture import State
 
 
 class Weights:
-    """A state dict as layers: each method applies the weight and bias found under ``name``."""
+    """A state dict as layers: each method applies the weight and bias stored under ``name``."""
 
     def __init__(self, state: State, norm_eps: float):
         self.state = state
@@ -44,7 +44,7 @@ class Weights:
         return group_norm(x, 32, *self.pair(name), eps=self.norm_eps)
 
     def children(self, name: str) -> list[int]:
-        """The numbers N of the modules ``name.N``, rising."""
+        """The numbers N of the modules ``name.N``, ascending."""
         start = f"{name}."
         return sorted({int(key[len(start) :].split(".", 1)[0]) for key in self.state if key.startswith(start)})
 
@@ -80,7 +80,7 @@ class AdmReference:
         self.new_attention_order = new_attention_order
 
     def embed(self, t: Float[Tensor, " b"]) -> Float[Tensor, "b width"]:
-        """Timesteps, fractional ones too, before the first linear map; float32."""
+        """Embeds timesteps (fractions allowed), before the first linear map; float32."""
         return adm_embedding(t, self.weights.state["time_embed.0.weight"].shape[1])
 
     def __call__(self, x: Float[Tensor, "b c h w"], embedded: Float[Tensor, "b width"]) -> Float[Tensor, "b out h w"]:
@@ -90,7 +90,7 @@ class AdmReference:
         temb = weights.linear("time_embed.2", silu(temb))
         outputs = weights.children("output_blocks")
         resampling = [i for i in outputs if self._upsampler(f"output_blocks.{i}")]
-        # One level is as long on both ways; going down, its last number is the downsampler.
+        # A level has as many entries on both paths; on the downward path, the last one is the downsampler.
         period = resampling[0] + 1 if resampling else len(outputs) + 1
         skips, h = [], x
         for i in weights.children("input_blocks"):
@@ -105,7 +105,7 @@ class AdmReference:
         return weights.conv("out.2", silu(weights.norm("out.0", h)))
 
     def _upsampler(self, name: str) -> bool:
-        """Whether the sequence ends in one: a convolution, or a second residual block."""
+        """Whether the sequence ends in an upsampler: a convolution, or a second residual block."""
         last = f"{name}.{self.weights.children(name)[-1]}"
         return not last.endswith(".0") and (self.weights.has(f"{last}.conv") or self.weights.has(f"{last}.in_layers.0"))
 
@@ -127,7 +127,7 @@ class AdmReference:
         return h
 
     def _resnet(self, name: str, x: Tensor, temb: Tensor, resample: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """Residual block; resampled after the first activation, and the shortcut with it."""
+        """Residual block; resamples after the first activation, and resamples the shortcut too."""
         weights = self.weights
         h = silu(weights.norm(f"{name}.in_layers.0", x))
         if resample is not None:
@@ -166,7 +166,7 @@ class DdpmReference:
         self.weights = Weights(state, 1e-6)
 
     def embed(self, t: Float[Tensor, " b"]) -> Float[Tensor, "b width"]:
-        """Timesteps, fractional ones too, before the first linear map; float32."""
+        """Embeds timesteps (fractions allowed), before the first linear map; float32."""
         return ddpm_embedding(t, self.weights.state["temb.dense.0.weight"].shape[1])
 
     def __call__(self, x: Float[Tensor, "b c h w"], embedded: Float[Tensor, "b width"]) -> Float[Tensor, "b out h w"]:

@@ -19,7 +19,7 @@ Network = Callable[[Tensor, Tensor], Tensor]
 
 
 class Comparison(NamedTuple):
-    """At which input two outputs differ, by how much at most, and that relative to the largest original output."""
+    """The largest difference of two outputs: at which input, absolute, and relative to the largest original output."""
 
     where: str
     error: float
@@ -42,7 +42,7 @@ def difference(output: Float[Tensor, "*shape"], original: Float[Tensor, "*shape"
 def compare_networks(
     network: Network, original: Network, shape: tuple[int, int, int], timesteps: Sequence[float] = TIMESTEPS
 ) -> list[Comparison]:
-    """Both networks on the same standard normal state (C, H, W) at each of ``timesteps``."""
+    """Compares both networks on the same standard normal state (C, H, W) at each of ``timesteps``."""
     found = []
     with full_float32():
         for index, timestep in enumerate(timesteps):
@@ -53,7 +53,7 @@ def compare_networks(
 
 @torch.inference_mode()
 def compare_activations(network: Network, activations: "Activations") -> list[Comparison]:
-    """The network against saved outputs of the original code, row by row."""
+    """Compares the network with saved outputs of the original code, row by row."""
     found = []
     with full_float32():
         for i, t in enumerate(activations.t):

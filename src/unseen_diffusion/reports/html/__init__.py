@@ -1,4 +1,4 @@
-"""Any number of runs as one HTML file that needs nothing else: results in, one page out, nothing recomputed."""
+"""The report: any number of runs as one self-contained HTML file. It reads results and recomputes nothing."""
 
 from unseen_diffusion.reports.html.command import report_command
 from unseen_diffusion.reports.html.load import Run, load_runs

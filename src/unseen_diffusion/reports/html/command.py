@@ -18,7 +18,7 @@ def report_command(arguments: list[str]) -> int:
     Raises:
         InputError: no runs there, an artefact of theirs is missing, or the output is not an HTML file.
     """
-    parser = Parser(prog="unseen report", description="Any number of runs as one HTML file.")
+    parser = Parser(prog="unseen report", description="Write any number of runs as one HTML file.")
     parser.add_argument("paths", nargs="+", help="results.json files, or folders of runs")
     parser.add_argument("-o", "--output", type=Path, default=Path("report.html"), help="default: report.html")
     parser.add_argument("--title", default="What was never seen", help="heading of the page")

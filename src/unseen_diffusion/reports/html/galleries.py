@@ -12,7 +12,7 @@ from unseen_diffusion.reports.rows import REPLICATES, run_name
 from unseen_diffusion.scores.intervals import Proportion, wilson
 
 BUDGET = 9_000_000  # bytes of pictures in one report
-SHARES = {"samples": 0.6, "reconstructions": 0.2, "paths": 0.2}  # of the budget
+SHARES = {"samples": 0.6, "reconstructions": 0.2, "paths": 0.2}  # shares of the budget
 MOST = {"samples": 12, "reconstructions": 8, "paths": 2}  # pictures per sheet
 LEAST = {"samples": 4, "reconstructions": 2, "paths": 1}
 REAL = {"heldout": "held-out", "validation": "validation"}
@@ -40,7 +40,7 @@ class SampleSheet:
         tiles: in order, uncurated.
         count: number of samples.
         nearer: samples that are nearer to a reference than to any held-out image.
-        expected: their share if samples favoured neither set, from the sizes of the two sets.
+        expected: their share if samples were equally close to both sets, from the sizes of the two sets.
     """
 
     name: str

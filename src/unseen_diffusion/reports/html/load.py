@@ -27,7 +27,7 @@ METHODS = (
     "replay",
     "held_out",
 )
-CONTROLS = ("standard_gaussian", "base_samples", "replay", "held_out")  # methods that do not compete
+CONTROLS = ("standard_gaussian", "base_samples", "replay", "held_out")  # methods that are controls, not competitors
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Folder:
         return tensor_names(self.path)
 
     def tensor(self, name: str, most: int | None = None) -> Tensor:
-        """The first ``most`` rows of a tensor (None: all of it), without reading shards beyond."""
+        """The first ``most`` rows of a tensor (None: all of it), without reading later shards."""
         return load_tensor(self.path, name, most)
 
     def facts(self) -> dict[str, Any]:
@@ -67,7 +67,7 @@ class Run(RunResult):
         return None if folder is None else self.locate(folder)
 
     def needed(self, name: str) -> Folder:
-        """The artefact of that name in ``details``, which every run has.
+        """The artefact of that name in ``details``; every run must have it.
 
         Raises:
             InputError: the results do not name it.

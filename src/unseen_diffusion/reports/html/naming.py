@@ -1,4 +1,4 @@
-"""Names for the runs of one report: the settings that tell each from the others."""
+"""Names for the runs of one report: the settings that distinguish each from the others."""
 
 import json
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ class Names:
 
     Attributes:
         varying: settings with more than one value in the report.
-        telling: those of them that do not follow from the method.
+        telling: those of ``varying`` that do not follow from the method.
         common: settings with one value, as text.
-        extra: configuration keys that tell runs of equal settings apart.
+        extra: configuration keys that distinguish runs of equal settings.
     """
 
     def __init__(self, runs: Sequence[Run]):

@@ -29,7 +29,7 @@ from unseen_diffusion.reports.rows import REPLICATES, run_name
 from unseen_diffusion.utils.digests import raw_digest
 from unseen_diffusion.utils.files import atomic_path
 
-CAUGHT = 0.9  # share of replayed references to detect as copies before copy rates can be trusted
+CAUGHT = 0.9  # least share of replayed references detected as copies for copy rates to be trusted
 MOST_GEOMETRIES = 12  # settings per domain whose latent geometry is drawn, at most
 
 

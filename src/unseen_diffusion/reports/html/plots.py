@@ -55,7 +55,7 @@ STATISTICS = {
     "origin_angle": "origin angle, degrees",
     "radius": "radius, L2",
 }
-EXPECTED = {"pair_angle": 60.0, "origin_angle": 90.0}  # of independent isotropic Gaussian latents
+EXPECTED = {"pair_angle": 60.0, "origin_angle": 90.0}  # degrees, for independent isotropic Gaussian latents
 RESPONSES = ("kid_h", "fid_h", "copy_rate", "coverage", "target_conformal", "psnr")
 
 
@@ -93,7 +93,7 @@ def svg(figure: Figure, name: str, title: str) -> Markup:
     with mpl.rc_context(STYLE):
         FigureCanvasSVG(figure).print_svg(buffer, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     text = buffer.getvalue()
-    text = text[text.index("<svg") :]  # neither XML declaration nor doctype inside HTML
+    text = text[text.index("<svg") :]  # HTML needs neither XML declaration nor doctype
     text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text)
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = text.replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')

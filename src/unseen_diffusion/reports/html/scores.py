@@ -10,7 +10,7 @@ from unseen_diffusion.scores.metrics import METRICS, NEAR, P_VALUE, Metric
 
 
 def _with_p_value() -> dict[str, Metric]:
-    """``METRICS`` in its order, with the p-value behind the score that it belongs to."""
+    """``METRICS`` in its order, with each p-value after its score."""
     columns: dict[str, Metric] = {}
     for name, metric in METRICS.items():
         columns[name] = metric

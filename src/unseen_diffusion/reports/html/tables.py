@@ -67,14 +67,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Line:
-    """A row of results, with its run."""
+    """A row of results and its run."""
 
     run: Run
     row: Mapping[str, Any]
 
     @property
     def control(self) -> bool:
-        """Whether it is a comparison row, or of a method that does not compete."""
+        """Whether it is a comparison row, or belongs to a method that is a control."""
         return self.row["row"] != GENERATED or self.run.method in CONTROLS
 
 

@@ -1,4 +1,4 @@
-"""The methods of a run: the full method, and the baselines it is compared with; one file a method."""
+"""The methods of a run: the full method, and the baselines that it is compared with; one file per method."""
 
 from importlib import import_module
 from pkgutil import iter_modules
@@ -13,7 +13,7 @@ __all__ = ["Generated", "by_source"]
 
 
 def by_source(*, source: str = "prior", **settings: Any) -> Base:
-    """The method of a config that names a ``source`` instead of a class; goes with version 0.5.
+    """The method of a config that names a ``source`` instead of a class; will be removed in version 0.5.
 
     Raises:
         InputError: no such source, or settings that the method refuses.

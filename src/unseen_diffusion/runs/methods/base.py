@@ -1,4 +1,4 @@
-"""What every method is: a checked config with ``generate``, which returns the images of a run.
+"""The base class of methods: a checked config with ``generate``, which returns the images of a run.
 
 A new method is one class; its config names it by ``_target_``::
 
@@ -33,8 +33,8 @@ class Generated:
         images: artefact with ``images`` (n, C, H, W) uint8.
         latents: those that were denoised; None for real images.
         prior: the fitted prior, where there is one.
-        selection: the account of the rejection, where there was one.
-        evaluations: network evaluations behind the images, whether spent now or by an earlier run.
+        selection: the record of the rejection, where there was one.
+        evaluations: network evaluations behind the images, spent by this run or an earlier one.
         seconds: wall time behind them, likewise.
     """
 
@@ -48,7 +48,7 @@ class Generated:
 
 @settings("method")
 class Method(ABC):
-    """What a config of the ``method`` group builds."""
+    """A method; a config of the ``method`` group builds one."""
 
     name: str
     """label in tables; comparisons pair methods by it"""
@@ -78,4 +78,4 @@ class Method(ABC):
 
     @abstractmethod
     def generate(self, run: "unseen_diffusion.runs.run.Run") -> Generated:
-        """The images of a run; what they cost is added by ``runs.run.generate``."""
+        """Generates the images of a run; ``runs.run.generate`` adds their cost."""

@@ -33,7 +33,7 @@ class DrawnFromPrior(Method):
 
 @dataclass(frozen=True)
 class StoredFit(FitSteps[StoredPrior]):
-    """Fits a run's prior, each step an artefact of its store."""
+    """Fits a run's prior; each step is an artefact in its store."""
 
     of: "unseen_diffusion.runs.run.Run"
 
@@ -49,7 +49,7 @@ class StoredFit(FitSteps[StoredPrior]):
 
 @dataclass(frozen=True)
 class StoredDraw(DrawSteps[StoredPrior, Artefact, Artefact]):
-    """Draws a run's images, each step an artefact of its store."""
+    """Draws a run's images; each step is an artefact in its store."""
 
     of: "unseen_diffusion.runs.run.Run"
 
@@ -67,7 +67,7 @@ class StoredDraw(DrawSteps[StoredPrior, Artefact, Artefact]):
 
 
 def check_kept(s: "unseen_diffusion.runs.settings.RunSettings", kept: int, proposals: int) -> None:
-    """Enough latents for the scores, before they are denoised: ``rejection.allow_fewer`` may have kept too few.
+    """Checks, before denoising, that ``rejection.allow_fewer`` has kept enough latents for the scores.
 
     Raises:
         InputError: too few.

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @settings("method")
 class FineTuned(Method):
-    """Samples of the fine-tuned model, drawn as those of the base model are."""
+    """Samples of the fine-tuned model, drawn in the same way as those of the base model."""
 
     source: ClassVar = "tuned"
     fine_tunes: ClassVar = True

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @settings("method")
 class NoisedReferences(Method):
-    """The forward process from the references, in order and from the first again when they run out."""
+    """Adds noise to the references in order, repeated as needed (the forward process), and denoises them."""
 
     source: ClassVar = "noised"
 

@@ -16,7 +16,7 @@ class FeatureExtractor(Protocol):
     """Maps uint8 images (N, C, H, W) to float32 features (N, dimension), each image on its own.
 
     Attributes:
-        name: shown beside every score; scores of different extractors do not compare.
+        name: shown beside every score; scores of different extractors cannot be compared.
         dimension: features per image.
         fingerprint: SHA-256 that changes with the weights or the preprocessing; part of every artefact's key.
         batch_size: images at a time; no result depends on it.

@@ -1,6 +1,6 @@
 """The embedded feature network: a small CNN trained on the embedded 32x32 domains (``unseen train``).
 
-Scores with these features always show the network's name: they do not compare with published FID or KID.
+Scores with these features always show the network's name: they are not comparable with published FID or KID.
 """
 
 from collections.abc import Sequence
@@ -39,8 +39,8 @@ class Residual(nn.Module):
 class FeatureNetwork(nn.Module):
     """CNN for 3x32x32 images with two linear heads on its pooled features.
 
-    One head predicts the domain, the other how the image was distorted: a network trained on domains alone does not
-    see the flaws of generated images.
+    One head predicts the domain, the other how the image was distorted: a network trained on domains alone would miss
+    the flaws of generated images.
     """
 
     @checked_arguments("training.network")

@@ -23,7 +23,7 @@ class Pixels:
 
     @checked_arguments("features")
     def __init__(self, side: Annotated[int, Field(ge=1, le=4096)] = 32, batch_size: Count = 1024) -> None:
-        """Features of dimension 3 * side^2.
+        """Sets the side; features then have dimension 3 * side^2.
 
         Args:
             side: height and width in pixels that images are average-pooled to.

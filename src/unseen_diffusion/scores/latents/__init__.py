@@ -1,1 +1,1 @@
-"""Tests of sets of latents: separability of two, Gaussianity of one; theory for docs/theory.md."""
+"""Tests of latents: whether two sets are separable, and whether one set is Gaussian; theory for docs/theory.md."""

@@ -41,8 +41,8 @@ from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.seeds import generator, normal_rows
 
 NULLS = ("gaussian", "isotropic")
-COORDINATES = 256  # at most, behind the kurtosis
-TABLE = 9999  # samples behind an Anderson-Darling p-value
+COORDINATES = 256  # largest number of coordinates in the kurtosis test
+TABLE = 9999  # samples from which an Anderson-Darling p-value is computed
 _AT_A_TIME = 2_000_000  # numbers in a batch of rotations
 _EDGE = 2.02  # the 99% point of the Tracy-Widom law of order 1
 
@@ -170,7 +170,7 @@ def _projections(rows: Tensor, seed: int, count: int) -> Float[Tensor, "count n"
 
 
 def _some_coordinates(rows: Tensor, seed: int) -> Float[Tensor, "n k"]:
-    """At most ``COORDINATES`` random coordinates about their means, of those that have any spread."""
+    """At most ``COORDINATES`` random coordinates minus their means, among those with nonzero variance."""
     varied = (rows != rows[:1]).any(0).cpu().nonzero().flatten()
     chosen = varied[torch.randperm(len(varied), generator=generator(seed, "coordinates"))[:COORDINATES]]
     picked = rows[:, chosen.to(rows.device)].cpu().double()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unseen_diffusion.utils.errors import InputError
 
-Latents = Float[Tensor, "_ ..."]  # any number of rows: one call compares sets of different sizes
+Latents = Float[Tensor, "_ ..."]  # any number of rows, because one call compares sets of different sizes
 # Columns converted to float64 at a time: 2000 latents of 8192 columns take 131 MB.
 COLUMNS = 8192
 
@@ -30,7 +30,7 @@ class Pooled:
 
     @classmethod
     def of(cls, x: Latents, y: Latents) -> "Pooled":
-        """Computes them from latents x (n, ...) and y (m, ...) of equal shape, n, m >= 3.
+        """Computes the inner products of latents x (n, ...) and y (m, ...) of equal shape, n, m >= 3.
 
         Raises:
             InputError: fewer than 3 latents, shapes that differ, values that are not finite, or no spread at all.

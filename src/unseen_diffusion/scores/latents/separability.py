@@ -1,4 +1,4 @@
-"""Separability of two sets of latents: by distances alone, by a hyperplane, and by any difference at all.
+"""Separability of two sets of latents: by distances alone, by a hyperplane, and by any difference of distributions.
 
 What each detects. *Distances* (Dasgupta 1999; Vempala and Wang 2004; Blum, Hopcroft and Kannan, chapter 2): the
 centres' distance against d^(1/4) times the spread, and three rules that use nothing but distances; they detect
@@ -84,13 +84,13 @@ def separability(x: Latents, y: Latents, seed: int, permutations: int = 999, fol
 
 
 def distance_separation(x: Latents, y: Latents, seed: int, permutations: int = 999) -> DistanceSeparation:
-    """The test by distances alone; arguments and errors as ``separability``."""
+    """The test by distances alone; arguments and errors as in ``separability``."""
     pooled = Pooled.of(x, y)
     return _by_distances(pooled, pooled.squared_distances(), permutations, seed)
 
 
 def energy_distance(x: Latents, y: Latents, seed: int, permutations: int = 999) -> Discrepancy:
-    """2 E|x - y| - E|x - x'| - E|y - y'| with its permutation test; arguments and errors as ``separability``."""
+    """2 E|x - y| - E|x - x'| - E|y - y'| with its permutation test; arguments and errors as in ``separability``."""
     pooled = Pooled.of(x, y)
     return discrepancy(-pooled.squared_distances().sqrt(), pooled.first, permutations, seed)
 

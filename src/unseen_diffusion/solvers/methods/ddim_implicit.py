@@ -1,9 +1,9 @@
 """The implicit inverse of a DDIM step (as in AIDI and ReNoise), solved by fixed-point iteration.
 
-From a up to b it undoes the step of DDIM down: find y with alpha_a denoised(y, b) + sigma_a eps(y, b) = x. With the
-exact denoiser, the Jacobian of that step is (alpha_a / alpha_b) [(1 - th) I + th Cov[x0 | y] / v_b^2], with
-v = sigma / alpha and th = 1 - v_a / v_b. It is positive definite, so a small enough step along the residual always
-helps. The plain fixed point diverges where th (largest eigenvalue / v_b^2 - 1) > 1, that is at sharp posteriors.
+The step from a up to b inverts the DDIM step down from b: find y with alpha_a denoised(y, b) + sigma_a eps(y, b) = x.
+With the exact denoiser, the Jacobian of that step is (alpha_a / alpha_b) [(1 - th) I + th Cov[x0 | y] / v_b^2], with v
+= sigma / alpha and th = 1 - v_a / v_b. It is positive definite, so a small enough step along the residual always helps.
+The plain fixed point diverges where th (largest eigenvalue / v_b^2 - 1) > 1, that is at sharp posteriors.
 """
 
 from dataclasses import dataclass, field
@@ -65,11 +65,11 @@ class ImplicitDdim(Solver):
 class ImplicitSettings(SolverSettings):
     """The implicit inverse of DDIM: at most ``steps`` NFE upwards, ``steps / iterations`` downwards."""
 
-    iterations: Count = FixedPoint.iterations
+    iterations: Count
     """NFE of a fixed point, at most, per image and step of the inversion"""
-    tolerance: Annotated[float, Field(gt=0, lt=1)] = FixedPoint.tolerance
+    tolerance: Annotated[float, Field(gt=0, lt=1)]
     """relative residual at which an image is done"""
-    acceleration: Acceleration = FixedPoint.acceleration
+    acceleration: Acceleration
     """the fixed-point method (see ``FixedPoint``)"""
 
     def __post_init__(self) -> None:
@@ -78,7 +78,7 @@ class ImplicitSettings(SolverSettings):
         super().__post_init__()
 
     def intervals_of(self, steps: int) -> int:
-        """Intervals that ``steps`` NFE pay for, if every fixed point needs all its iterations."""
+        """Number of intervals that ``steps`` NFE allow, if every fixed point needs all its iterations."""
         return steps // self.iterations
 
     def make_solver(self) -> Solver:

@@ -25,7 +25,7 @@ class DpmSolver2M(Solver):
 
 
 def dpmpp_2m_step(model: DiffusionModel, x: Tensor, now: Evaluated, before: Evaluated | None, there: Node) -> Tensor:
-    """One step of DPM-Solver++(2M); of its SDE form where noise is added after it (the paper's appendix A.6).
+    """One step of DPM-Solver++(2M); of its SDE form if noise is added afterwards (the paper's appendix A.6).
 
     The denoised image is extrapolated linearly in log(alpha / sigma) to the middle between the two timesteps, also
     where the deterministic part ends below the second one. First order without a step before, and where a node is the

@@ -22,8 +22,8 @@ from unseen_diffusion.solvers.methods.dpmpp_2m import dpmpp_2m_step
 class Trapezoid(Solver):
     """Second order: one evaluation per step, and one to start.
 
-    The evaluation at the predicted end corrects this step and opens the next one. Noise between two steps (eta > 0)
-    makes that evaluation stale, and differences of eps are no derivative any more. A noisy step is therefore one of
+    The evaluation at the predicted end corrects this step and starts the next one. Noise between two steps (eta > 0)
+    makes that evaluation outdated, and differences of eps are no derivative any more. A noisy step is therefore one of
     DPM-Solver++(2M), which extrapolates denoised images. Results jump a little between eta = 0 and the smallest other
     value (1 dB in a round trip of 16 steps).
     """

@@ -1,0 +1,20 @@
+"""The settings of a rejection. Imports no torch: the command's help reads them."""
+
+from typing import Literal, get_args
+
+from unseen_diffusion.utils.checked import Count, settings
+
+RouteName = Literal["direct", "exact_statistics"]
+ROUTES: tuple[str, ...] = get_args(RouteName)
+
+
+@settings("rejection")
+class Rejection:
+    """How many candidates are drawn, and how they are judged. The defaults suit Python users and equal conf/."""
+
+    max_proposals: Count
+    """candidates before a run gives up"""
+    allow_fewer: bool = False
+    """if max_proposals is reached: continue with the accepted latents, if the scores have enough, instead of failing"""
+    route: RouteName = "direct"
+    """direct: every candidate is drawn in full; exact_statistics: same distribution, faster for large images"""
