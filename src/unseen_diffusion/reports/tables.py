@@ -125,8 +125,8 @@ def _score(name: str, line: Mapping[Hashable, Any]) -> str:
     """A score as text, KID with half its 95% interval."""
     value = line[name]
     if METRICS[name].kind == "kid" and not is_missing(value):
-        low, high = (line.get(f"{name}_{end}") for end in ("low", "high"))
-        return plus_minus(name, value, nan if is_missing(low) or is_missing(high) else (high - low) / 2)
+        low, high = line.get(f"{name}_low"), line.get(f"{name}_high")
+        return plus_minus(name, value, nan if low is None or high is None else (high - low) / 2)
     return as_text(name, value)
 
 

@@ -283,5 +283,7 @@ def words_without_secrets(words: Sequence[str], known: Sequence[str] = ()) -> li
     found = []
     for word in words:
         key, equals, value = word.partition("=")
-        found.append(f"{key}={HIDDEN}" if equals and value and SECRET.search(key) else without_secrets(word, known))
+        found.append(
+            f"{key}={HIDDEN}" if equals and value and SECRET.search(key.lstrip("+~")) else without_secrets(word, known)
+        )
     return found
