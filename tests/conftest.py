@@ -65,6 +65,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
     """Prints, below the summary, how many tests did not run, why, and how to run them."""
     yield
+    for report in (one for outcome in ("passed", "failed") for one in terminalreporter.stats.get(outcome, [])):
+        for name, value in getattr(report, "user_properties", []):  # which pytest-xdist hands over
+            terminalreporter.write_line(f"{name}: {value}")
     reasons: Counter[str] = Counter()
     for report in terminalreporter.stats.get("skipped", []):
         reasons[str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)] += 1

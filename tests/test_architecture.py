@@ -106,4 +106,4 @@ def test_no_test_imports_from_another_test() -> None:
 def test_the_tests_mirror_the_packages() -> None:
     """Each folder of tests/ is named after the package that it tests."""
     folders = {path.relative_to(TESTS).parts[0] for path in TESTS.glob("*/*.py")}
-    assert folders - {"support", "experiments", "benchmarks"} <= set(ORDER)
+    assert folders - {"support", "experiments", "benchmarks", "robustness"} <= set(ORDER)

@@ -138,7 +138,7 @@ def test_batch_size_changes_nothing(here: Path) -> None:
         (["mixing.t=1000"], "mixing.t=1000: give a number between 0 and 999"),
         (["mixing.t=0"], "t=0 is the image itself"),
         (["mixing.t=500", "mixing.record=[500.00001]"], "two steps that are equal to 6 digits"),
-        (["prior=null"], "Config group override must be a string"),
+        (["prior=null"], "prior=null: choose an option by its name"),
         (["progress=maybe"], "progress=maybe: give true or false"),
         (["paths.outputs=/dev/null/x"], "paths.outputs=/dev/null/x: cannot write"),
         (["prior=low_rank", "prior.rank=30"], "domain.references=24: prior=low_rank needs 32 or more"),
@@ -174,7 +174,10 @@ def test_batch_size_changes_nothing(here: Path) -> None:
         (["mixing.record=[300"], "mixing.record=[300: Hydra cannot read this"),
         (["domain.path=Köln,Bonn"], "quotes inside quotes, such as 'domain.path=\"a, b\"'"),
         (["galaxies"], "galaxies: Hydra cannot read this"),
-        (["prior._target_=mypriors.Wide"], "prior: No module named 'mypriors'"),
+        (
+            ["prior._target_=mypriors.Wide"],
+            "prior._target_=mypriors.Wide: cannot be imported (No module named 'mypriors')",
+        ),
         (["domain.name=${nope}"], "Interpolation key 'nope' not found"),
     ],
 )

@@ -24,11 +24,12 @@ class ManifestSweeper(BasicSweeper):
         Launchers stop waiting at the first worker that dies (Ray, submitit) or kill the others with it (joblib).
         The jobs come from the manifest, not from the command line.
         """
-        from unseen_diffusion.sweeps.manifest import SweepState
+        from unseen_diffusion.sweeps.manifest import SweepState, hide_secrets
         from unseen_diffusion.sweeps.status import is_this_process
 
         folder = Path(self.config.hydra.sweep.dir)
         OmegaConf.save(self.config, folder / "multirun.yaml")
+        hide_secrets(folder)
         names = SweepState.of(folder).pending()
         while names:
             if self._launch(folder, names):
@@ -43,11 +44,10 @@ class ManifestSweeper(BasicSweeper):
 
     def _launch(self, folder: Path, names: list[str]) -> bool:
         """Starts these jobs, at most ``max_batch_size`` at once; False if the launcher failed."""
-        from unseen_diffusion.sweeps.manifest import read_manifest
+        from unseen_diffusion.sweeps.manifest import overrides_of
 
-        manifest = read_manifest(folder)
-        points = dict(zip(manifest.names(), manifest.points, strict=True))
-        jobs = [[*points[name].overrides, f"hydra.sweep.subdir='{name}'"] for name in names]
+        overrides = overrides_of(folder.resolve())
+        jobs = [[*overrides[name], f"hydra.sweep.subdir='{name}'"] for name in names]
         size = self.max_batch_size or len(jobs)
         try:
             for start in range(0, len(jobs), size):

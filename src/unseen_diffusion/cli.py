@@ -1,6 +1,6 @@
 """The command line: a verb, then that verb's own arguments. Each verb imports what it needs when it is called."""
 
-import argparse
+import io
 import logging
 import os
 import shutil
@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from unseen_diffusion.utils.arguments import Parser
 from unseen_diffusion.utils.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     # Hydra reads flags only before the first override; people write -m anywhere.
     arguments = arguments[:1] + sorted(arguments[1:], key=lambda word: word not in ("-m", "--multirun"))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that knows no ± shows a question mark
     try:
         sys.exit(_dispatch(arguments))
     except InputError as error:
@@ -143,7 +146,7 @@ def _status(arguments: list[str]) -> int:
     """Prints the state of runs and sweeps."""
     from unseen_diffusion.sweeps.manifest import status_command
 
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="unseen status",
         description="Show the state of runs and sweeps. The exit code is 0 only if all runs are done.",
     )
@@ -185,7 +188,7 @@ def _table(arguments: list[str]) -> int:
     """Prints, and on request saves, the table of any number of runs."""
     from unseen_diffusion.reports.tables import load_results, print_table, write_table
 
-    parser = argparse.ArgumentParser(prog="unseen table", description="Print any number of runs as one table.")
+    parser = Parser(prog="unseen table", description="Print any number of runs as one table.")
     parser.add_argument("paths", nargs="+", help="results.json files, or folders of runs")
     parser.add_argument("--save", action="append", default=[], type=Path, help="also write a .csv, .md or .tex file")
     chosen = parser.parse_args(arguments)
@@ -203,9 +206,7 @@ def _compare(arguments: list[str]) -> int:
     from unseen_diffusion.reports.figures import comparison_figure
     from unseen_diffusion.reports.tables import load_results
 
-    parser = argparse.ArgumentParser(
-        prog="unseen compare", description="Compare methods over reference draws and seeds."
-    )
+    parser = Parser(prog="unseen compare", description="Compare methods over reference draws and seeds.")
     parser.add_argument("paths", nargs="+", help="results.json files, or folders of runs")
     parser.add_argument(
         "--against",

@@ -169,7 +169,7 @@ WRONG = {
     "data.size=8": "data.size=8: give a whole number of 16 or more",
     "data.validation=half": "data.validation=half: give a number between 0 and 0.5",
     "data.images.on_unreadable=ignore": "data.images.on_unreadable=ignore: choose one of error, skip",
-    "tracking.project=5": "tracking.project=5: give text",
+    "tracking.project=5": "tracking.project=5: give text that is not empty",
     "training.network.width=abc": "training.network.width=abc: give a whole number of 16 or more",
     "training.network.pixel_unshuffle=3": "training.network.pixel_unshuffle=3: choose one of 1, 2",
     "training.network.layers_per_block=0": f"training.network.layers_per_block=0: {COUNT}",
@@ -400,9 +400,12 @@ def test_validation_images_are_never_trained_on() -> None:
 
 @pytest.mark.parametrize("kind", ["folder", "parquet", "hub"])
 @pytest.mark.parametrize("size", [32, 64, 128, 256])
-def test_every_source_and_size_composes(kind: str, size: int) -> None:
+def test_every_source_and_size_composes(tmp_path: Path, kind: str, size: int) -> None:
     """The images, and the network that goes with their size."""
-    (config,) = expand("train", [f"data={kind}", "data.path=some/images", f"data.size={size}"]).points
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    pd.DataFrame({"image": [(tmp_path / "a.png").read_bytes()]}).to_parquet(tmp_path / "a.parquet")
+    path = "some/images" if kind == "hub" else tmp_path
+    (config,) = expand("train", [f"data={kind}", f"data.path={path}", f"data.size={size}"]).points
     check_training(config)
     images: OwnImages = build(config.training.data)
     assert (images.kind, images.size) == (kind, size)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from unseen_diffusion.domains.base import Pool, fingerprint
 from unseen_diffusion.domains.encoded import EncodedDomain, require_path
-from unseen_diffusion.utils.checked import settings
+from unseen_diffusion.utils.checked import Text, settings
 from unseen_diffusion.utils.digests import file_digest
 from unseen_diffusion.utils.errors import InputError
 
@@ -27,7 +27,7 @@ PAGED = {".tif", ".tiff"}  # may hold several images
 class Folder(EncodedDomain):
     """All images below a folder, recognised by their suffix; hidden ones and folders that start with __ are skipped."""
 
-    path: str
+    path: Text
     """the folder; its subfolders are searched too, linked ones included"""
     name: str = ""
     source: str = "a folder of images"

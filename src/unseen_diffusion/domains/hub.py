@@ -10,7 +10,7 @@ import fsspec
 
 from unseen_diffusion.domains.base import Pool, fingerprint
 from unseen_diffusion.domains.encoded import EncodedDomain, encoded_bytes
-from unseen_diffusion.utils.checked import Count, settings
+from unseen_diffusion.utils.checked import Count, Text, settings
 from unseen_diffusion.utils.digests import digest
 from unseen_diffusion.utils.errors import InputError, first_line
 
@@ -21,20 +21,20 @@ log = logging.getLogger(__name__)
 class Hub(EncodedDomain):
     """A data set of the hub; only data is read, never code."""
 
-    id: str
+    id: Text
     """the data set, e.g. uoft-cs/cifar10"""
     name: str = ""
     source: str = "the Hugging Face hub"
     licence: str = "see the data set's card"
-    config: str | None = None
+    config: Text | None = None
     """configuration of the data set; needed where it has several"""
-    split: str = "train"
+    split: Text = "train"
     """part of the data set, e.g. train or test"""
-    revision: str | None = None
+    revision: Text | None = None
     """branch, tag or commit; null takes the newest"""
-    column: str = "image"
+    column: Text = "image"
     """column of the images"""
-    label: str = "label"
+    label: Text = "label"
     """column of the classes; only needed for labels"""
     labels: Sequence[int | str] | None = None
     """classes whose rows are kept; null keeps all"""

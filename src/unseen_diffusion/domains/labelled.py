@@ -8,28 +8,28 @@ from unseen_diffusion.domains.base import Pool
 from unseen_diffusion.domains.encoded import EncodedDomain
 from unseen_diffusion.domains.hub import Hub
 from unseen_diffusion.domains.parquet import Parquet, parquet_files
-from unseen_diffusion.utils.checked import settings
+from unseen_diffusion.utils.checked import Text, settings
 
 
 @settings("domain")
 class Labelled(EncodedDomain):
     """A data set with classes, from local Parquet files or from the hub."""
 
-    hub: str
+    hub: Text
     """the data set on the hub; its rows are downloaded once and cached"""
-    path: str | None
+    path: Text | None
     """local Parquet files (a file, a folder or a glob pattern); null takes the hub, or its local cache"""
-    column: str
+    column: Text
     """column of the images in the local files"""
-    hub_column: str
+    hub_column: Text
     """column of the images on the hub"""
-    label: str
+    label: Text
     """column of the classes"""
     labels: Sequence[int | str] | None
     """classes whose images are kept; null keeps all"""
-    split: str
+    split: Text
     """part of the data set on the hub"""
-    revision: str | None
+    revision: Text | None
     """branch, tag or commit on the hub; null takes the newest"""
 
     def files(self) -> Sequence[Path]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from unseen_diffusion.domains.base import Pool, fingerprint
 from unseen_diffusion.domains.encoded import EncodedDomain, encoded_bytes, require_path
-from unseen_diffusion.utils.checked import settings
+from unseen_diffusion.utils.checked import Text, settings
 from unseen_diffusion.utils.digests import digest, file_digest
 from unseen_diffusion.utils.errors import InputError, first_line
 from unseen_diffusion.utils.images import decode, stack
@@ -35,14 +35,14 @@ class Row:
 class Parquet(EncodedDomain):
     """Rows of Parquet files."""
 
-    path: str
+    path: Text
     """a file, a folder or a glob pattern"""
     name: str = ""
     source: str = "Parquet files"
     licence: str = "not stated"
-    column: str = "image"
+    column: Text = "image"
     """column of the encoded images: bytes, or {bytes, path} as on the Hugging Face hub"""
-    label: str = "label"
+    label: Text = "label"
     """column of the classes; only needed for labels"""
     labels: Sequence[int | str] | None = None
     """classes whose rows are kept; null keeps all"""

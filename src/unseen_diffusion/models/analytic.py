@@ -1,6 +1,6 @@
 """The analytic model: exact eps and the exact probability flow for Gaussian data N(m, S). Tests compare with it."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unseen_diffusion.models.base import DiffusionModel, ModelSpec, Prediction
 from unseen_diffusion.models.schedules import Node, Schedule
-from unseen_diffusion.utils.checked import Count, Positive, checked_arguments
+from unseen_diffusion.utils.checked import Positive, checked_arguments
 from unseen_diffusion.utils.digests import digest
 from unseen_diffusion.utils.errors import InputError
 
@@ -91,8 +91,8 @@ def cosine_basis(size: int) -> Tensor:
 
 @checked_arguments("model")
 def natural_gaussian(
-    size: Count,
-    channels: Count,
+    size: Annotated[int, Field(ge=1, le=4096)],
+    channels: Literal[1, 3],
     std: Positive,
     slope: Annotated[float, Field(ge=0)],
     device: str | torch.device = "cpu",

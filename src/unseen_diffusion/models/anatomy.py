@@ -13,7 +13,7 @@ from unseen_diffusion.models.base import ModelSpec
 from unseen_diffusion.models.folders import index_parts, part_file, read_config
 from unseen_diffusion.models.parameterisations import Parameterisation, Score, parameterisation
 from unseen_diffusion.utils.checked import checked_value
-from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.errors import InputError, first_line
 
 NETWORKS = ("UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel", "SD3Transformer2DModel")
 AUTOENCODERS = ("AutoencoderKL", "VQModel")
@@ -36,6 +36,8 @@ RANGES: dict[str, Any] = {
 }
 # Inputs beyond the state, the time and one condition. Such networks would run, but without the right input.
 FOREIGN = ("addition_embed_type", "encoder_hid_dim_type", "time_cond_proj_dim", "class_embed_type")
+# What a value of another kind than a pipeline's JSON should have raises, here and in diffusers.
+DAMAGED = (TypeError, KeyError, ValueError, AttributeError, IndexError, ArithmeticError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,22 @@ def examine(folder: Path) -> Anatomy:
     Raises:
         InputError: not a pipeline of a known family.
     """
+    try:
+        anatomy = _examine(folder)
+        anatomy.spec()
+    except InputError as error:
+        if str(folder) in str(error):
+            raise
+        raise InputError(f"{folder}: {error}") from error
+    except DAMAGED as error:  # a list or text where the JSON of a pipeline has a number, or the like
+        raise InputError(
+            f"{folder}: its JSON files describe no pipeline ({type(error).__name__}: {first_line(error)}); "
+            "download the model again"
+        ) from error
+    return anatomy
+
+
+def _examine(folder: Path) -> Anatomy:
     part, codec_part = _parts(folder)
     network = _complete(read_config(part_file(folder, part, "config.json")))
     kind = _network_class(folder, network)
@@ -139,6 +157,8 @@ def _parts(folder: Path) -> tuple[str, str | None]:
 
 
 def _check_entry(folder: Path, part: str, entry: list[str], known: tuple[str, ...]) -> None:
+    if len(entry) != 2 or not all(isinstance(word, str) for word in entry):
+        raise InputError(f"{folder}: {part} {entry} in model_index.json; give a library and a class")
     if entry[0] != "diffusers" or entry[1] not in known:
         raise InputError(f"{folder}: {part} {'.'.join(entry)} in model_index.json; known: {', '.join(known)}")
 
@@ -173,6 +193,10 @@ def _complete(config: dict[str, Any]) -> dict[str, Any]:
 def _check_shapes(anatomy: Anatomy) -> None:
     """Checks that images are square, that channels fit each other, and that the autoencoder fits the family."""
     folder, network = anatomy.folder, anatomy.network
+    for key in ("in_channels", "out_channels", "num_class_embeds", "num_embeds_ada_norm"):
+        count = network.get(key)
+        if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
+            raise InputError(f"{folder}: {key} {count}; give a whole number of 1 or more")
     size = network["sample_size"]
     if isinstance(size, list) and len(size) == 2 and size[0] == size[1]:
         network["sample_size"] = size = size[0]

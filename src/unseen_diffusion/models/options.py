@@ -52,7 +52,7 @@ def describe(path: str, revision: str | None = None) -> ModelSpec:
 
 
 @checked_arguments("model", Options)
-def inspect_model(path: str, revision: str | None = None, **options: Any) -> ModelSpec:
+def inspect_model(path: Text, revision: Text | None = None, **options: Any) -> ModelSpec:
     """Checks the arguments of a ``DiffusersModel`` without reading weights; those of local folders must exist.
 
     Args:

@@ -28,7 +28,7 @@ from unseen_diffusion.models.schedules import Node
 from unseen_diffusion.models.text import Weights, stable_diffusion_3_embedding, stable_diffusion_embedding
 from unseen_diffusion.models.unet import unet_forward
 from unseen_diffusion.utils.batching import Size, in_batches
-from unseen_diffusion.utils.checked import checked_arguments
+from unseen_diffusion.utils.checked import Text, checked_arguments
 from unseen_diffusion.utils.checks import require_finite
 from unseen_diffusion.utils.digests import digest, file_digest
 from unseen_diffusion.utils.errors import InputError, first_line
@@ -57,8 +57,8 @@ class DiffusersModel(DiffusionModel):
     @checked_arguments("model", Options)
     def __init__(
         self,
-        path: str,
-        revision: str | None = None,
+        path: Text,
+        revision: Text | None = None,
         device: str | torch.device = "cpu",
         name: str | None = None,
         **options: Any,

@@ -1,6 +1,5 @@
 """``unseen dashboard``: a wandb workspace that compares the runs of every domain, one section per question."""
 
-import argparse
 import json
 from pathlib import Path
 from secrets import token_hex
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from unseen_diffusion.reports.rows import COMPARISON_ROWS, GENERATED
 from unseen_diffusion.reports.tracking import TABLE, check_project, has_key
 from unseen_diffusion.scores.metrics import COST, DIVERSE, INSIDE, METRICS, NEAR, NEW
+from unseen_diffusion.utils.arguments import Parser
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import write_json
 
@@ -191,7 +191,7 @@ def dashboard_command(arguments: list[str]) -> int:
     Raises:
         InputError: one line: no key, a name wandb refuses, or wandb-workspaces is missing.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="unseen dashboard", description="Make a wandb workspace that compares runs, grouped by domain."
     )
     parser.add_argument("--project", default="unseen-diffusion", help="wandb project of the runs")

@@ -1,14 +1,19 @@
 """The results of one run: the typed content of results.json, written and read here."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar
 
 from unseen_diffusion.scores.extra import show_columns
-from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.scores.metrics import METRICS
+from unseen_diffusion.utils.checked import as_written, checked_value
+from unseen_diffusion.utils.errors import InputError, first_line
 from unseen_diffusion.utils.files import read_json, write_json
+
+log = logging.getLogger(__name__)
 
 RESULTS = "results.json"
 TABLE = "results.parquet"  # the rows of results.json, each with the run's settings
@@ -17,6 +22,28 @@ SCHEMA = 2  # of results.json
 # Configuration keys that change no result.
 INDIFFERENT = ("paths", "tracking", "progress", "batch_size", "device", "workers", "worker", "method.source")
 REQUIRED = ("settings", "rows", "config")
+ROWS = ("generated", "held_out", "replay", "standard", "base_samples")
+Scalar = str | int | float | bool | None
+CONTENT: dict[str, Any] = {  # types of the parts, as far as tables and reports rely on them
+    "settings": Mapping[str, Scalar],
+    "mixing": Mapping[str, Any],
+    "bandwidth": Mapping[str, Any],
+    "latents": list[Mapping[str, Any]],
+    "rows": list[Mapping[str, Any]],
+    "metrics": Mapping[str, Mapping[str, Any]],
+    "selection": Mapping[str, Any],
+    "tuning": Mapping[str, Any],
+    "geometry": Mapping[str, Any],
+    "reconstruction": Mapping[str, Any],
+    "details": Mapping[str, str | None],
+    "evaluations": Mapping[str, int],
+    "seconds": Mapping[str, float],
+    "artefacts": list[Mapping[str, Any]],
+    "images": Mapping[str, Any],
+    "config": Mapping[str, Any],
+    "environment": Mapping[str, Any],
+}
+NUMBERS = {"t": float, "eta": float, "draw": int, "seed": int}  # settings that tables sort or average
 AnyResult = TypeVar("AnyResult", bound="RunResult")
 
 
@@ -87,12 +114,16 @@ class RunResult:
             )
         if missing := [part for part in (*REQUIRED[:2], *parts, *REQUIRED[2:]) if not content.get(part)]:
             raise InputError(f"{file}: lacks {', '.join(missing)}; run this point again")
-        show_columns(content)
         known = {one.name: content[one.name] for one in fields(cls) if content.get(one.name) is not None}
-        for name, value in known.items():
-            kind = list if name in ("rows", "artefacts", "latents") else dict
-            if not isinstance(value, kind):
-                raise InputError(f"{file}: {name} is not a {kind.__name__}; run this point again")
+        try:
+            for name, value in known.items():
+                checked_value(name, value, CONTENT[name])
+            for name, kind in NUMBERS.items():
+                checked_value(f"settings.{name}", content["settings"].get(name), kind | None)
+            show_columns(content)
+            _check_rows(content["rows"])
+        except (InputError, TypeError) as error:
+            raise InputError(f"{file}: damaged ({first_line(error)}); run this point again") from error
         return cls(**{**known, "folder": file.parent})
 
     def write(self) -> None:
@@ -133,6 +164,50 @@ class RunResult:
     def flat(self) -> dict[str, Any]:
         """The configuration as dotted keys, without keys that change no result."""
         return flatten(self.config)
+
+
+def _check_rows(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Every row has a name, a number of images and numbers as scores; the generated images have theirs.
+
+    Raises:
+        InputError: the first that is missing or is not a number.
+    """
+    for number, row in enumerate(rows):
+        key = f"rows.{number}"
+        checked_value(f"{key}.row", row.get("row"), Literal[ROWS])
+        checked_value(f"{key}.n", row.get("n"), int)
+        for name in METRICS:
+            for column in (name, f"{name}_low", f"{name}_high"):
+                value = row.get(column)  # NaN and null are a score that was not measured
+                if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+                    raise InputError(f"{key}.{column}={as_written(value)}: give a number")
+    if not any(row["row"] == "generated" for row in rows):
+        raise InputError("rows: none of generated images")
+
+
+def read_results(paths: Sequence[Path | str], kind: type[AnyResult], *parts: str) -> list[AnyResult]:
+    """The results of every run at or below the given files and folders; a damaged file is skipped with a warning.
+
+    Args:
+        paths: of results.json files, or of folders that hold some.
+        kind: the class to read them as.
+        parts: fields that they must have besides ``REQUIRED``.
+
+    Raises:
+        InputError: nothing there, or every file is damaged.
+    """
+    found: list[AnyResult] = []
+    refused: list[InputError] = []
+    for file in results_files(paths):
+        try:
+            found.append(kind.read(file, *parts))
+        except InputError as error:
+            refused.append(error)
+    if not found:
+        raise refused[0]
+    for one in refused:
+        log.warning("skipped: %s", one)
+    return found
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:

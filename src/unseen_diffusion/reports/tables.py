@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Hashable, Mapping, Sequence
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from unseen_diffusion.reports.result import RunResult, results_files
+from unseen_diffusion.reports.result import RunResult, read_results
 from unseen_diffusion.reports.rows import (
     COMPARISON_ROWS,
     GENERATED,
@@ -52,13 +53,14 @@ def load_results(paths: Sequence[Path | str]) -> pd.DataFrame:
     Configuration keys that distinguish runs of equal ``SETTINGS`` become columns.
 
     Raises:
-        InputError: nothing there, or a file that does not hold the results of a run.
+        InputError: nothing there, or every file is damaged.
     """
     lines: list[dict[str, Any]] = []
-    for result, row in distinct_rows(RunResult.read(file) for file in results_files(paths)):
-        line = {**result.settings, **row, "run": str(result.folder), "config": result.flat}
+    for result, row in distinct_rows(read_results(paths, RunResult)):
+        line = {**dict.fromkeys(SETTINGS), **result.settings, **row, "run": str(result.folder), "config": result.flat}
         line |= {"searched_t": bool(result.mixing), "searched_eta": bool(result.bandwidth)}
         lines.append(line | dict.fromkeys(independent_of(row["row"])))
+    lines[0].setdefault("kid_h", None)  # by which tables are sorted
     return _tell_apart(pd.DataFrame(lines)).drop(columns="config").reset_index(drop=True)
 
 
@@ -123,7 +125,8 @@ def _score(name: str, line: Mapping[Hashable, Any]) -> str:
     """A score as text, KID with half its 95% interval."""
     value = line[name]
     if METRICS[name].kind == "kid" and not is_missing(value):
-        return plus_minus(name, value, (line[f"{name}_high"] - line[f"{name}_low"]) / 2)
+        low, high = line.get(f"{name}_low"), line.get(f"{name}_high")
+        return plus_minus(name, value, nan if low is None or high is None else (high - low) / 2)
     return as_text(name, value)
 
 
@@ -191,9 +194,9 @@ def write_frame(full: pd.DataFrame, text: pd.DataFrame, path: Path) -> None:
         InputError: another suffix.
     """
     writers = {
-        ".csv": lambda: full.to_csv(index=False),
-        ".md": lambda: text.to_markdown(index=False) + "\n",
-        ".tex": lambda: text.rename(columns=_tex).map(_tex).to_latex(index=False),
+        ".csv": lambda: full.rename(columns=csv_cell).map(csv_cell).to_csv(index=False),
+        ".md": lambda: text.rename(columns=md_cell).map(md_cell).to_markdown(index=False) + "\n",
+        ".tex": lambda: text.rename(columns=tex_cell).map(tex_cell).to_latex(index=False, escape=False),
     }
     if path.suffix not in writers:
         raise InputError(f"{path}: unknown suffix; choose .csv, .md or .tex")
@@ -201,9 +204,47 @@ def write_frame(full: pd.DataFrame, text: pd.DataFrame, path: Path) -> None:
         temporary.write_text(writers[path.suffix](), encoding="utf-8")
 
 
-def _tex(value: object) -> str:
+TEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+}
+MARKDOWN = {"|": "&#124;", "<": "&lt;", ">": "&gt;"}
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # first characters of text that spreadsheets compute
+
+
+def tex_cell(value: object) -> str:
     """A value as text, with LaTeX's special characters escaped."""
-    text = str(value)
-    for plain, escaped in (("%", r"\%"), ("_", r"\_"), ("±", r"$\pm$"), ("×", r"$\times$")):
-        text = text.replace(plain, escaped)
-    return text
+    return "".join(TEX.get(character, character) for character in one_line(value))
+
+
+def md_cell(value: object) -> str:
+    """A value as text that Markdown shows as it is, and that ends no cell of a table."""
+    return "".join(MARKDOWN.get(character, character) for character in one_line(value))
+
+
+def csv_cell(value: Any) -> Any:
+    """A value; text that a spreadsheet would compute as a formula gets an apostrophe before it."""
+    if not isinstance(value, str) or not value.startswith(FORMULA) or is_numeral(value):
+        return value
+    return f"'{value}"
+
+
+def is_numeral(text: str) -> bool:
+    """Whether text is a number as it stands."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def one_line(value: object) -> str:
+    """A value as text without line breaks."""
+    return " ".join(str(value).splitlines())

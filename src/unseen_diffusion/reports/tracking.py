@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from unseen_diffusion.reports.result import PICTURES, RunResult
 from unseen_diffusion.reports.rows import tracking_name
-from unseen_diffusion.utils.checked import is_number, settings
+from unseen_diffusion.utils.checked import Text, is_number, settings
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import check_writable
 
@@ -113,13 +113,13 @@ class NoTracker:
 class WandbTracker:
     """Tracks runs in Weights & Biases."""
 
-    project: str
+    project: Text
     """wandb project"""
     mode: Literal["offline", "online"]
     """offline writes files only, without account, prompt or network; online uploads and needs `wandb login`"""
-    folder: str
+    folder: Text
     """folder for wandb's files"""
-    entity: str | None
+    entity: Text | None
     """wandb team; null takes the account's default"""
     pictures: bool
     """whether to log the sheets of samples and reconstructions, as copies of their PNG files"""
@@ -276,3 +276,14 @@ def without_secrets(value: Any, known: Sequence[str] = ()) -> Any:
             value = value.replace(text, HIDDEN)
         return LOGIN.sub(HIDDEN, value)
     return value
+
+
+def words_without_secrets(words: Sequence[str], known: Sequence[str] = ()) -> list[str]:
+    """The same of a command line: also the values of ``key=value`` whose key is suspicious."""
+    found = []
+    for word in words:
+        key, equals, value = word.partition("=")
+        found.append(
+            f"{key}={HIDDEN}" if equals and value and SECRET.search(key.lstrip("+~")) else without_secrets(word, known)
+        )
+    return found

@@ -40,7 +40,7 @@ class RunKeys:
     """images per network call; auto: 64, on CUDA 256; halved if memory runs out; changes a few bytes of images by 1"""
     deterministic: bool
     """true: the same bytes for every batch_size; the network gets 8 images at a time, which is slower on a GPU"""
-    device: str
+    device: Text
     """auto, cpu, cuda, cuda:1 or mps"""
     progress: bool
     """show progress bars with the time left"""

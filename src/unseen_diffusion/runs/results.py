@@ -67,7 +67,7 @@ def _result(run: Run, generated: Generated, folder: Path, searches: dict[str, An
         evaluations=evaluations(stages),
         seconds=seconds(stages),
         artefacts=[UsedArtefact(stage=s, folder=str(a.folder), reused=a.reused) for s, a in stages.used],
-        images={"source": settings.domain.source, "licence": settings.domain.licence},
+        images=without_secrets({"source": settings.domain.source, "licence": settings.domain.licence}, secrets()),
         config=without_secrets(settings.plain, secrets()),
         environment=environment() | {"batch_size": settings.batch_size, "threads": torch.get_num_threads()},
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.utils import get_object
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -109,11 +110,11 @@ def _check(config: DictConfig) -> RunSettings:
         check_arguments(plain[group], group)
     _check_files(plain["features"])
     device = choose_device(keys.device)
-    domain: Domain = build(config.domain, "domain")
-    method: Method = build(config.method, "method")
-    prior: Prior = method.prior or build(config.prior, "prior")
-    tolerances: Tolerances = method.tolerances or build(config.tolerances, "tolerances")
-    solver: SolverSettings = build(config.solver, "solver")
+    domain: Domain = build(config.domain, "domain", kind=Domain)
+    method: Method = build(config.method, "method", kind=Method)
+    prior: Prior = method.prior or build(config.prior, "prior", kind=Prior)
+    tolerances: Tolerances = method.tolerances or build(config.tolerances, "tolerances", kind=Tolerances)
+    solver: SolverSettings = build(config.solver, "solver", kind=SolverSettings)
     spec = spec_of(plain["model"])
     bandwidth_search, eta = _bandwidth(plain)
     mixing_search, t, record = _mixing(plain, spec, solver)
@@ -127,8 +128,8 @@ def _check(config: DictConfig) -> RunSettings:
         tolerances=tolerances,
         tolerances_config=plain["method"].get("tolerances") or plain["tolerances"],
         solver=solver,
-        scores=build(config.scores, "scores"),
-        tracker=build(config.tracking, "tracking"),
+        scores=build(config.scores, "scores", kind=ScoreSettings),
+        tracker=build(config.tracking, "tracking", kind=Tracker),
         t=t,
         record=record,
         mixing_search=mixing_search,
@@ -171,16 +172,25 @@ def _check_files(features: dict[str, Any]) -> None:
     Raises:
         InputError: the first that does not.
     """
-    for key in ("path", "folder"):
+    for key, kind in (("path", "file"), ("folder", "folder")):
         value = features.get(key)
-        if value is not None and not Path(value).expanduser().exists():
+        if value is None:
+            continue
+        place = Path(value).expanduser()
+        if not place.exists():
             raise InputError(f"features.{key}={value}: no such file or folder")
+        if place.is_dir() != (kind == "folder"):
+            raise InputError(f"features.{key}={value}: give a {kind}")
+    target = get_object(features["_target_"])
+    if check_files := getattr(target, "check_files", None):
+        values = {key: value for key, value in features.items() if key != "_target_"}
+        check_files(**values)
 
 
 def _bandwidth(plain: dict[str, Any]) -> tuple[BandwidthSearch | None, float]:
     """(search, 0) if eta is searched; (None, eta) if it is given."""
     if "_target_" in plain["bandwidth"]:
-        return build(plain["bandwidth"], "bandwidth"), 0.0
+        return build(plain["bandwidth"], "bandwidth", kind=BandwidthSearch), 0.0
     return None, section(plain, "bandwidth").eta
 
 
@@ -190,7 +200,7 @@ def _mixing(
     """The search or None, the mixing step (of a search, its highest candidate), and the steps to record."""
     search: MixingSearch | None = None
     if "_target_" in plain["mixing"]:
-        search = build(plain["mixing"], "mixing")
+        search = build(plain["mixing"], "mixing", kind=MixingSearch)
         _check_timesteps("mixing.candidates", search.steps, spec)
         t, record = search.steps[-1], search.steps
     else:

@@ -3,7 +3,9 @@
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from unseen_diffusion.models.schedules import Schedule
 from unseen_diffusion.solvers.base import Solver
@@ -23,7 +25,7 @@ class SolverSettings:
     """the method: a file in ``solvers/methods``, or the import path of your own class"""
     grid: GridKind
     """the spacing of the nodes (see ``make_grid``)"""
-    steps: int
+    steps: Annotated[int, Field(le=10**6)]
     """NFE per direction, at most; a method that needs several per interval gets fewer intervals"""
     clean_end: CleanEnd = "full"
     """the step between the clean image and the lowest node: a DDIM step, or half of it (``HalfCleanEnd``)"""

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 SCHEME = "s3"
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 PASSING = (".claim", "/plan.json")  # suffixes of short-lived objects, never kept locally
+FORM = "s3://BUCKET/PREFIX (credentials in AWS_* variables)"
 TIMES = {"timeout": "60s", "connect_timeout": "10s"}
 
 
@@ -33,9 +34,14 @@ def check_address(text: str) -> None:
     Raises:
         InputError: another scheme, no bucket, or obstore is not installed.
     """
-    address = urlsplit(text)
-    if address.scheme != SCHEME or not address.netloc or "@" in address.netloc:
-        raise InputError(f"paths.store={text}: give a folder, or s3://BUCKET/PREFIX (credentials in AWS_* variables)")
+    try:
+        address = urlsplit(text)
+    except ValueError:  # square brackets that hold no IP address
+        raise InputError(f"paths.store: an address that cannot be read; give a folder, or {FORM}") from None
+    if "@" in text or address.query:  # perhaps with a secret, which is not repeated
+        raise InputError(f"paths.store: an address with a login or a query; give {FORM}")
+    if address.scheme != SCHEME or not address.netloc:
+        raise InputError(f"paths.store={text}: give a folder, or {FORM}")
     if find_spec("obstore") is None:
         raise InputError(f"paths.store={text}: needs the package obstore; pip install 'unseen-diffusion[s3]'")
 

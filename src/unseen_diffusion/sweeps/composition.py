@@ -10,9 +10,9 @@ from typing import Any
 
 import hydra
 from hydra import compose, initialize_config_dir
-from hydra._internal.utils import get_args_parser
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.types import Glob, Override, QuotedString
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
@@ -22,12 +22,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from unseen_diffusion.runs.keys import run_keys
 from unseen_diffusion.sweeps.explanations import explain
-from unseen_diffusion.sweeps.options import config_folder, own_folder
-from unseen_diffusion.sweeps.overrides import each_once, keys_of, parse, values_of
+from unseen_diffusion.sweeps.options import GROUPS, config_folder, own_folder
+from unseen_diffusion.sweeps.overrides import each_once, keys_of, parse, read_arguments, values_of
+from unseen_diffusion.utils.checked import as_written
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.renamed import new_names
 
 SOBOL_COLUMNS = 10  # keys that one joint sweep can vary
+TRAINING_GROUPS = ("training", "data")  # of unseen train
 WRITTEN = ("paths.outputs", "paths.store", "training.folder", "tracking.folder")  # folders that are written to
 
 
@@ -96,9 +98,11 @@ def expand(name: str, arguments: Sequence[str]) -> Sweep:
     Raises:
         InputError: an override that does not parse, an unknown key, group or option.
     """
-    args = get_args_parser().parse_args(list(arguments))
+    args = read_arguments(arguments)
+    _check_flags(args, name)
     try:
         parsed = parse(args.overrides)
+        _check_choices(parsed)
         fixed = [o.input_line or "" for o in parsed if not o.is_sweep_override()]
         swept = [values_of(o) for o in parsed if o.is_sweep_override()]
         first = [values[0] for values in swept]
@@ -121,30 +125,89 @@ def expand(name: str, arguments: Sequence[str]) -> Sweep:
         points = [base if point == first else _compose(name, fixed + point, args.config_dir) for point in combinations]
         for point in points:
             check_folders_are_text(point)
+        where = output_folder(base, multirun)
     except InputError:
         raise
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # Hydra raises plain ones for group=null
         raise InputError(explain(str(error), name)) from error
-    where = base.hydra.sweep.dir if multirun else base.hydra.run.dir
     of_run = [o.input_line or "" for o in parsed if not o.is_sweep_override() and not o.is_hydra_override()]
-    return Sweep(points, [of_run + point for point in combinations], Path(where), multirun, trials)
+    return Sweep(points, [of_run + point for point in combinations], where, multirun, trials)
 
 
 def check_folders_are_text(config: DictConfig) -> None:
-    """Refuses numbers and ``~`` for the folders that are written to.
+    """Refuses numbers, null, ``~`` and empty text for the folders that are written to.
 
-    On the command line ``escape_values`` turns both into the path that users mean; a config is taken literally.
+    On the command line ``escape_values`` turns numbers and ``~`` into the path that users mean; a config is taken
+    literally.
 
     Raises:
         InputError: the first such folder.
     """
     for key in WRITTEN:
+        parent, _, name = key.rpartition(".")
+        if name in (OmegaConf.select(config, parent) or {}):
+            check_folder(key, OmegaConf.select(config, key))
+
+
+def check_folder(key: str, folder: object) -> str:
+    """The folder, if it is text that names one.
+
+    Raises:
+        InputError: it is not.
+    """
+    if not isinstance(folder, str):
+        raise InputError(f"{key}={as_written(folder)}: give a folder as text; in a config write '{folder}' in quotes")
+    if not folder.strip():
+        raise InputError(f"{key}={folder}: empty, perhaps from a variable that is not set; give a folder")
+    if folder.startswith("~"):
+        full = os.path.expanduser(folder)  # noqa: PTH111 - which fails for unknown users
+        raise InputError(f"{key}={folder}: ~ would be a folder of that name; write {key}={full}")
+    return folder
+
+
+def output_folder(config: DictConfig, multirun: bool) -> Path:
+    """Where Hydra writes a run or sweep.
+
+    Raises:
+        InputError: empty, no text, or an interpolation that cannot be resolved.
+    """
+    key = "hydra.sweep.dir" if multirun else "hydra.run.dir"
+    try:
         folder = OmegaConf.select(config, key)
-        if folder is not None and not isinstance(folder, str):
-            raise InputError(f"{key}={folder}: give a folder as text; in a config write '{folder}' in quotes")
-        if folder is not None and folder.startswith("~"):
-            full = os.path.expanduser(folder)  # noqa: PTH111 - which fails for unknown users
-            raise InputError(f"{key}={folder}: ~ would be a folder of that name; write {key}={full}")
+    except (OmegaConfBaseException, ValueError) as error:
+        raise InputError(f"{key}: {' '.join(str(error).split())}; give a folder") from error
+    return Path(check_folder(key, folder))
+
+
+def _check_flags(args: Any, name: str) -> None:
+    """Refuses flags of Hydra that would change nothing here.
+
+    Raises:
+        InputError: the first of them.
+    """
+    if args.config_dir is not None and not Path(args.config_dir).is_dir():
+        raise InputError(f"--config-dir {args.config_dir}: no such folder")
+    for flag in ("config_name", "config_path"):
+        if (value := getattr(args, flag)) is not None:
+            written = flag.replace("_", "-")
+            raise InputError(
+                f"--{written} {value}: unseen {name} reads conf/{name}.yaml; use UNSEEN_CONF or --config-dir"
+            )
+
+
+def _check_choices(overrides: Sequence[Override]) -> None:
+    """Groups are given by the names of their options, and no sweep needs Hydra's own files.
+
+    Raises:
+        InputError: another value.
+    """
+    for one in overrides:
+        word = one.input_line or one.key_or_group
+        if isinstance(one.value(), Glob):
+            raise InputError(f"{word}: list the values instead, separated by commas")
+        plain = one.is_sweep_override() or isinstance(one.value(), str | QuotedString) or one.is_delete()
+        if one.key_or_group in (*GROUPS, *TRAINING_GROUPS) and not plain:
+            raise InputError(f"{word}: choose an option by its name; unseen --help {one.key_or_group} lists them")
 
 
 def _split(base: DictConfig, overrides: Sequence[str], multirun: bool, trials: int) -> list[list[str]]:

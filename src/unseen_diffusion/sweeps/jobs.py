@@ -19,6 +19,7 @@ from unseen_diffusion.sweeps.manifest import (
     TABLES,
     SweepState,
     check_unchanged,
+    hide_secrets,
     print_states,
     read_manifest,
     sweep_of,
@@ -44,6 +45,7 @@ def run_job(config: DictConfig) -> list[float] | None:
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     sweep = sweep_of(folder)
+    hide_secrets(folder / ".hydra")
     os.chdir(read_manifest(sweep).cwd)  # a launcher may start its workers in another folder
     try:
         return _claimed_job(config, folder, sweep)
@@ -96,16 +98,21 @@ def _work(config: DictConfig, folder: Path, sweep: Path) -> list[float] | None:
 
 
 def train_job(config: DictConfig) -> None:
-    """One training; bad input is one line in the log and exit code 2."""
+    """One training; bad input is one line on stderr and in the log file, and exit code 2."""
     from unseen_diffusion.training.tasks import TASKS
     from unseen_diffusion.utils.configs import build
     from unseen_diffusion.utils.devices import choose_device
 
+    hide_secrets(Path(HydraConfig.get().runtime.output_dir) / ".hydra")
     try:
         tracker = build(config.tracking, "tracking")
         folder = TASKS[config.training.task](config.training, choose_device(config.device), tracker)
     except InputError as error:
-        log.error("%s", error)
+        record = log.makeRecord(log.name, logging.ERROR, __file__, 0, "%s", (error,), None)
+        for handler in logging.getLogger().handlers:
+            if isinstance(handler, logging.FileHandler):
+                handler.handle(record)
+        print(f"unseen: {error}", file=sys.stderr)
         sys.exit(2)
     log.info("weights in %s", folder)
 

@@ -18,6 +18,7 @@ from unseen_diffusion.sweeps.manifest import (
     Manifest,
     Point,
     SweepState,
+    check_complete,
     check_unchanged,
     read_manifest,
     sweep_folders,
@@ -61,6 +62,8 @@ def check_all(points: Iterable[DictConfig]) -> None:
 
 def resume_command(arguments: list[str]) -> int:
     """Runs the missing, failed and dead jobs of the given folders; 0 if all runs are done then."""
+    if any(not word.strip() for word in arguments):
+        raise InputError("unseen resume '': empty, perhaps from a variable that is not set; give a folder")
     overrides = [word for word in arguments if "=" in word and not Path(word).exists()]
     paths = [word for word in arguments if word not in overrides]
     if not paths:
@@ -76,6 +79,7 @@ def resume_command(arguments: list[str]) -> int:
 def resume(folder: Path, overrides: Sequence[str]) -> int:
     """Runs the jobs that are neither done nor running, in the same folder and with the same settings."""
     manifest = read_manifest(folder)
+    check_complete(folder, manifest)
     if manifest.trials:
         raise InputError(f"{folder}: each run of a search depends on the earlier ones; start the search again")
     pending = SweepState.of(folder).pending()

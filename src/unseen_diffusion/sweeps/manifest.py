@@ -1,21 +1,28 @@
 """The record of a run or sweep, written before it starts, and the state of each of its jobs."""
 
 import json
+import logging
 import os
+import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from unseen_diffusion.reports.result import PICTURES, RESULTS, TABLE
+from unseen_diffusion.reports.tracking import HIDDEN, secrets, without_secrets, words_without_secrets
 from unseen_diffusion.sweeps.status import STATES, STATUS, Status, read_status, state_of
 from unseen_diffusion.utils.errors import InputError
-from unseen_diffusion.utils.files import read_json, write_json
+from unseen_diffusion.utils.files import atomic_path, read_json, write_json
 from unseen_diffusion.utils.renamed import same_path
+
+log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 FOUND = "optimization_results.yaml"  # written by Optuna's sweeper
@@ -67,6 +74,8 @@ class Manifest:
         for name, point in zip(writers, self.points, strict=False):  # a search has no points
             run = json.dumps(point.config | {"worker": 0}, sort_keys=True)
             if point.config.get("worker"):
+                if run not in whole:
+                    raise InputError(f"{MANIFEST}: damaged (run {name}: no worker 0); start the sweep again")
                 writers[name] = whole[run]
             else:
                 whole[run] = name
@@ -90,7 +99,57 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
                 (folder / job.name / name).unlink(missing_ok=True)
         for name in SUMMARIES:
             (folder / name).unlink(missing_ok=True)
-    write_json(folder / MANIFEST, asdict(manifest))
+    _overrides[folder] = {name: one.overrides for name, one in zip(manifest.names(), manifest.points, strict=False)}
+    write_json(folder / MANIFEST, asdict(_without_secrets(manifest)))
+
+
+_overrides: dict[Path, dict[str, list[str]]] = {}  # of the sweeps that this process started, with their secrets
+
+
+def overrides_of(folder: Path) -> dict[str, list[str]]:
+    """The overrides of every run of a sweep, by its folder's name.
+
+    Raises:
+        InputError: they held a secret, which is not recorded, and another process started the sweep.
+    """
+    if folder in _overrides:
+        return _overrides[folder]
+    manifest = read_manifest(folder)
+    check_complete(folder, manifest)
+    return {name: one.overrides for name, one in zip(manifest.names(), manifest.points, strict=True)}
+
+
+def check_complete(folder: Path, manifest: Manifest) -> None:
+    """The recorded command holds all that was typed.
+
+    Raises:
+        InputError: a secret was hidden in it.
+    """
+    for word in manifest.command:
+        if HIDDEN in word:
+            raise InputError(f"{folder}: {word}: the secret was not recorded; start this command again yourself")
+
+
+def _without_secrets(manifest: Manifest) -> Manifest:
+    """The manifest as it is written: passwords, tokens and the like are hidden."""
+    known = secrets()
+    points = [
+        Point(words_without_secrets(one.overrides, known), without_secrets(one.config, known))
+        for one in manifest.points
+    ]
+    return replace(manifest, command=words_without_secrets(manifest.command, known), points=points)
+
+
+def hide_secrets(folder: Path) -> None:
+    """Hides secrets in the YAML files that Hydra wrote into a folder."""
+    known = secrets()
+    for file in folder.glob("*.yaml"):
+        plain: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+        words = isinstance(plain, list) and all(isinstance(word, str) for word in plain)
+        hidden = words_without_secrets(plain, known) if words else without_secrets(plain, known)
+        if hidden != plain:
+            with atomic_path(file) as temporary:
+                OmegaConf.save(OmegaConf.create(hidden), temporary)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -106,7 +165,15 @@ def read_manifest(folder: Path) -> Manifest:
     values = read_json(folder / MANIFEST)
     if not isinstance(values, dict) or values.get("schema") != SCHEMA:
         raise InputError(f"{folder / MANIFEST}: written by another version; this one reads schema {SCHEMA}")
-    return Manifest(**{**values, "points": [Point(**point) for point in values["points"]]})
+    try:
+        manifest = TypeAdapter(Manifest).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise InputError(f"{folder / MANIFEST}: damaged ({key}: {first['msg']}); start the sweep again") from error
+    if not manifest.names() or (not manifest.multirun and len(manifest.points) != 1):
+        raise InputError(f"{folder / MANIFEST}: damaged ({len(manifest.points)} points); start the sweep again")
+    return manifest
 
 
 def sweep_of(job: Path) -> Path:
@@ -152,6 +219,9 @@ def _difference(old: Any, new: Any, key: str = "") -> str:
         keys = [*old, *(set(new) - set(old))]
         differences = (_difference(old.get(k), new.get(k), f"{key}.{k}".lstrip(".")) for k in keys)
         return next(filter(None, differences), "")
+    if isinstance(old, str) and HIDDEN in old:
+        known = re.escape(old).replace(re.escape(HIDDEN), ".*")
+        return "" if re.fullmatch(known, str(new), re.DOTALL) else f"{key} changed"
     return "" if old == new else f"{key} changed from {old} to {new}"
 
 
@@ -286,14 +356,39 @@ def _duration(seconds: float | None) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
 
 
+def read_sweeps(paths: Sequence[str]) -> tuple[list[SweepState], bool]:
+    """The state of every sweep, and whether all could be read; a damaged one is skipped with a warning.
+
+    Raises:
+        InputError: no sweep there, or every manifest is damaged.
+    """
+    sweeps: list[SweepState] = []
+    refused: list[InputError] = []
+    for folder in sweep_folders(paths):
+        try:
+            sweeps.append(SweepState.of(folder))
+        except InputError as error:
+            refused.append(error)
+    if not sweeps:
+        raise refused[0]
+    for one in refused:
+        log.warning("skipped: %s", one)
+    for sweep in sweeps:
+        for job in sweep.jobs:
+            if job.status is None and (file := sweep.folder / job.name / STATUS).exists():
+                log.warning("%s: damaged; its run counts as missing", file)
+    return sweeps, not refused
+
+
 def status_command(paths: Sequence[str], as_json: bool) -> int:
     """Prints the state of sweeps; returns 0 if every run is done, else 1."""
-    sweeps = [SweepState.of(folder) for folder in sweep_folders(paths)]
+    sweeps, are_all = read_sweeps(paths)
+    complete = are_all and all(sweep.complete() for sweep in sweeps)
     if as_json:
         print(json.dumps([sweep.plain() for sweep in sweeps], indent=2))
-        return int(not all(sweep.complete() for sweep in sweeps))
+        return int(not complete)
     for sweep in sweeps:
         print_states(sweep)
         if sweep.pending() and not sweep.manifest.trials:
             print(f"to run what is not done: unseen resume {os.path.relpath(sweep.folder)}")
-    return int(not all(sweep.complete() for sweep in sweeps))
+    return int(not complete)

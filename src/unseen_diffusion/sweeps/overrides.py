@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -16,9 +17,24 @@ GRAMMAR = set("[]{},'\"")  # characters of lists, mappings, sweeps and quotes in
 PATHS = ("path", "test_path", "folder", "start", "outputs", "store", "dir")  # last part of keys whose values are paths
 
 
+def read_arguments(arguments: Sequence[str]) -> Any:
+    """A command line as Hydra reads it: its flags, and its overrides as a list.
+
+    Raises:
+        InputError: a flag that Hydra does not know.
+    """
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise InputError(f"{message}; unseen run --help lists what can be given")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    return parser.parse_args(list(arguments))
+
+
 def is_information(arguments: Sequence[str]) -> bool:
     """True for calls that only print: --help, --cfg, --info and their like."""
-    args = get_args_parser().parse_args(list(arguments))
+    args = read_arguments(arguments)
     return bool(args.help or args.hydra_help or args.cfg or args.info or args.shell_completion)
 
 
@@ -29,9 +45,12 @@ def parse(words: Sequence[str]) -> list[Override]:
         InputError: one that does not parse.
     """
     try:
-        return OverridesParser.create().parse_overrides(list(words))
+        parsed = OverridesParser.create().parse_overrides(list(words))
     except HydraException as error:
         raise InputError(" ".join(str(error).split())) from error
+    if nameless := [one.input_line for one in parsed if not one.key_or_group]:
+        raise InputError(f"{nameless[0]}: no key before the =")
+    return parsed
 
 
 def keys_of(overrides: Sequence[str]) -> list[str]:
@@ -45,7 +64,7 @@ def keys_of(overrides: Sequence[str]) -> list[str]:
 
 def replace_overrides(arguments: Sequence[str], overrides: Sequence[str]) -> list[str]:
     """A command line with some overrides in place of earlier ones; another launcher drops the settings of the first."""
-    old, new = get_args_parser().parse_args(list(arguments)).overrides, keys_of(overrides)
+    old, new = read_arguments(arguments).overrides, keys_of(overrides)
     dropped = {
         word
         for word, key in zip(old, keys_of(old), strict=True)
@@ -65,7 +84,7 @@ def escape_values(arguments: Sequence[str]) -> list[str]:
     Raises:
         InputError: a value that Hydra cannot read, with how to quote it.
     """
-    overrides = get_args_parser().parse_args(list(arguments)).overrides
+    overrides = read_arguments(arguments).overrides
     return [_escape(word) if word in overrides else word for word in arguments]
 
 

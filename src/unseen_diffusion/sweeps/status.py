@@ -4,10 +4,12 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
+
+from pydantic import TypeAdapter
 
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import locked, read_json, write_json
@@ -18,6 +20,7 @@ log = logging.getLogger(__name__)
 
 STATUS = "status.json"
 LOCK = ".job.lock"
+WRITTEN = ("running", "done", "failed")  # states that a job writes of itself
 STATES = ("done", "running", "failed", "dead", "missing")
 
 
@@ -66,10 +69,12 @@ class Status:
 def read_status(folder: Path) -> Status | None:
     """Reads the status in a job's folder; None where there is none, or none that can be read."""
     try:
-        values = read_json(folder / STATUS)
-        return Status(**{field.name: values[field.name] for field in fields(Status) if field.name in values})
-    except (InputError, TypeError):
+        status = TypeAdapter(Status).validate_python(read_json(folder / STATUS))
+        stamps = [datetime.fromisoformat(one) for one in (status.started, status.heartbeat, status.ended) if one]
+    except (InputError, ValueError):  # ValidationError is a ValueError
         return None
+    is_whole = status.state in WRITTEN and all(stamp.tzinfo for stamp in stamps)
+    return status if is_whole else None
 
 
 def state_of(status: Status | None, clock: Clock = CLOCK) -> str:

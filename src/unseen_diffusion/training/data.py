@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from unseen_diffusion.domains.base import Domain, Pool, fingerprint
-from unseen_diffusion.utils.checked import WholeNumber, settings
+from unseen_diffusion.utils.checked import Text, WholeNumber, settings
 from unseen_diffusion.utils.digests import array_digest
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import atomic_path, read_json, write_json
@@ -35,7 +35,7 @@ class OwnImages:
 
     kind: str
     """name of the option of the data group, for the command in the model card"""
-    path: str
+    path: Text
     """where the images are: a folder, Parquet files, or the data set's name on the hub"""
     images: Domain
     """the domain that reads the images; its split is not used"""

@@ -111,7 +111,7 @@ def feature_sources(config: DictConfig) -> tuple[dict[str, Source], dict[str, So
     """
     size, seed = config.data.size, config.loop.seed
     training, heldout = {}, {}
-    paths = _file_paths(config)
+    paths = file_paths(config)
     for name, entry in config.sources.items():
         domain: Domain = build(entry.domain, f"training.sources.{name}.domain")
         training[name], heldout[name] = domain_source(name, domain, size, entry.classes, entry.symmetry, entry.rows)
@@ -123,7 +123,7 @@ def feature_sources(config: DictConfig) -> tuple[dict[str, Source], dict[str, So
     return training, heldout
 
 
-def _file_paths(config: DictConfig) -> dict[str, tuple[str, str]]:
+def file_paths(config: DictConfig) -> dict[str, tuple[str, str]]:
     """Paths of the files to train on and to test on, by source; sources without files are skipped."""
     paths = {}
     for name in config.files:

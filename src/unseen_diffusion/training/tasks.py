@@ -1,17 +1,25 @@
 """The tasks that ``training.task`` may name, and the checks before a training starts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch import nn
 
+from unseen_diffusion.domains.hub import Hub
+from unseen_diffusion.domains.parquet import parquet_files
+from unseen_diffusion.models.folders import resolve
 from unseen_diffusion.reports.tracking import Tracker
-from unseen_diffusion.training.data import data_keys
+from unseen_diffusion.training.data import OwnImages, data_keys
 from unseen_diffusion.training.diffusion_recipe import train_diffusion
-from unseen_diffusion.training.feature_recipe import train_features
+from unseen_diffusion.training.feature_recipe import file_paths, train_features
+from unseen_diffusion.training.keys import DiffusionKeys, FeatureKeys, ParquetData
+from unseen_diffusion.training.loop import LoopSettings
 from unseen_diffusion.training.noise import noise_schedule
+from unseen_diffusion.utils.checked import as_written
 from unseen_diffusion.utils.configs import build, resolve_plain
 from unseen_diffusion.utils.devices import choose_device
 from unseen_diffusion.utils.errors import InputError
@@ -43,15 +51,73 @@ def check_training(config: DictConfig) -> None:
         plain = resolve_plain(config)
     except OmegaConfBaseException as error:
         raise InputError(f"{' '.join(str(error).split())}; see unseen train --cfg job") from error
-    if plain["training"]["task"] not in TASKS:
-        raise InputError(f"training.task={plain['training']['task']}: choose one of {', '.join(TASKS)}")
-    build(config.training.loop, "training.loop")
+    _check_keys(plain["training"])
+    build(config.training.loop, "training.loop", kind=LoopSettings)
     if "schedule" in plain["training"]:
         noise_schedule(config.training)
+    own: OwnImages | None = None
     if has:
         with data_keys():
-            build(config.data, "data")
+            own = build(config.data, "data", kind=OwnImages)
     choose_device(plain["device"])
     check_writable("hydra.run.dir", Path(config.hydra.run.dir))
     check_writable("training.folder", Path(plain["training"]["folder"]))
-    build(config.tracking, "tracking").check()
+    build(config.tracking, "tracking", kind=Tracker).check()
+    _check_network(plain["training"])
+    _check_images(config.training, own)
+
+
+def _check_keys(training: Any) -> None:
+    """The keys of ``training`` by themselves.
+
+    Raises:
+        InputError: a task that is not known, or a value that does not fit.
+    """
+    if not isinstance(training, Mapping) or training.get("task") not in TASKS:
+        task = training.get("task") if isinstance(training, Mapping) else training
+        raise InputError(f"training.task={as_written(task)}: choose one of {', '.join(TASKS)}")
+    if training["task"] == "features":
+        keys = FeatureKeys(**training)
+        if keys.probe not in keys.sources:
+            raise InputError(f"training.probe={keys.probe}: no such source; choose one of {', '.join(keys.sources)}")
+        return
+    DiffusionKeys(**training)
+    if "_target_" not in training["data"]:
+        ParquetData(**training["data"])
+
+
+def _check_network(training: Mapping[str, Any]) -> None:
+    """Builds the network without memory for its weights, and finds the folder that training starts from.
+
+    Raises:
+        InputError: arguments that give no network, or no such folder.
+    """
+    heads = {"classes": 2, "distortions": 2} if training["task"] == "features" else {}
+    with torch.device("meta"):
+        build(OmegaConf.create({**training["network"]}), "training.network", kind=nn.Module, **heads)
+    start = training.get("start")
+    if start is not None and (start.startswith((".", "/", "~", "embedded:")) or start.count("/") != 1):
+        try:
+            resolve(start, weights=False)
+        except InputError as error:
+            raise InputError(str(error).replace("model.path", "training.start")) from error
+
+
+def _check_images(training: DictConfig, own: OwnImages | None) -> None:
+    """The images are there; those on the hub are looked for when the training starts.
+
+    Raises:
+        InputError: no such file or folder, or no image in it.
+    """
+    if own is not None:
+        with data_keys():
+            if not isinstance(own.images, Hub) and not own.images.state():
+                own.images.pool(own.size, own.channels)  # which says why there is none
+    elif training.task == "features":
+        for pair in file_paths(training).values():
+            for path in pair:
+                parquet_files(path)
+    else:
+        for path in (training.data.path, training.data.test_path):
+            if path is not None:
+                parquet_files(path)

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from unseen_diffusion.utils.digests import file_digest as file_digest  # under its old name sha256
 from unseen_diffusion.utils.digests import json_digest
-from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.errors import InputError, first_line
 from unseen_diffusion.utils.renamed import new_names
 
 FULL = "no space left (or quota used up); free some and run again, what was finished is kept"
@@ -138,8 +138,8 @@ def read_json(path: Path | str) -> Any:
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a readable JSON file ({error})") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not a readable JSON file ({first_line(error)})") from error
 
 
 def seal(value: dict[str, Any]) -> bytes:

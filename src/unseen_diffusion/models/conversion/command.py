@@ -8,6 +8,7 @@ from pathlib import Path
 from unseen_diffusion.models.conversion.convert import convert
 from unseen_diffusion.models.conversion.plan import SCHEDULES, Options
 from unseen_diffusion.models.conversion.verification import TOLERANCE
+from unseen_diffusion.utils.arguments import Parser, positive
 
 
 def convert_command(arguments: list[str]) -> int:
@@ -29,13 +30,13 @@ def convert_command(arguments: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     description = """\
         Converts an ADM, iDDPM (guided-diffusion) or DDPM (PyTorch port of Ho et al.) checkpoint to a diffusers folder,
         for model=diffusers model.path=TARGET. Nothing is written unless the converted network gives the outputs of
         the original. The tensors do not record the number of heads and the order of attention: only a comparison
         with saved activations can detect a wrong choice of these."""
-    parser = argparse.ArgumentParser(prog="unseen convert", description=textwrap.dedent(description))
+    parser = Parser(prog="unseen convert", description=textwrap.dedent(description))
     add = parser.add_argument
     add("source", type=Path, help="the checkpoint (.pt, .pth, .ckpt, .safetensors); pickled code is never run")
     add("target", type=Path, help="the folder to create")
@@ -51,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="safetensors file with x, t and output, computed by the original code",
     )
-    add("--tolerance", type=float, default=TOLERANCE, help="largest difference over largest output (%(default)g)")
+    add("--tolerance", type=positive, default=TOLERANCE, help="largest difference over largest output (%(default)g)")
     add("--schedule", choices=tuple(SCHEDULES), default="linear", help="noise schedule of the training (%(default)s)")
     add("--head-channels", type=int, metavar="N", help="channels per attention head (ADM: 64)")
     add("--heads", type=int, metavar="N", help="a fixed number of attention heads, instead of --head-channels")

@@ -1,12 +1,12 @@
 """``unseen report``: any number of runs as one HTML file."""
 
-import argparse
 from pathlib import Path
 
 from unseen_diffusion.reports.comparison import compare, is_comparison
 from unseen_diffusion.reports.html.load import load_runs
 from unseen_diffusion.reports.html.page import write_report
 from unseen_diffusion.reports.tables import load_results
+from unseen_diffusion.utils.arguments import Parser
 from unseen_diffusion.utils.errors import InputError
 
 SUFFIXES = (".html", ".htm")
@@ -18,7 +18,7 @@ def report_command(arguments: list[str]) -> int:
     Raises:
         InputError: no runs there, an artefact of theirs is missing, or the output is not an HTML file.
     """
-    parser = argparse.ArgumentParser(prog="unseen report", description="Write any number of runs as one HTML file.")
+    parser = Parser(prog="unseen report", description="Write any number of runs as one HTML file.")
     parser.add_argument("paths", nargs="+", help="results.json files, or folders of runs")
     parser.add_argument("-o", "--output", type=Path, default=Path("report.html"), help="default: report.html")
     parser.add_argument("--title", default="What was never seen", help="heading of the page")

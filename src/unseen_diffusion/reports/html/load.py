@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from unseen_diffusion.reports.result import RESULTS, RunResult, results_files
+from unseen_diffusion.reports.result import RESULTS, RunResult, read_results
 from unseen_diffusion.reports.rows import REPLICATE_KEYS
 from unseen_diffusion.store.artefacts import RECORD, load_tensor, tensor_names
 from unseen_diffusion.utils.errors import InputError
@@ -98,11 +98,10 @@ def load_runs(paths: Sequence[Path | str]) -> list[Run]:
     Keeps the first by path of runs that generated the same images with the same configuration.
 
     Raises:
-        InputError: nothing there, or a file that does not hold the results of a run.
+        InputError: nothing there, or every file is damaged.
     """
     runs: dict[str, Run] = {}
-    for file in results_files(paths):
-        run = Run.read(file, "details")
+    for run in read_results(paths, Run, "details"):
         runs.setdefault(json.dumps([run.flat, run.generated.get("images")], sort_keys=True), run)
 
     def order(run: Run) -> tuple[Any, ...]:

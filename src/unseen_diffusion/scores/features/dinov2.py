@@ -14,7 +14,7 @@ from torch.nn.functional import interpolate
 
 from unseen_diffusion.models.folders import snapshot
 from unseen_diffusion.scores.features.base import check_images
-from unseen_diffusion.utils.checked import Count, checked_arguments
+from unseen_diffusion.utils.checked import Count, Text, checked_arguments
 from unseen_diffusion.utils.digests import digest, file_digest
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import read_json
@@ -35,7 +35,7 @@ class DinoV2:
 
     @checked_arguments("features")
     def __init__(
-        self, model: str = "facebook/dinov2-base", revision: str | None = None, batch_size: Count = 32
+        self, model: Text = "facebook/dinov2-base", revision: Text | None = None, batch_size: Count = 32
     ) -> None:
         """Locates the network's files, on the disk or on the hub.
 
@@ -62,6 +62,17 @@ class DinoV2:
         self.fingerprint = _fingerprint(self._folder)
         self._device = torch.device("cpu")
         self._network: torch.nn.Module | None = None
+
+    @staticmethod
+    def check_files(model: str = "", **others: Any) -> None:
+        """Checks that a local folder exists; a hub id is looked for when a run starts.
+
+        Raises:
+            InputError: no such folder.
+        """
+        is_local = model.startswith((".", "/", "~")) or model.count("/") != 1
+        if model and is_local and not Path(model).expanduser().is_dir():
+            raise InputError(f"features.model={model}: no such folder; give one, or a hub id such as owner/name")
 
     def to(self, device: torch.device | str) -> None:
         """Moves the network, if it is loaded already."""

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from unseen_diffusion.scores.features.base import check_images
-from unseen_diffusion.utils.checked import Count, checked_arguments
+from unseen_diffusion.utils.checked import Count, Text, checked_arguments
 from unseen_diffusion.utils.digests import digest, file_digest
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import read_json
@@ -83,7 +83,7 @@ class EmbeddedFeatures:
     name = "embedded"
 
     @checked_arguments("features")
-    def __init__(self, folder: str | Path | None = None, batch_size: Count = 256) -> None:
+    def __init__(self, folder: Text | Path | None = None, batch_size: Count = 256) -> None:
         """Loads the network from a folder.
 
         Args:
@@ -100,6 +100,16 @@ class EmbeddedFeatures:
         self.batch_size = batch_size
         identity = f"{_VERSION}/{PREPROCESSING}/{self.size}/{file_digest(folder / 'model.safetensors')}"
         self.fingerprint = digest(identity)
+
+    @staticmethod
+    def check_files(folder: str | Path | None = None, **others: Any) -> None:
+        """Checks that a folder's files are those of a network, without keeping it.
+
+        Raises:
+            InputError: a file is missing or belongs to another network.
+        """
+        if folder is not None:
+            load_network(Path(folder).expanduser())
 
     def to(self, device: torch.device | str) -> None:
         """Moves the network."""

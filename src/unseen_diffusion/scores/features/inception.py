@@ -8,6 +8,7 @@ import http.client
 import urllib.request
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float32
@@ -15,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from unseen_diffusion.scores.features.base import check_images
-from unseen_diffusion.utils.checked import Count, checked_arguments
+from unseen_diffusion.utils.checked import Count, Text, checked_arguments
 from unseen_diffusion.utils.digests import digest, file_digest
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import atomic_path
@@ -36,10 +37,10 @@ class Inception:
     @checked_arguments("features")
     def __init__(
         self,
-        path: str | Path | None = None,
-        cache: str | Path = "~/.cache/unseen-diffusion",
-        url: str = URL,
-        sha256: str = SHA256,
+        path: Text | Path | None = None,
+        cache: Text | Path = "~/.cache/unseen-diffusion",
+        url: Text = URL,
+        sha256: Text = SHA256,
         batch_size: Count = 64,
     ) -> None:
         """Locates the file, or downloads it.
@@ -64,6 +65,16 @@ class Inception:
         self._device = torch.device("cpu")
         self._network: torch.jit.ScriptModule | None = None
 
+    @staticmethod
+    def check_files(path: str | Path | None = None, sha256: str = SHA256, **others: Any) -> None:
+        """Checks a given file; one of the cache is checked or downloaded when a run starts.
+
+        Raises:
+            InputError: the file is missing, or has another checksum.
+        """
+        if path is not None:
+            check_file(Path(path).expanduser(), sha256)
+
     def to(self, device: torch.device | str) -> None:
         """Moves the network, if it is loaded already."""
         self._device = torch.device(device)
@@ -80,7 +91,7 @@ class Inception:
         return self._network(rgb, return_features=True).float()
 
 
-def cached(cache: Path, url: str, sha256: str) -> Path:
+def cached(cache: Path, url: Text, sha256: str) -> Path:
     """The file of ``url`` in ``cache``, downloaded if it is absent; complete and with the right checksum.
 
     Raises:
@@ -116,7 +127,7 @@ def check_file(path: Path, sha256: str, shown: str | None = None) -> None:
         )
 
 
-def _download(url: str, path: Path) -> None:
+def _download(url: Text, path: Path) -> None:
     with urllib.request.urlopen(url, timeout=_TIMEOUT) as response, path.open("wb") as file:
         total = int(response.headers.get("Content-Length") or 0)
         with tqdm(total=total, unit="B", unit_scale=True, desc=url.rsplit("/", 1)[-1]) as progress:

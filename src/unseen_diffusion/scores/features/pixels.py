@@ -1,7 +1,10 @@
 """Pixels as features: no network; distances are those between the images themselves."""
 
+from typing import Annotated
+
 import torch
 from jaxtyping import Float32
+from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
@@ -19,7 +22,7 @@ class Pixels:
     name = "pixels"
 
     @checked_arguments("features")
-    def __init__(self, side: Count = 32, batch_size: Count = 1024) -> None:
+    def __init__(self, side: Annotated[int, Field(ge=1, le=4096)] = 32, batch_size: Count = 1024) -> None:
         """Sets the side; features then have dimension 3 * side^2.
 
         Args:
