@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+INTERRUPTED = "stopped by Ctrl-C (SIGINT); what was finished is kept"
 OBJECTIVES = ("kid_h", "copy_rate")  # scores of the generated images that a search minimises
 
 
@@ -66,7 +67,8 @@ def _claimed_job(config: DictConfig, folder: Path, sweep: Path) -> list[float] |
             journal.end(str(error))
             log.error("%s", error)
         except KeyboardInterrupt:
-            journal.end("interrupted")
+            journal.end(INTERRUPTED, "interrupted")
+            log.error("interrupted: %s", INTERRUPTED)
             raise
         except (Exception, SystemExit) as error:
             # Launchers differ in what these do to the other jobs of a sweep: none may be lost.
@@ -172,8 +174,8 @@ def report(folder: Path) -> int:
     if not sweep.complete():
         print_states(sweep)
         for job in sweep.jobs:
-            if job.status and job.state == "failed":
-                print(f"failed: {shown / job.name}: {job.status.error}")
+            if job.status and job.state in ("failed", "interrupted"):
+                print(f"{job.state}: {shown / job.name}: {job.status.error}")
         if not sweep.manifest.trials:
             print(f"unseen resume {shown} runs what is not done")
     return int(not sweep.complete())
