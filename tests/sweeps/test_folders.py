@@ -262,3 +262,21 @@ def test_an_interrupted_run_is_called_interrupted(
     Path("healed").touch()
     assert run("resume", "swept") == 0
     assert set(states("swept")) == {"done"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["data=folder", "data.path=nowhere"], "data.path=.*nowhere: no such folder"),
+        (["training=photos32", "training.data.path=nowhere.parquet"], "nowhere.parquet"),
+    ],
+)
+def test_a_training_without_its_data_leaves_nothing(
+    here: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    """One line on stderr, and no folder."""
+    assert run("train", *words, "tracking=none") == 2
+    captured = capsys.readouterr()
+    assert re.match(f"unseen: .*{said}", captured.err)
+    assert captured.err.count("\n") == 1
+    assert list(here.iterdir()) == []

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 
 from unseen_diffusion.utils.errors import InputError
-from unseen_diffusion.utils.files import locked, read_json, write_json
+from unseen_diffusion.utils.files import FULL, locked, read_json, write_json
 from unseen_diffusion.utils.liveness import CLOCK, HEARTBEAT, SILENCE_BY_STAMP, Clock, ProcessIdentity, heartbeat_age
 from unseen_diffusion.utils.renamed import new_names
 
@@ -184,7 +184,7 @@ class Journal(logging.Handler):
         with self._write:
             state = state or ("failed" if error else "done")
             self.status = replace(self.status, state=state, heartbeat=now, ended=now, error=error)
-        self._save()
+        self._save(logging.DEBUG if error and FULL in error else logging.ERROR)  # the job logs the full disk itself
 
     def _send_heartbeats(self) -> None:
         while not self._over.wait(self.beat):
