@@ -85,7 +85,7 @@ def test_a_killed_sweep_reports_its_state_and_resumes(here: Path, capsys: pytest
     assert "unseen resume swept" in said
     assert run("status", ".", "--json") == 1
     (report,) = json.loads(capsys.readouterr().out)
-    assert report["counts"] == {"done": 1, "running": 0, "failed": 2, "dead": 1, "missing": 1}
+    assert report["counts"] == {"done": 1, "running": 0, "failed": 2, "interrupted": 0, "dead": 1, "missing": 1}
     assert report["jobs"][3]["overrides"] == ["+features.how=kill"]
     assert report["jobs"][2]["status"]["error"] == "SystemExit: 3"
 

@@ -126,15 +126,20 @@ def _new_claim() -> dict[str, Any]:
     return {"machine": machine, "pid": process.pid, "started": process.ticks, "token": token, "beats": 0}
 
 
+def holder_of(content: bytes | None) -> ProcessIdentity | None:
+    """The process that wrote a claim; None where the claim is absent or not readable."""
+    try:
+        claim = json.loads(content or b"")
+        host, boot, space = [*str(claim["machine"]).split("/"), "", ""][:3]
+        return ProcessIdentity(host, boot, space, int(claim["pid"]), ticks=claim["started"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
 def _has_ended(content: bytes) -> bool:
     """Whether a claim's holder was a process of this machine that has ended."""
-    try:
-        claim = json.loads(content)
-        host, boot, space = [*str(claim["machine"]).split("/"), "", ""][:3]
-        process = ProcessIdentity(host, boot, space, int(claim["pid"]), ticks=claim["started"])
-    except (ValueError, KeyError, TypeError):
-        return False
-    return process.is_local and not process.is_running()
+    process = holder_of(content)
+    return process is not None and process.is_local and not process.is_running()
 
 
 def _dump(claim: dict[str, Any]) -> bytes:

@@ -3,7 +3,8 @@
 A shard is a safetensors file ``rows-START-STOP.DIGEST.safetensors``. It holds the tensors of rows START to STOP, and in
 its header the artefact's key, the JSON facts and the seconds that it took. DIGEST is the first 16 digits of the file's
 SHA-256: one rename publishes a shard together with its checksum. While the artefact is being computed, ``plan.json``
-fixes the boundaries of all shards, by the batch size of the first worker.
+fixes the boundaries of all shards, by the batch size of the first worker. A plan that is lost, with the record, is
+recovered from the names of the shards.
 """
 
 import json
@@ -11,8 +12,7 @@ import logging
 import random
 import re
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -108,7 +108,7 @@ def make_missing(
     Returns:
         The names of all shards, in order, once all exist; and ``cost`` plus the cost of this call.
     """
-    plan = shared_boundaries(objects, folder, work)
+    plan = shared_boundaries(objects, folder, key, work)
     seen: set[range] = set()
     pause = claims.pause()
 
@@ -172,7 +172,7 @@ def _make(objects: Objects, claims: Claims, folder: str, key: str, work: RowWise
     return Cost(seconds, facts.get("evaluations", 0))
 
 
-def shared_boundaries(objects: Objects, folder: str, work: RowWise) -> list[range]:
+def shared_boundaries(objects: Objects, folder: str, key: str, work: RowWise) -> list[range]:
     """The boundaries that all workers use: those of existing shards, or of the first worker."""
     name = f"{folder}/{PLAN}"
 
@@ -183,9 +183,52 @@ def shared_boundaries(objects: Objects, folder: str, work: RowWise) -> list[rang
     while True:
         if data := objects.get(name, lambda data: size_of(data) > 0):
             return cut(work.rows, size_of(data))
-        lengths = Counter(len(rows) for rows in present(objects.names(f"{folder}/")))
-        size = lengths.most_common(1)[0][0] if lengths else work.batch
+        size = _size_of_existing(objects, folder, key, work)
         objects.create(name, plan_of(work.rows, size))
+
+
+def _size_of_existing(objects: Objects, folder: str, key: str, work: RowWise) -> int:
+    """The size with which the shards in a folder were cut; where they disagree, only intact shards count."""
+    names = objects.names(f"{folder}/")
+    existing = set(present(names))
+    size = recovered_size(existing, work.rows, work.batch)
+    if existing <= set(cut(work.rows, size)):
+        return size
+    shards = sorted(name for name in names if SHARD.fullmatch(name.rsplit("/", 1)[1]))
+    intact = {name for name in shards if read(objects, name, key) is not None}
+    return recovered_size(set(present(intact)), work.rows, work.batch)
+
+
+def recovered_size(shards: Collection[range], rows: int, batch: int) -> int:
+    """The size that keeps as many rows of these shards as possible when 0..``rows`` is cut by it.
+
+    The last shard is shorter than the others. It alone admits several sizes, each a divisor of its first row.
+
+    Args:
+        shards: rows of existing shards.
+        rows: number of rows of the artefact.
+        batch: preferred size; of equally good sizes, the nearest to it is chosen.
+    """
+
+    def merit(size: int) -> tuple[int, int, int]:
+        kept = [shard for shard in shards if _is_piece(shard, rows, size)]
+        return sum(map(len, kept)), len(kept), -abs(size - batch)
+
+    return max({batch, *(size for shard in shards for size in _possible_sizes(shard, rows))}, key=merit)
+
+
+def _is_piece(shard: range, rows: int, size: int) -> bool:
+    """Whether cutting 0..``rows`` by ``size`` gives this shard."""
+    return shard.start % size == 0 and shard.stop == min(shard.start + size, rows)
+
+
+def _possible_sizes(shard: range, rows: int) -> list[int]:
+    """All sizes by which cutting 0..``rows`` gives this shard; one where several give the same pieces."""
+    if shard.stop < rows or not shard.start:
+        sizes = [len(shard)]
+    else:
+        sizes = [size for size in range(len(shard), shard.start + 1) if size and shard.start % size == 0]
+    return [size for size in sizes if size and _is_piece(shard, rows, size)]
 
 
 def plan_of(rows: int, size: int) -> bytes:

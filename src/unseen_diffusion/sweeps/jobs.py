@@ -4,6 +4,9 @@ import logging
 import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +29,7 @@ from unseen_diffusion.sweeps.manifest import (
 )
 from unseen_diffusion.sweeps.status import claimed, read_status
 from unseen_diffusion.utils.errors import InputError
-from unseen_diffusion.utils.files import atomic_path
+from unseen_diffusion.utils.files import atomic_path, disk_errors
 
 if TYPE_CHECKING:
     from unseen_diffusion.runs.settings import RunSettings
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+INTERRUPTED = "stopped by Ctrl-C (SIGINT); what was finished is kept"
 OBJECTIVES = ("kid_h", "copy_rate")  # scores of the generated images that a search minimises
 
 
@@ -56,19 +60,21 @@ def run_job(config: DictConfig) -> list[float] | None:
 
 def _claimed_job(config: DictConfig, folder: Path, sweep: Path) -> list[float] | None:
     """Claims the job's folder, does the job, and records how it ended."""
-    with claimed(folder) as journal:
+    with claimed(folder) as journal, _full_logs_pass():
         if journal is None:
             log.info("%s: done, or another process works on it", folder)
             return None
         try:
             (folder / RESULTS).unlink(missing_ok=True)  # left by an earlier attempt
             check_unchanged(sweep, folder.relative_to(sweep).as_posix(), run_config(config))
-            objectives = _work(config, folder, sweep)
+            with disk_errors(folder):
+                objectives = _work(config, folder, sweep)
         except InputError as error:
             journal.end(str(error))
             log.error("%s", error)
         except KeyboardInterrupt:
-            journal.end("interrupted")
+            journal.end(INTERRUPTED, "interrupted")
+            log.error("interrupted: %s", INTERRUPTED)
             raise
         except (Exception, SystemExit) as error:
             # Launchers differ in what these do to the other jobs of a sweep: none may be lost.
@@ -78,6 +84,24 @@ def _claimed_job(config: DictConfig, folder: Path, sweep: Path) -> list[float] |
             journal.end()
             return objectives
     return None
+
+
+@contextmanager
+def _full_logs_pass() -> Iterator[None]:
+    """Drops lines that a log file on a full disk cannot take, instead of a traceback on stderr for each of them."""
+
+    def drop(handler: logging.Handler, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            logging.Handler.handleError(handler, record)
+
+    files = [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)]
+    for handler in files:
+        handler.handleError = partial(drop, handler)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for handler in files:
+            del handler.handleError
 
 
 def _work(config: DictConfig, folder: Path, sweep: Path) -> list[float] | None:
@@ -108,13 +132,36 @@ def train_job(config: DictConfig) -> None:
         tracker = build(config.tracking, "tracking")
         folder = TASKS[config.training.task](config.training, choose_device(config.device), tracker)
     except InputError as error:
-        record = log.makeRecord(log.name, logging.ERROR, __file__, 0, "%s", (error,), None)
-        for handler in logging.getLogger().handlers:
-            if isinstance(handler, logging.FileHandler):
-                handler.handle(record)
         print(f"unseen: {error}", file=sys.stderr)
+        _write_to_log_files(str(error))
+        _remove_unused(Path(config.training.folder), Path(HydraConfig.get().runtime.output_dir))
         sys.exit(2)
     log.info("weights in %s", folder)
+
+
+def _write_to_log_files(text: str) -> None:
+    """Writes a line to the log files alone; the terminal has it already."""
+    record = log.makeRecord(log.name, logging.ERROR, __file__, 0, text, (), None)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(record)
+
+
+def _remove_unused(training: Path, run: Path) -> None:
+    """Removes the folders of a training that has not begun, and parents that are empty then."""
+    if training.is_dir() and {path.name for path in training.iterdir()} - {".training.lock", "runs"}:
+        return  # an earlier training, decoded images or checkpoints
+    if run.resolve() == Path.cwd():  # of the processes beside the first
+        return
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).parent == run.resolve():
+            Path(handler.baseFilename).unlink(missing_ok=True)
+    for name in ("config.yaml", "hydra.yaml", "overrides.yaml"):
+        (run / ".hydra" / name).unlink(missing_ok=True)
+    (training / ".training.lock").unlink(missing_ok=True)
+    for folder in (run / ".hydra", run, *list(run.parents)[:4], training, *list(training.parents)[:2]):
+        if folder.is_dir() and folder.resolve() != Path.cwd() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 WORK_NFE = (8, 16, 32, 64)  # per direction
@@ -179,8 +226,8 @@ def report(folder: Path) -> int:
     if not sweep.complete():
         print_states(sweep)
         for job in sweep.jobs:
-            if job.status and job.state == "failed":
-                print(f"failed: {shown / job.name}: {job.status.error}")
+            if job.status and job.state in ("failed", "interrupted"):
+                print(f"{job.state}: {shown / job.name}: {job.status.error}")
         if not sweep.manifest.trials:
             print(f"to run what is not done: unseen resume {shown}")
     return int(not sweep.complete())

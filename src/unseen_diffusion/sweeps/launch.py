@@ -13,12 +13,14 @@ from typing import Any
 from omegaconf import DictConfig
 
 from unseen_diffusion.sweeps.composition import Sweep, expand, hydra_task, run_config
+from unseen_diffusion.sweeps.folders import hold_folder
 from unseen_diffusion.sweeps.jobs import report, run_job
 from unseen_diffusion.sweeps.manifest import (
     Manifest,
     Point,
     SweepState,
     check_complete,
+    check_recorded,
     check_unchanged,
     read_manifest,
     sweep_folders,
@@ -43,9 +45,21 @@ def start(arguments: list[str]) -> int:
                 "workers=%d: hydra/launcher=basic runs jobs one after the other; choose another launcher", first.workers
             )
         folder = sweep.folder.resolve()
-        write_manifest(folder, _manifest(arguments, sweep))
-        _launch(sweep.multirun and not sweep.trials, arguments)
-    return report(folder)
+        manifest = _manifest(arguments, sweep)
+        with hold_folder(folder) as holder:
+            if holder:
+                raise InputError(_in_use(folder, holder, sweep.multirun))
+            write_manifest(folder, manifest)
+            check_recorded(folder, manifest)
+            _launch(sweep.multirun and not sweep.trials, arguments)
+            check_recorded(folder, manifest)  # before its table is printed as that of this command
+            return report(folder)
+
+
+def _in_use(folder: Path, holder: str, multirun: bool) -> str:
+    """The error message for a folder in which another command works."""
+    key = "hydra.sweep.dir" if multirun else "hydra.run.dir"
+    return f"{folder}: {holder} is running in this folder; choose another folder ({key}=FOLDER), or wait until it ends"
 
 
 def check_all(points: Iterable[DictConfig]) -> None:
@@ -101,8 +115,10 @@ def resume(folder: Path, overrides: Sequence[str]) -> int:
         for name, point in to_run.items():
             check_unchanged(folder, name, run_config(point))
         check_all(to_run.values())
-        _launch(manifest.multirun, arguments)
-    return report(folder)
+        with hold_folder(folder, wait=False):  # keeps new sweeps out; whoever started this one may still run
+            check_recorded(folder, manifest)
+            _launch(manifest.multirun, arguments)
+            return report(folder)
 
 
 def _manifest(arguments: Sequence[str], sweep: Sweep) -> Manifest:

@@ -63,6 +63,11 @@ class Manifest:
     made: str
     schema: int = SCHEMA
 
+    def describes_the_runs_of(self, other: "Manifest") -> bool:
+        """Whether both have the same runs; for a search, which records none, the same command."""
+        same_kind = (self.multirun, self.trials) == (other.multirun, other.trials)
+        return same_kind and self.points == other.points and (not self.trials or self.command == other.command)
+
     def names(self) -> list[str]:
         """The folder of each job, relative to the sweep's."""
         return [str(number) for number in range(self.trials or len(self.points))] if self.multirun else ["."]
@@ -152,6 +157,19 @@ def hide_secrets(folder: Path) -> None:
                 OmegaConf.save(OmegaConf.create(hidden), temporary)
 
 
+def check_recorded(folder: Path, manifest: Manifest) -> None:
+    """Checks that the folder's manifest still has the runs of ``manifest``.
+
+    Raises:
+        InputError: another command has written its runs there.
+    """
+    if not read_manifest(folder).describes_the_runs_of(_without_secrets(manifest)):
+        raise InputError(
+            f"{folder}: another command has started other runs in this folder; choose another folder "
+            f"({'hydra.sweep.dir' if manifest.multirun else 'hydra.run.dir'}=FOLDER)"
+        )
+
+
 def read_manifest(folder: Path) -> Manifest:
     """Reads manifest.json.
 
@@ -199,6 +217,8 @@ def check_unchanged(folder: Path, name: str, config: dict[str, Any]) -> None:
     manifest = read_manifest(folder)
     if manifest.trials:
         return
+    if name not in manifest.names():
+        raise InputError(f"{folder}: its {MANIFEST} has no run {name}; another sweep was started in this folder")
     recorded = manifest.points[manifest.names().index(name)].config
     if difference := _difference(recorded, config):
         raise InputError(
@@ -286,8 +306,8 @@ class SweepState:
         return [job for job in self.jobs if not job.is_helper]
 
     def pending(self, *states: str) -> list[str]:
-        """Names of the jobs to start: failed, dead or missing (or ``states``), without helpers of finished runs."""
-        states = states or ("failed", "dead", "missing")
+        """Names of the jobs to start: not done nor running (or in ``states``), without helpers of finished runs."""
+        states = states or tuple(state for state in STATES if state not in ("done", "running"))
         done = {job.name for job in self.runs() if job.state == "done"}
         return [job.name for job in self.jobs if job.state in states and job.run not in done]
 

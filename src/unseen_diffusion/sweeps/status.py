@@ -12,7 +12,7 @@ from types import TracebackType
 from pydantic import TypeAdapter
 
 from unseen_diffusion.utils.errors import InputError
-from unseen_diffusion.utils.files import locked, read_json, write_json
+from unseen_diffusion.utils.files import FULL, locked, read_json, write_json
 from unseen_diffusion.utils.liveness import CLOCK, HEARTBEAT, SILENCE_BY_STAMP, Clock, ProcessIdentity, heartbeat_age
 from unseen_diffusion.utils.renamed import new_names
 
@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 
 STATUS = "status.json"
 LOCK = ".job.lock"
-WRITTEN = ("running", "done", "failed")  # states that a job writes of itself
-STATES = ("done", "running", "failed", "dead", "missing")
+WRITTEN = ("running", "done", "failed", "interrupted")  # states that a job writes of itself
+STATES = ("done", "running", "failed", "interrupted", "dead", "missing")
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Status:
     """The content of status.json.
 
     Attributes:
-        state: ``running``, ``done`` or ``failed``, as the job itself wrote it.
+        state: ``running``, ``done``, ``failed`` or ``interrupted``, as the job itself wrote it.
         started, heartbeat, ended: ISO 8601, UTC.
         host: name of the machine.
         space: the machine's namespace of process ids, in which containers differ.
@@ -37,7 +37,7 @@ class Status:
         born: when that process started, seconds since 1970; detects that a process id was reused.
         attempt: 1 at the first start, and one more for each start after a failure or a kill.
         activity: the last line that the job logged.
-        error: why it failed.
+        error: why it failed, or what interrupted it.
     """
 
     state: str
@@ -182,14 +182,14 @@ class Journal(logging.Handler):
         with self._write:
             self.status = replace(self.status, activity=record.getMessage().partition("\n")[0][:200])
 
-    def end(self, error: str | None = None) -> None:
-        """Writes that the job is done, or why it failed."""
+    def end(self, error: str | None = None, state: str = "") -> None:
+        """Writes that the job is done, or why it failed; ``state`` if it is neither."""
         now = self._stamp()
         self._over.set()
         with self._write:
-            state = "failed" if error else "done"
+            state = state or ("failed" if error else "done")
             self.status = replace(self.status, state=state, heartbeat=now, ended=now, error=error)
-        self._save()
+        self._save(logging.DEBUG if error and FULL in error else logging.ERROR)  # the job logs the full disk itself
 
     def _send_heartbeats(self) -> None:
         while not self._over.wait(self.beat):

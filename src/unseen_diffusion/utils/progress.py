@@ -34,7 +34,14 @@ def steps_bar(
 
 
 def skip(bar: "tqdm[None]", steps: int) -> None:
-    """Counts steps that were done earlier or by other workers as progress, but not in the speed."""
-    if not bar.disable:
-        bar.n += steps
-        bar.initial += steps
+    """Counts steps that were done earlier or elsewhere as progress, but not in the speed.
+
+    A bar that has not counted a step of this process yet measures time from now on.
+    """
+    if bar.disable:
+        return
+    if bar.n == bar.initial:
+        bar.start_t = bar.last_print_t = bar._time()
+    bar.n += steps
+    bar.initial += steps
+    bar.last_print_n += steps  # tqdm takes the difference to n for steps of its last interval
