@@ -200,4 +200,8 @@ def written() -> Iterator[tuple[str, Callable[[], Outcome], Sequence[str]]]:
         parts = [
             part for word in own for part in (word.lstrip("+~-").partition("=")[0], word.partition("=")[2]) if part
         ]
-        yield f"unseen {line}", lambda words=words: outcome(lambda: main(words)), (*parts, verb)
+        yield (
+            f"unseen {line}",
+            lambda words=words: outcome(lambda: main(words)),
+            (*parts, *(part.partition(".")[0] for part in parts), verb),
+        )

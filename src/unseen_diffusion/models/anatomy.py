@@ -156,7 +156,7 @@ def _parts(folder: Path) -> tuple[str, str | None]:
     return part, codec
 
 
-def _check_entry(folder: Path, part: str, entry: list[str], known: tuple[str, ...]) -> None:
+def _check_entry(folder: Path, part: str, entry: list[Any], known: tuple[str, ...]) -> None:
     if len(entry) != 2 or not all(isinstance(word, str) for word in entry):
         raise InputError(f"{folder}: {part} {entry} in model_index.json; give a library and a class")
     if entry[0] != "diffusers" or entry[1] not in known:

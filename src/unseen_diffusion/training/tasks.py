@@ -19,7 +19,7 @@ from unseen_diffusion.training.feature_recipe import file_paths, train_features
 from unseen_diffusion.training.keys import DiffusionKeys, FeatureKeys, ParquetData
 from unseen_diffusion.training.loop import LoopSettings
 from unseen_diffusion.training.noise import noise_schedule
-from unseen_diffusion.utils.checked import as_written
+from unseen_diffusion.utils.checked import Text, as_written, checked_value
 from unseen_diffusion.utils.configs import build, resolve_plain
 from unseen_diffusion.utils.devices import choose_device
 from unseen_diffusion.utils.errors import InputError
@@ -59,7 +59,7 @@ def check_training(config: DictConfig) -> None:
     if has:
         with data_keys():
             own = build(config.data, "data", kind=OwnImages)
-    choose_device(plain["device"])
+    choose_device(checked_value("device", plain["device"], Text))
     check_writable("hydra.run.dir", Path(config.hydra.run.dir))
     check_writable("training.folder", Path(plain["training"]["folder"]))
     build(config.tracking, "tracking", kind=Tracker).check()
