@@ -74,7 +74,7 @@ def test_ranges_that_are_none_are_refused(value: object) -> None:
         (tiff(COUNTS, 262, 0), 255 - COUNTS / 257),
         (b"P5 8 8 65535\n" + COUNTS.astype(">u2").tobytes(), COUNTS / 257),
         (b"P5 8 8 4095\n" + COUNTS.astype(">u2").tobytes(), COUNTS / 4095 * 255),
-        (saved(COUNTS, transparency=int(COUNTS[7, 7])), np.where(COUNTS == COUNTS[7, 7], 0, COUNTS / 257)),
+        (saved(COUNTS, transparency=int(COUNTS[7, 7])), np.where(COUNTS[7, 7] == COUNTS, 0, COUNTS / 257)),
     ],
 )
 def test_sixteen_bits_mean_what_their_files_say(data: bytes, expected: np.ndarray) -> None:
