@@ -442,7 +442,8 @@ def test_folder_says_what_it_leaves_out(
     assert pool.load([pool.names.index("pages.tiff")]).unique().tolist() == [7]
     assert caplog.messages == [
         f"{folder}: {ROWS + 1} images; left out: 2 .txt, 1 broken links, 1 hidden, 1 in folders that start with __, "
-        "1 without a suffix; 1 of several pages: only the first is read"
+        "1 without a suffix",
+        "domain=my [images]: 1 of several frames or pages, of which the first is read: pages.tiff",
     ]
 
 

@@ -3,12 +3,13 @@
 import logging
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Annotated
 
 from pydantic import Field
 from torch import Tensor
 
+from unseen_diffusion.domains.pixel_check import check_pixels
 from unseen_diffusion.domains.pools import Pool, array_pool, fingerprint, stack
 from unseen_diffusion.domains.split import LABELS, SHARES, Split, check_counts, split_pool
 from unseen_diffusion.utils.checked import settings
@@ -22,10 +23,12 @@ __all__ = [
     "Pool",
     "Split",
     "array_pool",
+    "check_pixels",
     "check_sizes",
     "fingerprint",
     "load_split",
     "pool_of",
+    "read_split",
     "split_pool",
 ]
 
@@ -101,7 +104,7 @@ def pool_of(domain: Domain, size: int, channels: int) -> Pool:
 
 
 def load_split(domain: Domain, size: int, channels: int) -> Split:
-    """Loads the images of a domain's split, and decodes no others.
+    """Loads the images of a domain's split, decodes no others, and checks that their pixels make sense.
 
     Args:
         domain: the source and the sizes of its parts.
@@ -109,8 +112,16 @@ def load_split(domain: Domain, size: int, channels: int) -> Split:
         channels: 1 (grey) or 3 (RGB).
 
     Raises:
-        InputError: the source is missing or has too few images, or one of them is unreadable.
+        InputError: the source is missing or has too few images, one of them is unreadable, or all are equal.
     """
+    split = read_split(domain, size, channels)
+    parts = (split.references, split.validation, split.heldout)
+    check_pixels(domain.name, parts, pool_of(domain, size, channels))
+    return split
+
+
+def read_split(domain: Domain, size: int, channels: int) -> Split:
+    """``load_split`` without the check of the pixels, for callers that check them later (``check_pixels``)."""
     pool = pool_of(domain, size, channels)
     check_sizes(domain, len(pool.names))
     decoded: dict[int, Tensor] = {}
@@ -118,12 +129,17 @@ def load_split(domain: Domain, size: int, channels: int) -> Split:
     sizes = (domain.references, domain.validation, domain.heldout)
     seeds = (domain.split_seed, domain.draw)
     while True:
-        parts = split_pool(pool, *sizes, *seeds, name=domain.name, exclude=unreadable.keys())
+        try:
+            parts = split_pool(pool, *sizes, *seeds, name=domain.name, exclude=unreadable.keys())
+        except InputError as error:
+            _require_readable(domain.name, decoded, unreadable)
+            raise error from None
         missing = [index for part in parts for index in part if index not in decoded]
         failed = _decode(pool, missing, decoded)
         if not failed:
             break
         unreadable |= failed
+    _require_readable(domain.name, decoded, unreadable)
     _report_skipped(domain.name, list(unreadable.values()))
     if pool.repeated:
         message = "domain=%s: %d images appear more than once: kept on the same side of the split"
@@ -154,6 +170,13 @@ def _decode(pool: Pool, indices: Sequence[int], decoded: dict[int, Tensor]) -> d
         except InputError as error:
             unreadable[index] = str(error)
     return unreadable
+
+
+def _require_readable(name: str, decoded: Mapping[int, Tensor], unreadable: Mapping[int, str]) -> None:
+    """Refuses a domain of which images are unreadable and none could be decoded."""
+    if unreadable and not decoded:
+        first = next(iter(unreadable.values()))
+        raise InputError(f"domain={name}: none of {len(unreadable)} images could be read; the first: {first}")
 
 
 def _report_skipped(name: str, reasons: Sequence[str]) -> None:

@@ -4,23 +4,25 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 
 from PIL import Image
 
-from unseen_diffusion.domains.base import Pool, fingerprint
+from unseen_diffusion.domains.base import Pool
 from unseen_diffusion.domains.encoded import EncodedDomain, require_path
-from unseen_diffusion.utils.checked import Text, settings
+from unseen_diffusion.domains.levels import Cell
+from unseen_diffusion.utils.checked import Text, as_written, settings
 from unseen_diffusion.utils.digests import file_digest
 from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.image_files import read_header
 
 log = logging.getLogger(__name__)
 
 UNREADABLE = "unreadable"  # stands for the digest of a file that cannot be read
 UNSUPPORTED = {".h5", ".hdf", ".pfm"}  # Pillow has no decoder for the first two; the range of the last is unknown
-PAGED = {".tif", ".tiff"}  # may hold several images
+Patterns = str | Sequence[str] | None
 
 
 @settings("domain")
@@ -32,6 +34,11 @@ class Folder(EncodedDomain):
     name: str = ""
     source: str = "a folder of images"
     licence: str = "not stated"
+    include: Patterns = None
+    """patterns such as 'train/*' of the images that are used, by their path below the folder (* matches / too); null
+    uses all"""
+    exclude: Patterns = None
+    """patterns such as '*mask*' of the images that are left out"""
 
     def default_name(self) -> str:
         """The name of the folder."""
@@ -39,22 +46,24 @@ class Folder(EncodedDomain):
 
     def files(self) -> list[Path]:
         require_path(self.path)
-        return find_images(self._folder())[0]
+        return find_images(self._folder(), self.include, self.exclude)[0]
 
     def pool(self, size: int, channels: int) -> Pool:
         """The images, named and sorted by their path below the folder."""
         require_path(self.path)
         folder = self._folder()
-        files = list_images(folder)
+        files = list_images(folder, self.include, self.exclude)
         names = [file.relative_to(folder).as_posix() for file in files]
         digests = [self._digest(file) for file in files]
-        digest = fingerprint(names=names, files=digests, size=size, channels=channels)
-        contents = (name if one == UNREADABLE else one for name, one in zip(names, digests, strict=True))
+        contents = [name if one == UNREADABLE else one for name, one in zip(names, digests, strict=True)]
+        headers = [read_header(file) for file in files]
 
-        def read(indices: Sequence[int]) -> list[bytes | Path]:
+        def read(indices: Sequence[int]) -> list[Cell]:
             return [files[index] for index in indices]
 
-        return replace(self.encoded_pool(names, read, digest, size, channels), contents=tuple(contents))
+        return self.encoded_pool(
+            names, read, headers, contents, names=names, files=digests, size=size, channels=channels
+        )
 
     def _folder(self) -> Path:
         return Path(os.path.abspath(Path(self.path).expanduser()))  # noqa: PTH100 - resolve() would follow links
@@ -68,35 +77,44 @@ class Folder(EncodedDomain):
             raise InputError(f"{file}: cannot be read ({error}); remove it or set domain.on_unreadable=skip") from error
 
 
-def list_images(folder: Path) -> list[Path]:
+def list_images(folder: Path, include: Patterns = None, exclude: Patterns = None) -> list[Path]:
     """Sorted paths of all images below ``folder`` (absolute); logs their number, and the skipped files by reason.
 
     Raises:
-        InputError: the folder is missing, or has no image.
+        InputError: the folder is missing, or has no image, or the patterns leave none.
     """
     if not folder.is_dir():
         raise InputError(f"domain.path={folder}: no such folder; give a folder of images")
     if not any(folder.iterdir()):
         raise InputError(f"domain.path={folder}: the folder is empty; give a folder of images")
-    files, skipped = find_images(folder)
+    files, skipped = find_images(folder, include, exclude)
     reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(skipped.items()))
+    if not files and skipped["by domain.include"] + skipped["by domain.exclude"]:
+        example = find_images(folder)[0][0].relative_to(folder).as_posix()
+        raise InputError(
+            f"domain.include={as_written(include)}, domain.exclude={as_written(exclude)}: no image is left below "
+            f"{folder} ({reasons}); give patterns that match paths such as {example!r}"
+        )
     if not files:
         others = f" (only {reasons})" if reasons else ""
         raise InputError(f"domain.path={folder}: no image there{others}; give a folder with PNG, JPEG or WebP files")
-    paged = sum(file.suffix.lower() in PAGED and _pages(file) > 1 for file in files)
     notes = [f"left out: {reasons}"] if reasons else []
-    notes += [f"{paged} of several pages: only the first is read"] if paged else []
     log.log(logging.WARNING if notes else logging.INFO, "; ".join([f"{folder}: {len(files)} images", *notes]))
     return files
 
 
-def find_images(folder: Path) -> tuple[list[Path], Counter[str]]:
-    """Sorted paths of all images below ``folder``, and the number of skipped files by reason."""
+def find_images(folder: Path, include: Patterns = None, exclude: Patterns = None) -> tuple[list[Path], Counter[str]]:
+    """Sorted paths of all images below ``folder``, and the number of skipped files by reason.
+
+    A pattern that leaves out no image has a count of 0.
+    """
     files: list[Path] = []
-    skipped: Counter[str] = Counter()
+    given = {"by domain.include": include, "by domain.exclude": exclude}
+    skipped: Counter[str] = Counter({reason: 0 for reason, patterns in given.items() if patterns is not None})
     for here, names in _folders(folder):
         for file in (here / name for name in names):
-            reason = _reason(file, file.relative_to(folder).parts)
+            parts = file.relative_to(folder).parts
+            reason = _reason(file, parts) or _pattern_reason("/".join(parts), include, exclude)
             if reason:
                 skipped[reason] += 1
             else:
@@ -135,6 +153,17 @@ def _skipped(folders: Sequence[str], name: str = "") -> str | None:
     return "in folders that start with __" if any(part.startswith("__") for part in folders) else None
 
 
+def _pattern_reason(path: str, include: Patterns, exclude: Patterns) -> str | None:
+    """The reason why patterns leave an image out, or None; ``path`` is that below the folder."""
+    if include is not None and not _matches(path, include):
+        return "by domain.include"
+    return "by domain.exclude" if exclude is not None and _matches(path, exclude) else None
+
+
+def _matches(path: str, patterns: str | Sequence[str]) -> bool:
+    return any(fnmatchcase(path, one) for one in ([patterns] if isinstance(patterns, str) else patterns))
+
+
 def _reason(file: Path, parts: Sequence[str]) -> str | None:
     """The reason why a file is skipped, or None where it is an image; ``parts`` is its path below the folder."""
     if reason := _skipped(parts[:-1], parts[-1]):
@@ -150,12 +179,3 @@ def _reason(file: Path, parts: Sequence[str]) -> str | None:
 def suffixes() -> frozenset[str]:
     """File suffixes, with the dot, of the formats that Pillow can read."""
     return frozenset(s for s, kind in Image.registered_extensions().items() if kind in Image.OPEN) - UNSUPPORTED
-
-
-def _pages(file: Path) -> int:
-    """Number of images in a file; 1 where it cannot be read."""
-    try:
-        with Image.open(file) as image:
-            return int(getattr(image, "n_frames", 1))
-    except Exception:  # decoding reports what is wrong with the file
-        return 1

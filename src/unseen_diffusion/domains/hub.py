@@ -2,19 +2,24 @@
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from contextlib import contextmanager
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import fsspec
 
-from unseen_diffusion.domains.base import Pool, fingerprint
-from unseen_diffusion.domains.encoded import EncodedDomain, encoded_bytes
+from unseen_diffusion.domains.base import Pool
+from unseen_diffusion.domains.encoded import EncodedDomain, encoded_bytes, null_cell
+from unseen_diffusion.domains.levels import Cell
 from unseen_diffusion.utils.checked import Count, Text, settings
 from unseen_diffusion.utils.digests import digest
 from unseen_diffusion.utils.errors import InputError, first_line
+from unseen_diffusion.utils.image_files import read_header
 
 log = logging.getLogger(__name__)
+
+PATIENCE = 5  # seconds that the hub has to answer; otherwise only the cache is read
 
 
 @settings("domain")
@@ -59,16 +64,17 @@ class Hub(EncodedDomain):
                 "change domain.split or domain.labels"
             )
         names = [f"{self.id}:{self.split}:{number}" for number, _ in rows]
-        hashes = [digest(data) for _, data in rows]
-        pool_digest = fingerprint(names=names, images=hashes, size=size, channels=channels)
+        hashes = [digest(f"null {number}" if data is None else data) for number, data in rows]
+        headers = [None if data is None else read_header(data) for _, data in rows]
 
-        def read(indices: Sequence[int]) -> list[bytes]:
-            return [rows[index][1] for index in indices]
+        def read(indices: Sequence[int]) -> list[Cell]:
+            cells = [(names[index], rows[index][1]) for index in indices]
+            return [null_cell(name) if data is None else data for name, data in cells]
 
-        return replace(self.encoded_pool(names, read, pool_digest, size, channels), contents=tuple(hashes))
+        return self.encoded_pool(names, read, headers, hashes, names=names, images=hashes, size=size, channels=channels)
 
-    def _rows(self) -> list[tuple[int, bytes]]:
-        """(row number, encoded image) of the selected rows."""
+    def _rows(self) -> list[tuple[int, bytes | None]]:
+        """(row number, encoded image) of the selected rows; None for a row without an image."""
         data = open_dataset(
             self.id,
             self.remedy,
@@ -87,12 +93,13 @@ class Hub(EncodedDomain):
         except Exception as error:  # the network may fail at any row, with errors of several libraries
             raise InputError(f"{self.id}: reading stopped ({first_line(error)}); try again") from error
 
-    def _selected(self, data: Iterable[dict[str, Any]]) -> Iterator[tuple[int, bytes]]:
+    def _selected(self, data: Iterable[dict[str, Any]]) -> Iterator[tuple[int, bytes | None]]:
         """(row number, encoded image) of the rows whose class is among the ``labels``."""
         wanted = None if self.labels is None else set(self.labels)
         for number, row in enumerate(data):
             if wanted is None or row[self.label] in wanted:
-                yield number, _fetch(encoded_bytes(row[self.column], f"{self.id}: column {self.column!r}"))
+                cell = encoded_bytes(row[self.column], f"{self.id}: column {self.column!r}, row {number}")
+                yield number, None if cell is None else _fetch(cell)
 
 
 def open_dataset(path: str, remedy: str, **arguments: Any) -> Any:
@@ -110,9 +117,36 @@ def open_dataset(path: str, remedy: str, **arguments: Any) -> Any:
 
     datasets.disable_progress_bars()
     try:
-        return datasets.load_dataset(path, **arguments)
+        with _offline(datasets, remote=not Path(path).exists()):
+            return datasets.load_dataset(path, **arguments)
     except Exception as error:  # the library raises OSError, ValueError, RuntimeError, HTTP errors and others
         raise InputError(f"{path}: cannot be loaded ({first_line(error)}); {remedy}") from error
+
+
+@contextmanager
+def _offline(datasets: Any, remote: bool) -> Iterator[None]:
+    """Switches the libraries to offline where the hub does not answer: they read the cache, without retries."""
+    from huggingface_hub import constants, get_session
+
+    switches = [(module, "HF_HUB_OFFLINE") for module in (datasets.config, constants)]
+    if not remote or any(getattr(*switch, False) for switch in switches):
+        yield
+        return
+    try:
+        get_session().head(constants.ENDPOINT, timeout=PATIENCE)
+    except Exception as error:  # of the HTTP library in use: no name, no route, no answer
+        log.info("%s does not answer (%s): reading the cache only", constants.ENDPOINT, first_line(error))
+    else:
+        yield
+        return
+    before = [getattr(*switch) for switch in switches]
+    try:
+        for module, name in switches:
+            setattr(module, name, True)
+        yield
+    finally:
+        for (module, name), value in zip(switches, before, strict=True):
+            setattr(module, name, value)
 
 
 def undecoded(data: Any, column: str, where: str) -> Any:

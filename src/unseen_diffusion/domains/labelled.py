@@ -42,6 +42,7 @@ class Labelled(EncodedDomain):
             "source": self.source,
             "licence": self.licence,
             "on_unreadable": self.on_unreadable,
+            "range": self.range,
             "label": self.label,
             "labels": self.labels,
         }

@@ -4,7 +4,7 @@ import glob
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,11 +13,13 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from unseen_diffusion.domains.base import Pool, fingerprint
-from unseen_diffusion.domains.encoded import EncodedDomain, encoded_bytes, require_path
+from unseen_diffusion.domains.base import Pool
+from unseen_diffusion.domains.encoded import EncodedDomain, encoded_bytes, null_cell, require_path
+from unseen_diffusion.domains.levels import Cell
 from unseen_diffusion.utils.checked import Text, settings
 from unseen_diffusion.utils.digests import digest, file_digest
 from unseen_diffusion.utils.errors import InputError, first_line
+from unseen_diffusion.utils.image_files import Header, read_header
 from unseen_diffusion.utils.images import decode, stack
 
 
@@ -64,21 +66,24 @@ class Parquet(EncodedDomain):
             raise InputError(
                 f"{self.path}: no row with domain.labels={self.labels}; choose classes of its column {self.label!r}"
             )
-        pool_digest = fingerprint(
+
+        def read(indices: Sequence[int]) -> list[Cell]:
+            return _encoded([rows[index] for index in indices], self.column)
+
+        folder = os.path.commonpath([file.parent for file in files])
+        names = [f"{row.file.relative_to(folder).as_posix()}:{row.number}" for row in rows]
+        contents, headers = examine_rows(rows, self.column)
+        return self.encoded_pool(
+            names,
+            read,
+            headers,
+            contents,
             files=[file_digest(file) for file in files],
             rows=[row.number for row in rows],
             column=self.column,
             size=size,
             channels=channels,
         )
-
-        def read(indices: Sequence[int]) -> list[bytes | Path]:
-            return read_rows([rows[index] for index in indices], self.column)
-
-        folder = os.path.commonpath([file.parent for file in files])
-        names = [f"{row.file.relative_to(folder).as_posix()}:{row.number}" for row in rows]
-        contents = row_contents(rows, self.column)
-        return replace(self.encoded_pool(names, read, pool_digest, size, channels), contents=contents)
 
 
 def parquet_files(pattern: str) -> list[Path]:
@@ -121,25 +126,52 @@ def select_rows(file: Path, column: str, label: str, labels: Sequence[int | str]
 
 
 def read_rows(rows: Sequence[Row], column: str) -> list[bytes | Path]:
-    """The encoded images of some rows, in their order; reads only the row groups that contain them."""
-    cells: dict[int, bytes | Path] = {}
+    """The encoded images of some rows, in their order; reads only the row groups that contain them.
+
+    Raises:
+        InputError: a row has no image.
+    """
+    found: list[bytes | Path] = []
+    for cell in _encoded(rows, column):
+        if isinstance(cell, InputError):
+            raise cell
+        found.append(cell)
+    return found
+
+
+def _encoded(rows: Sequence[Row], column: str) -> list[Cell]:
+    """The encoded images of some rows, in their order, or the error of a row whose cell is null."""
+    cells: dict[int, Cell] = {}
     for index, cell in _cells(rows, column):
-        file = rows[index].file
-        data = encoded_bytes(cell, f"{file}: column {column!r}")
-        cells[index] = data if isinstance(data, bytes) else file.parent / data
+        row = rows[index]
+        where = f"{row.file}:{row.number}: column {column!r}"
+        data = encoded_bytes(cell, where)
+        cells[index] = null_cell(where) if data is None else _image_file(row.file, data)
     return [cells[index] for index in range(len(rows))]
 
 
-def row_contents(rows: Sequence[Row], column: str) -> tuple[str, ...]:
-    """SHA-256, hexadecimal, of each row's encoded image (or its path); a cell without an image gets a unique digest."""
-    contents: dict[int, str] = {}
+def _image_file(table: Path, data: bytes | str) -> bytes | Path:
+    """The bytes of a cell, or the file that it names: beside the table, or else below the working folder."""
+    if isinstance(data, bytes):
+        return data
+    beside, here = table.parent / data, Path(data)
+    return here if here.is_file() and not beside.is_file() else beside
+
+
+def examine_rows(rows: Sequence[Row], column: str) -> tuple[list[str], list[Header | None]]:
+    """SHA-256, hexadecimal, of each row's encoded image (or its path), and the headers of the images.
+
+    A cell without an image equals no other and has no header.
+    """
+    found: dict[int, tuple[str, Header | None]] = {}
     for index, cell in _cells(rows, column):
         try:
             data = encoded_bytes(cell, "")
         except InputError:
-            data = f"row {index}"
-        contents[index] = digest(data)
-    return tuple(contents[index] for index in range(len(rows)))
+            data = None
+        known = None if data is None else read_header(_image_file(rows[index].file, data))
+        found[index] = digest(f"row {index}" if data is None else data), known
+    return [found[index][0] for index in range(len(rows))], [found[index][1] for index in range(len(rows))]
 
 
 def _cells(rows: Sequence[Row], column: str) -> Iterator[tuple[int, object]]:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from unseen_diffusion.domains.levels import Levels
 from unseen_diffusion.utils import images
 from unseen_diffusion.utils.digests import array_digest, digest
 
@@ -30,6 +31,8 @@ class Pool:
             images together.
         load_uncropped: indices -> images (channels, height, width) uint8 in their original sizes; None where the pool
             has one size only.
+        levels: the counts that become black and white; None where the images are not files.
+        sides: smaller side of each readable file, in pixels; None where the images are not files.
     """
 
     names: tuple[str, ...]
@@ -39,6 +42,8 @@ class Pool:
     skip_unreadable: bool = False
     contents: tuple[str, ...] | None = None
     load_uncropped: Callable[[Sequence[int]], list[Tensor]] | None = None
+    levels: Levels | None = None
+    sides: tuple[int, ...] | None = None
 
     @property
     def repeated(self) -> int:

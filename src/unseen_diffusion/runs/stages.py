@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unseen_diffusion.domains.base import Domain, load_split, pool_of
+from unseen_diffusion.domains.base import Domain, check_pixels, pool_of, read_split
 from unseen_diffusion.models.base import DiffusionModel, ModelSpec
 from unseen_diffusion.models.pipeline import DiffusersModel
 from unseen_diffusion.pipeline.steps import LatentSet
@@ -60,7 +60,7 @@ class Stages(Measurements):
         """Domain -> tensors references, validation, heldout (n, C, H, W) uint8; facts: their names."""
 
         def make() -> StageOutput:
-            split = load_split(domain, spec.size, spec.channels)
+            split = read_split(domain, spec.size, spec.channels)
             names = {part: list(getattr(split, f"{part}_names")) for part in ("reference", "validation", "heldout")}
             tensors = {part: getattr(split, part) for part in ("references", "validation", "heldout")}
             return tensors, {"names": names, "skipped": split.skipped}
@@ -69,7 +69,9 @@ class Stages(Measurements):
         inputs = {k: getattr(domain, k) for k in ("references", "validation", "heldout", "split_seed", "draw")}
         if pool.repeated:  # a version of its own: earlier splits put equal images into different parts
             inputs["repeated"] = "together"
-        return self.get("split", 1, {"pool": pool.fingerprint, **inputs}, make)
+        artefact = self.get("split", 1, {"pool": pool.fingerprint, **inputs}, make)
+        check_pixels(domain.name, list(artefact.tensors.values()), pool)
+        return artefact
 
     def inversion(
         self,

@@ -127,6 +127,8 @@ def decode_once(pool: Pool, size: int, channels: int, folder: Path) -> None:
     if unreadable:
         names = "; ".join(sorted(unreadable)[:NAMED])
         tqdm.write(f"{len(unreadable)} of {count} images are unreadable and skipped: {names}")
+    if len(unreadable) == count:
+        raise InputError(f"none of {count} images could be read; the first: {min(unreadable)}")
     shape = [count - len(unreadable), channels, size, size]
     write_json(facts, {"fingerprint": pool.fingerprint, "shape": shape})
 

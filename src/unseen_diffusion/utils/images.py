@@ -1,19 +1,22 @@
 """Image files and tensors: decoding, antialiased resizing, conversion to uint8 and back, and grids of images."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from unseen_diffusion.utils.checks import require_finite
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import atomic_path
+from unseen_diffusion.utils.image_files import Interval, read_pixels
 
 PREPROCESSING = "lanczos-1"  # part of every artefact key that depends on how images are converted
+STRIP = 256  # rows that are converted to floats at a time
 
 
 def quantise(x: Tensor) -> Tensor:
@@ -31,69 +34,58 @@ def dequantise(images: Tensor) -> Tensor:
     return images.to(torch.float32) / 127.5 - 1
 
 
-def decode(data: bytes | Path, size: int | None, channels: int, name: str | None = None) -> Tensor:
+def decode(
+    data: bytes | Path, size: int | None, channels: int, name: str | None = None, interval: Interval | None = None
+) -> Tensor:
     """Reads one image file: (channels, size, size) uint8.
 
-    EXIF rotation is applied, transparency is laid on black, the largest centred square is kept and resized
-    with an antialiased Lanczos filter; 16-bit greys are divided by 257. ``size`` None keeps height and width.
-    ``name`` names the image in errors (None: its path).
+    EXIF rotation is applied, colour profiles are converted to sRGB, transparency is laid on black, the largest centred
+    square is kept and resized with an antialiased Lanczos filter. 16-bit greys are divided by 257, unless ``interval``
+    has the counts that become black and white. Of animated files the first frame is read. ``size`` None keeps height
+    and width. ``name`` names the image in errors (None: its path).
 
     Raises:
-        InputError: Pillow cannot read the file, or it is FITS, which Pillow misreads (16 bits, upside down).
+        InputError: Pillow cannot read the file, its counts have no known range, or it is FITS, which Pillow misreads
+            (16 bits, upside down).
     """
     name = name or ("image bytes" if isinstance(data, bytes) else str(data))
-    try:
-        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as opened:
-            kind = opened.format
-            image = ImageOps.exif_transpose(opened)
-            image.load()
-    except (OSError, ValueError, SyntaxError, RuntimeError, EOFError, Image.DecompressionBombError) as error:
-        raise InputError(f"{name}: not a readable image ({error}); remove it or re-save it as PNG") from error
-    if kind == "FITS":
-        raise InputError(f"{name}: FITS has no range of brightness; convert it to PNG first (README, Your images)")
-    return fit(_to_array(image, name), size, channels)
+    return fit(read_pixels(data, size, name, interval), size, channels)
 
 
-def _to_array(image: Image.Image, name: str) -> np.ndarray:
-    """Pillow image -> (H, W, 1 or 3) float32 in 0..255."""
-    if image.mode.startswith("I;16"):
-        return np.asarray(image, dtype=np.float32)[..., None] / 257
-    if image.mode in ("I", "F"):
-        raise InputError(
-            f"{name}: pixels of 32 bits (mode {image.mode}) have no known range; save it with 8 or 16 bits"
-        )
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba).convert("RGB")
-    if image.mode in ("1", "L"):
-        return np.asarray(image.convert("L"), dtype=np.float32)[..., None]
-    return np.asarray(image.convert("RGB"), dtype=np.float32)
+def fit(array: NDArray[Any], size: int | None, channels: int) -> Tensor:
+    """(H, W, 1 or 3) values in 0..255 -> (channels, size, size) uint8: centred square, Lanczos filter.
 
-
-def fit(array: np.ndarray, size: int | None, channels: int) -> Tensor:
-    """(H, W, 1 or 3) values in 0..255 -> (channels, size, size) uint8: centred square, Lanczos filter."""
-    array = _convert_channels(np.asarray(array, dtype=np.float32), channels)
-    if size is not None:
-        side = min(array.shape[:2])
-        top, left = (array.shape[0] - side) // 2, (array.shape[1] - side) // 2
-        array = array[top : top + side, left : left + side]
-        if side != size:
-            planes = [Image.fromarray(np.ascontiguousarray(array[..., c])) for c in range(channels)]
-            planes = [plane.resize((size, size), Image.Resampling.LANCZOS) for plane in planes]
-            array = np.stack([np.asarray(plane) for plane in planes], axis=-1)
-    rounded = np.clip(np.rint(array), 0, 255).astype(np.uint8)
-    return torch.from_numpy(rounded.transpose(2, 0, 1).copy())
-
-
-def _convert_channels(array: np.ndarray, channels: int) -> np.ndarray:
-    """Grey -> RGB by repetition; RGB -> grey by ITU-R 601 luminance."""
+    The planes are converted to float32 one after the other, because large images would need several GB otherwise.
+    """
     if channels not in (1, 3):
         raise InputError(f"channels={channels}: images have 1 (grey) or 3 (RGB) channels")
-    if array.shape[-1] == channels:
-        return array
-    if channels == 3:
-        return np.repeat(array, 3, axis=-1)
-    return (array @ np.array([0.299, 0.587, 0.114], dtype=np.float32))[..., None]
+    array = np.asarray(array)
+    if channels == 1 and array.shape[-1] == 3:
+        array = _luminance(array)
+    planes = [_fit_plane(array[..., plane], size) for plane in range(array.shape[-1])]
+    return torch.from_numpy(np.stack(planes * (channels if len(planes) == 1 else 1)))
+
+
+def _fit_plane(plane: NDArray[Any], size: int | None) -> NDArray[np.uint8]:
+    """(H, W) -> (size, size), or (H, W) where ``size`` is None."""
+    if size is not None:
+        side = min(plane.shape)
+        top, left = (plane.shape[0] - side) // 2, (plane.shape[1] - side) // 2
+        plane = plane[top : top + side, left : left + side]
+    plane = np.ascontiguousarray(plane, dtype=np.float32)
+    if size is not None and len(plane) != size:
+        plane = np.asarray(Image.fromarray(plane).resize((size, size), Image.Resampling.LANCZOS))
+    return np.clip(np.rint(plane), 0, 255).astype(np.uint8)
+
+
+def _luminance(array: NDArray[Any]) -> NDArray[np.float32]:
+    """RGB -> grey by ITU-R 601: (H, W, 1) float32, computed a few rows at a time."""
+    weights = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+    grey = np.empty((*array.shape[:2], 1), dtype=np.float32)
+    for start in range(0, len(array), STRIP):
+        strip = slice(start, start + STRIP)
+        grey[strip, :, 0] = np.asarray(array[strip], dtype=np.float32) @ weights
+    return grey
 
 
 def fit_batch(images: Tensor, size: int, channels: int) -> Tensor:
