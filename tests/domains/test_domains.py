@@ -203,7 +203,7 @@ REFUSED = [
         *(("digits8", *case) for case in REFUSED),
         *(("folder", *case) for case in REFUSED),
         ("folder", "on_unreadable", "ignore", "choose one of error, skip"),
-        ("folder", "path", 2024, "give text"),
+        ("folder", "path", 2024, "give text that is not empty"),
         ("hubble", "sources", 0, COUNT),
         ("hubble", "margin", 0, "give a number above 0"),
         ("hubble", "smallest", 3, "give a whole number of 4 or more"),
@@ -218,7 +218,7 @@ REFUSED = [
         ("noise", "contrast", -1.0, "give a number of 0 or more"),
         ("parquet", "labels", 3, "give a list whose entries are each a whole number or text or null"),
         ("mnist", "labels", [1.5], "give a list whose entries are each a whole number or text or null"),
-        ("mnist", "split", None, "give text"),
+        ("mnist", "split", None, "give text that is not empty"),
         ("hub", "limit", 0, f"{COUNT} or null"),
         ("hub", "streaming", 1, "give true or false"),
     ],
@@ -417,7 +417,10 @@ def test_an_empty_path_is_not_the_current_folder(
     make: Callable[..., Domain], folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, path: str
 ) -> None:
     monkeypatch.chdir(folder)
-    with pytest.raises(InputError, match=rf"domain.path='{path}': an empty path; write domain.path=\. for"):
+    message = (
+        "domain.path='  ': an empty path; write domain.path=" if path else "domain.path=: give text that is not empty"
+    )
+    with pytest.raises(InputError, match=message):
         make(name, path=path).pool(8, 3)
 
 

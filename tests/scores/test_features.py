@@ -239,8 +239,8 @@ def test_offline_download_says_what_to_do(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: Pixels(side=2.5), "features.side=2.5: give a whole number of 1 or more"),
-        (lambda: Pixels(side=True), "features.side=true: give a whole number of 1 or more"),
+        (lambda: Pixels(side=2.5), "features.side=2.5: give a whole number between 1 and 4096"),
+        (lambda: Pixels(side=True), "features.side=true: give a whole number between 1 and 4096"),
         (lambda: Pixels(batch_size=0), "features.batch_size=0: give a whole number of 1 or more"),
         (lambda: Pixels(sides=8), "features.sides: nothing reads this key; did you mean side?"),
         (lambda: EmbeddedFeatures(batch_size="many"), "features.batch_size=many: give a whole number of 1 or more"),

@@ -95,7 +95,7 @@ def test_a_damaged_record_costs_no_shard(
     assert not made
     assert shards_in(folder) == before
     assert [one.getMessage() for one in caplog.records] == [
-        f"{folder / RECORD}: damaged; made again" for _ in range(damage is not Path.unlink)
+        f"{folder / RECORD}: damaged; computing it again" for _ in range(damage is not Path.unlink)
     ]
 
 

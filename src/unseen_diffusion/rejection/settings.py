@@ -13,7 +13,7 @@ class Rejection:
     """How many candidates are drawn, and how they are judged. The defaults suit Python users and equal conf/."""
 
     max_proposals: Count
-    """candidates before a run gives up"""
+    """largest number of candidates; a run that needs more fails"""
     allow_fewer: bool = False
     """if max_proposals is reached: continue with the accepted latents, if the scores have enough, instead of failing"""
     route: RouteName = "direct"

@@ -232,7 +232,8 @@ def described(annotation: Any) -> str:
         return f"one of {', '.join(map(as_written, inner))}" if len(inner) > 1 else as_written(inner[0])
     if origin in (Union, UnionType):
         wider = {int: float, str: Path}  # what a number or a path may also be given as
-        return " or ".join(dict.fromkeys(described(one) for one in inner if wider.get(one) not in inner))
+        texts = dict.fromkeys(described(one) for one in inner if wider.get(one) not in inner)
+        return " or ".join(text for text in texts if not (text.startswith("text") and "a path" in texts))
     if origin is not None and issubclass(origin, Mapping):
         return f"a mapping whose values are each {described(inner[1])}"
     if origin is not None and issubclass(origin, Sequence):
