@@ -371,7 +371,9 @@ def one_at_a_time(group: str, name: str) -> list[list[str]]:
     return lines
 
 
-@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize(
+    "group", [pytest.param(group, marks=[pytest.mark.slow] * (group == "experiment")) for group in GROUPS]
+)
 def test_every_option_composes_and_passes_the_checks(
     here: Path, tiny_model_folder: Callable[..., Path], group: str
 ) -> None:

@@ -95,7 +95,17 @@ def study(working: Path) -> Iterator[Callable[[str], Path]]:
         yield results_of
 
 
-LONG = ("reconstruct", "criteria_ablation", "priors", "novelty", "comparison")  # 16 runs or more, even when tiny
+LONG = (
+    "bandwidth_vs_gap",
+    "comparison",
+    "criteria_ablation",
+    "novelty",
+    "prior_choice",
+    "priors",
+    "reconstruct",
+    "separability",
+    "tuning",
+)  # 16 runs or more, even when tiny
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in STUDIES])

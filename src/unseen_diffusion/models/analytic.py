@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unseen_diffusion.models.base import DiffusionModel, ModelSpec, Prediction
 from unseen_diffusion.models.schedules import Node, Schedule
-from unseen_diffusion.utils.checked import Positive, checked_arguments
+from unseen_diffusion.utils.checked import Positive, WholeNumber, checked_arguments
 from unseen_diffusion.utils.digests import digest
 from unseen_diffusion.utils.errors import InputError
 
@@ -92,7 +92,7 @@ def cosine_basis(size: int) -> Tensor:
 @checked_arguments("model")
 def natural_gaussian(
     size: Annotated[int, Field(ge=1, le=4096)],
-    channels: Literal[1, 3],
+    channels: Annotated[Literal[1, 3], WholeNumber],
     std: Positive,
     slope: Annotated[float, Field(ge=0)],
     device: str | torch.device = "cpu",

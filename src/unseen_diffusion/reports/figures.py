@@ -35,7 +35,7 @@ def comparison_figure(frame: pd.DataFrame, path: Path) -> None:
     for row, (domain, part) in zip(axes, domains, strict=True):
         lines = part.sort_values("kid_h", ascending=False)
         repeated = part["method"].value_counts().gt(1)
-        names = [method_name(line, repeated[line["method"]]) for line in lines.to_dict("records")]
+        names = [method_name(line, bool(repeated[line["method"]])) for line in lines.to_dict("records")]
         for axis, name in zip(row, shown, strict=True):
             metric = METRICS[name]
             scale = scaled(name, 1)
