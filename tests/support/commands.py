@@ -1,7 +1,8 @@
 """Command lines that tests run, and checks of their results."""
 
 import json
-from collections.abc import Iterator
+import signal
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
@@ -60,13 +61,19 @@ def run(*arguments: str) -> int:
 @contextmanager
 def forked(*arguments: str) -> Iterator[BaseProcess]:
     """One command in a fork of this process, which has imported everything; it ends with the block."""
-    process = get_context("fork").Process(target=main, args=(arguments,))
+    process = get_context("fork").Process(target=_main_that_can_be_interrupted, args=(arguments,))
     process.start()
     try:
         yield process
     finally:
         process.kill()
         process.join(60)
+
+
+def _main_that_can_be_interrupted(arguments: Sequence[str]) -> None:
+    """The command; a shell that starts the tests in the background lets their processes ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    main(arguments)
 
 
 def states(folder: str | Path) -> list[str]:
