@@ -20,7 +20,8 @@ from unseen_diffusion.store import shards
 from unseen_diffusion.store.claims import Claims
 from unseen_diffusion.store.objects import LocalObjects, Objects
 from unseen_diffusion.store.shards import RowWise
-from unseen_diffusion.sweeps.manifest import Manifest, Point, SweepState, write_manifest
+from unseen_diffusion.sweeps.manifest import Manifest, Point, write_manifest
+from unseen_diffusion.sweeps.states import SweepState
 from unseen_diffusion.sweeps.status import STATUS, Status
 
 BATCH, SHAPE = 64, (3, 32, 32)  # images per shard

@@ -28,7 +28,7 @@ from unseen_diffusion.store.artefacts import load_tensor
 from unseen_diffusion.sweeps.composition import expand, run_config
 from unseen_diffusion.sweeps.options import GROUPS, key_lines, options
 from unseen_diffusion.sweeps.overrides import escape_values
-from unseen_diffusion.utils.checked import declared
+from unseen_diffusion.utils.declarations import declared
 from unseen_diffusion.utils.errors import InputError
 
 NEEDED = {

@@ -24,7 +24,8 @@ class ManifestSweeper(BasicSweeper):
         Launchers stop waiting at the first worker that dies (Ray, submitit) or kill the others with it (joblib).
         The jobs come from the manifest, not from the command line.
         """
-        from unseen_diffusion.sweeps.manifest import SweepState, hide_secrets
+        from unseen_diffusion.sweeps.manifest import hide_secrets
+        from unseen_diffusion.sweeps.states import SweepState
         from unseen_diffusion.sweeps.status import is_this_process
 
         folder = Path(self.config.hydra.sweep.dir)

@@ -144,7 +144,7 @@ def _run(arguments: list[str]) -> int:
 
 def _status(arguments: list[str]) -> int:
     """Prints the state of runs and sweeps."""
-    from unseen_diffusion.sweeps.manifest import status_command
+    from unseen_diffusion.sweeps.states import status_command
 
     parser = Parser(
         prog="unseen status",
@@ -280,8 +280,13 @@ VERBS = {
         _run_help,
     ),
     "status": Verb(
-        "show which runs are done, running, failed, dead or missing",
-        (("unseen status FOLDER... [--json]", "show which runs are done, running, failed, dead or missing"),),
+        "show which runs are done, running, failed, interrupted, dead or missing",
+        (
+            (
+                "unseen status FOLDER... [--json]",
+                "show which runs are done, running, failed, interrupted, dead or missing",
+            ),
+        ),
         _status,
     ),
     "resume": Verb(

@@ -22,8 +22,8 @@ from unseen_diffusion.domains import Domain, Pool, base, check_sizes, load_split
 from unseen_diffusion.domains.hubble import Hubble
 from unseen_diffusion.domains.parquet import read_parquet
 from unseen_diffusion.utils import images
-from unseen_diffusion.utils.checked import declared
 from unseen_diffusion.utils.configs import build
+from unseen_diffusion.utils.declarations import declared
 from unseen_diffusion.utils.errors import InputError
 
 CONF = ROOT / "conf" / "domain"

@@ -15,7 +15,7 @@ from benchmarks.service import JOB as LEAN
 from support.failing import HALT, calls_of
 from unseen_diffusion.cli import main
 from unseen_diffusion.store.artefacts import load_tensor
-from unseen_diffusion.sweeps.manifest import SweepState
+from unseen_diffusion.sweeps.states import SweepState
 from unseen_diffusion.sweeps.status import read_status
 
 # A whole run without any network: exact eps of Gaussian data at 3x16x16.

@@ -21,12 +21,12 @@ from unseen_diffusion.sweeps.manifest import (
     MANIFEST,
     Manifest,
     Point,
-    SweepState,
     check_recorded,
     check_unchanged,
     read_manifest,
     write_manifest,
 )
+from unseen_diffusion.sweeps.states import SweepState
 from unseen_diffusion.sweeps.status import read_status
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import write_json

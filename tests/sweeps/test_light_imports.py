@@ -12,7 +12,7 @@ from unseen_diffusion.utils.files import write_json
 SCRIPT = """
 import json, sys
 from unseen_diffusion.sweeps import manifest, status
-code = manifest.status_command(["swept"], as_json=False)
+code = states.status_command(["swept"], as_json=False)
 heavy = {"torch", "pandas", "diffusers", "numpy", "hydra"}
 print(json.dumps({"code": code, "loaded": sorted(heavy & set(sys.modules))}))
 """

@@ -33,11 +33,11 @@ from unseen_diffusion.sweeps.manifest import (
     SUMMARIES,
     Manifest,
     Point,
-    SweepState,
     sweep_folders,
     write_manifest,
 )
 from unseen_diffusion.sweeps.overrides import quoted, replace_overrides
+from unseen_diffusion.sweeps.states import SweepState
 from unseen_diffusion.sweeps.status import LOCK, STATUS, Status, claimed, read_status, state_of
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import write_json

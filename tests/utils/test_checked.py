@@ -8,16 +8,8 @@ from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 import pytest
 from pydantic import Field
 
-from unseen_diffusion.utils.checked import (
-    Count,
-    Positive,
-    Share,
-    WholeNumber,
-    checked_arguments,
-    declared,
-    described,
-    settings,
-)
+from unseen_diffusion.utils.checked import Count, Positive, Share, WholeNumber, checked_arguments, described, settings
+from unseen_diffusion.utils.declarations import declared
 from unseen_diffusion.utils.errors import InputError
 
 

@@ -4,6 +4,7 @@ import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -13,7 +14,7 @@ from tqdm import tqdm
 from unseen_diffusion.priors import FittedPrior, Prior
 from unseen_diffusion.rejection.geometry import CRITERIA, References
 from unseen_diffusion.rejection.routes import Route, Task
-from unseen_diffusion.rejection.settings import Rejection
+from unseen_diffusion.rejection.settings import Rejection, RouteName
 from unseen_diffusion.rejection.tolerances import Band, Tolerances, within
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.seeds import generator
@@ -86,7 +87,7 @@ def select(
 ) -> Selection:
     """Calls ``select_latents`` with the fields of ``Rejection`` given one by one; see there."""
     _check_name(route, tolerances)
-    rejection = Rejection(max_proposals=max_proposals, allow_fewer=allow_fewer, route=route)  # type: ignore[arg-type]
+    rejection = Rejection(max_proposals=max_proposals, allow_fewer=allow_fewer, route=cast(RouteName, route))
     return select_latents(prior, references, tolerances, count, seed, rejection, chunk, progress)
 
 

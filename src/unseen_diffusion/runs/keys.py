@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from unseen_diffusion.rejection.settings import Rejection
-from unseen_diffusion.utils.checked import Count, Share, Text, declared, settings
+from unseen_diffusion.utils.checked import Count, Share, Text, described, hints, settings
 from unseen_diffusion.utils.errors import InputError
 
 GROUPS = (
@@ -116,7 +116,7 @@ def section(plain: Mapping[str, Any], name: str) -> Any:
     """
     if not isinstance(plain[name], Mapping):
         raise InputError(f"{name}={plain[name]}: choose an option of this group (unseen --help)")
-    for one in declared(SECTIONS[name]):
-        if one.name not in plain[name]:
-            raise InputError(f"{name}.{one.name}: required; give {one.values}")
+    for key, annotation in hints(SECTIONS[name]).items():
+        if key not in plain[name]:
+            raise InputError(f"{name}.{key}: required; give {described(annotation)}")
     return SECTIONS[name](**plain[name])

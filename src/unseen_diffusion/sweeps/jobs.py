@@ -20,13 +20,12 @@ from unseen_diffusion.sweeps.manifest import (
     FOUND,
     SHEET,
     TABLES,
-    SweepState,
     check_unchanged,
     hide_secrets,
-    print_states,
     read_manifest,
     sweep_of,
 )
+from unseen_diffusion.sweeps.states import SweepState, print_states
 from unseen_diffusion.sweeps.status import claimed, read_status
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import atomic_path, disk_errors

@@ -18,7 +18,6 @@ from unseen_diffusion.sweeps.jobs import report, run_job
 from unseen_diffusion.sweeps.manifest import (
     Manifest,
     Point,
-    SweepState,
     check_complete,
     check_recorded,
     check_unchanged,
@@ -27,6 +26,7 @@ from unseen_diffusion.sweeps.manifest import (
     write_manifest,
 )
 from unseen_diffusion.sweeps.overrides import keys_of, quoted, replace_overrides
+from unseen_diffusion.sweeps.states import SweepState
 from unseen_diffusion.utils.errors import InputError
 
 log = logging.getLogger(__name__)

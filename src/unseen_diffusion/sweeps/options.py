@@ -15,7 +15,8 @@ import yaml
 
 from unseen_diffusion.runs.keys import GROUPS as KEYED
 from unseen_diffusion.runs.keys import SECTIONS, RunKeys
-from unseen_diffusion.utils.checked import Setting, as_written, declared
+from unseen_diffusion.utils.checked import as_written
+from unseen_diffusion.utils.declarations import Setting, declared
 from unseen_diffusion.utils.errors import InputError
 
 GROUPS = (*KEYED, "experiment")

@@ -33,9 +33,6 @@ FAILURES = (
     Image.DecompressionBombError,
 )
 
-# Up to twice Pillow's limit, images are reduced and need no warning; above, opening them is an error.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-
 
 @dataclass(frozen=True)
 class Header:
@@ -54,10 +51,17 @@ class Header:
     conversions: tuple[str, ...]
 
 
+def _open(data: bytes | Path) -> Image.Image:
+    """Opens an image. Up to twice Pillow's limit it is reduced, and needs no warning; above, Pillow refuses it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(io.BytesIO(data) if isinstance(data, bytes) else data)
+
+
 def read_header(data: bytes | Path) -> Header | None:
     """The header of an image file; None where Pillow cannot open it, which decoding reports."""
     try:
-        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
+        with _open(data) as image:
             kind, conversions = _kind(image), _conversions(image)
             frames = bool(getattr(image, "is_animated", False)) and image.format != "MPO"
             return Header(min(image.size), kind, frames, conversions)
@@ -118,7 +122,7 @@ def _conversions(image: Image.Image) -> tuple[str, ...]:
 def _opened(data: bytes | Path, name: str) -> Iterator[Image.Image]:
     """An opened image; whatever Pillow raises becomes one line with the remedy."""
     try:
-        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
+        with _open(data) as image:
             yield image
     except InputError:
         raise

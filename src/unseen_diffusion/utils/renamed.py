@@ -64,7 +64,7 @@ RENAMED: dict[str, tuple[str, ...]] = {
         *(f"solvers.methods.{name}" for name in ("ddim", "dpmpp_2m", "trapezoid", "heun", "rk4")),
     ),
     "store": ("store.artefacts",),
-    "sweeps": ("sweeps.manifest",),
+    "sweeps": ("sweeps.manifest", "sweeps.states"),
     "tables": ("reports.tables", "reports.rows", "reports.result"),
     "tensors": ("utils.tensors",),
     "tracking": ("reports.tracking",),

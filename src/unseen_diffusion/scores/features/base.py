@@ -1,5 +1,6 @@
 """The interface of a feature extractor, and features of any number of images in batches."""
 
+from abc import ABC, abstractmethod
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -77,3 +78,28 @@ def check_images(images: Tensor) -> None:
         raise InputError(
             f"images of shape {tuple(images.shape)}: give (N, 1 or 3, height, width) with at least one image"
         )
+
+
+class LazyNetwork(ABC):
+    """An extractor whose network is loaded with the first images, so that its files are checked long before."""
+
+    def __init__(self) -> None:
+        self._device = torch.device("cpu")
+        self._loaded: torch.nn.Module | None = None
+
+    @abstractmethod
+    def _load(self) -> torch.nn.Module:
+        """The network, on any device."""
+
+    @property
+    def _network(self) -> torch.nn.Module:
+        """The network, on the extractor's device."""
+        if self._loaded is None:
+            self._loaded = self._load().to(self._device)
+        return self._loaded
+
+    def to(self, device: torch.device | str) -> None:
+        """Moves the network, if it is loaded already."""
+        self._device = torch.device(device)
+        if self._loaded is not None:
+            self._loaded.to(self._device)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from unseen_diffusion.models.folders import snapshot
-from unseen_diffusion.scores.features.base import check_images
+from unseen_diffusion.scores.features.base import LazyNetwork, check_images
 from unseen_diffusion.utils.checked import Count, Text, checked_arguments
 from unseen_diffusion.utils.digests import digest, file_digest
 from unseen_diffusion.utils.errors import InputError
@@ -27,7 +27,7 @@ _FILES = ("config.json", "*.safetensors", "*.safetensors.index.json")
 _KINDS = ("dinov2", "dinov2_with_registers")
 
 
-class DinoV2:
+class DinoV2(LazyNetwork):
     """The class token of a DINOv2 network; its files are checked when it is built, and loaded on first use.
 
     Its name holds the number of features, and so the size of the network: dinov2-384, -768, -1024 or -1536.
@@ -60,8 +60,7 @@ class DinoV2:
         self.name = f"dinov2-{self.dimension}"
         self.batch_size = batch_size
         self.fingerprint = _fingerprint(self._folder)
-        self._device = torch.device("cpu")
-        self._network: torch.nn.Module | None = None
+        super().__init__()
 
     @staticmethod
     def check_files(model: str = "", **others: Any) -> None:
@@ -74,18 +73,13 @@ class DinoV2:
         if model and is_local and not Path(model).expanduser().is_dir():
             raise InputError(f"features.model={model}: no such folder; give one, or a hub id such as owner/name")
 
-    def to(self, device: torch.device | str) -> None:
-        """Moves the network, if it is loaded already."""
-        self._device = torch.device(device)
-        if self._network is not None:
-            self._network.to(self._device)
+    def _load(self) -> torch.nn.Module:
+        return _load(self._folder)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Float32[Tensor, "n d"]:
         """uint8 (N, 1 or 3, H, W) -> float32 (N, dimension); grey is repeated to RGB."""
         check_images(images)
-        if self._network is None:
-            self._network = _load(self._folder).to(self._device)
         tokens = self._network(pixel_values=preprocess(images.to(self._device))).last_hidden_state
         return tokens[:, 0].float()
 

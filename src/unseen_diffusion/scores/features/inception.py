@@ -15,7 +15,7 @@ from jaxtyping import Float32
 from torch import Tensor
 from tqdm import tqdm
 
-from unseen_diffusion.scores.features.base import check_images
+from unseen_diffusion.scores.features.base import LazyNetwork, check_images
 from unseen_diffusion.utils.checked import Count, Text, checked_arguments
 from unseen_diffusion.utils.digests import digest, file_digest
 from unseen_diffusion.utils.errors import InputError
@@ -28,7 +28,7 @@ _VERSION = "inception-1"
 _TIMEOUT = 30  # seconds to wait for an answer
 
 
-class Inception:
+class Inception(LazyNetwork):
     """The 2048 pooled features of Inception-v3; the file is checked when it is built, and loaded on first use."""
 
     name = "inception"
@@ -62,8 +62,7 @@ class Inception:
         else:
             self._file = Path(path).expanduser()
             check_file(self._file, sha256)
-        self._device = torch.device("cpu")
-        self._network: torch.jit.ScriptModule | None = None
+        super().__init__()
 
     @staticmethod
     def check_files(path: str | Path | None = None, sha256: str = SHA256, **others: Any) -> None:
@@ -75,18 +74,13 @@ class Inception:
         if path is not None:
             check_file(Path(path).expanduser(), sha256)
 
-    def to(self, device: torch.device | str) -> None:
-        """Moves the network, if it is loaded already."""
-        self._device = torch.device(device)
-        if self._network is not None:
-            self._network.to(self._device)
+    def _load(self) -> torch.nn.Module:
+        return _load(self._file, self._device)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Float32[Tensor, "n d"]:
         """uint8 (N, 1 or 3, H, W) -> float32 (N, 2048); grey is repeated to RGB."""
         check_images(images)
-        if self._network is None:
-            self._network = _load(self._file, self._device)
         rgb = images.expand(-1, 3, -1, -1).to(self._device)
         return self._network(rgb, return_features=True).float()
 
