@@ -11,7 +11,7 @@ from unseen_diffusion.utils.files import write_json
 
 SCRIPT = """
 import json, sys
-from unseen_diffusion.sweeps import manifest, status
+from unseen_diffusion.sweeps import manifest, states, status
 code = states.status_command(["swept"], as_json=False)
 heavy = {"torch", "pandas", "diffusers", "numpy", "hydra"}
 print(json.dumps({"code": code, "loaded": sorted(heavy & set(sys.modules))}))
