@@ -148,15 +148,15 @@ def caveats(runs: Sequence[Run]) -> list[str]:
         facts.append("No replayed references were scored here: whether copies would be caught is unknown.")
     else:
         verdict = (
-            "a low copy rate means what it says" if min(replays) >= CAUGHT else "a low copy rate proves little here"
+            "so a low copy rate is reliable here" if min(replays) >= CAUGHT else "so a low copy rate proves little here"
         )
-        facts.append(f"Replayed references caught as copies: {_range('copy_rate', replays)}; {verdict}.")
+        facts.append(
+            f"The copy rate recognises {_range('copy_rate', replays)} of the replayed references as copies, {verdict}."
+        )
     floor = _values(runs, "held_out", "fid_h")
     if floor:
         scores = _range("fid_h", floor)
-        facts.append(
-            f"FID-H of real images at the same sizes, its floor: {scores}; differences of that order say nothing."
-        )
+        facts.append(f"FID-H of as many real images is {scores}; differences of that size mean nothing.")
     else:
         facts.append("No real images were scored here: the floor of FID-H and KID-H at these sizes is unknown.")
     return facts
