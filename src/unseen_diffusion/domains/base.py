@@ -12,6 +12,7 @@ from torch import Tensor
 from unseen_diffusion.domains.pixel_check import check_pixels
 from unseen_diffusion.domains.pools import Pool, array_pool, fingerprint, stack
 from unseen_diffusion.domains.split import LABELS, SHARES, Split, check_counts, split_pool
+from unseen_diffusion.domains.symmetries import Symmetries
 from unseen_diffusion.utils.checked import settings
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.renamed import new_names
@@ -34,7 +35,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-SPLITTING = (*SHARES, "split_seed", "draw")  # fields of a domain that its pool does not depend on
+SPLITTING = (*SHARES, "split_seed", "draw", "symmetries")  # fields of a domain that its pool does not depend on
 PER_LINE = 5  # unreadable images that one message names
 KEPT = 2  # pools in memory, which may hold the encoded images
 Size = Annotated[int, Field(ge=0)] | None
@@ -63,6 +64,8 @@ class Domain(ABC):
     """seed that decides which images are held out"""
     draw: int = 0
     """seed that decides which of the other images are references; several draws share the held-out images"""
+    symmetries: Symmetries = "none"
+    """turned or mirrored images that are as likely: none, mirror (left to right) or all 8; for finding copies"""
 
     @abstractmethod
     def pool(self, size: int, channels: int) -> Pool:

@@ -44,6 +44,7 @@ NARROW = (
     "target_classifier",
     "vendi",
 )
+ROOM = "novelty"  # the column that a terminal's table has only where there is room beside the others
 IN_LABEL = ("prior", "method")  # settings that the first column already shows
 
 
@@ -97,7 +98,7 @@ def compact(table: pd.DataFrame) -> pd.DataFrame:
     if table["n"].nunique() > 1:
         text["n"] = table["n"]
     for name, metric in METRICS.items():
-        if name in table:
+        if name in table and metric.in_tables:
             text[metric.title] = [_score(name, line) for line in lines]
     order = table.assign(is_generated=is_generated)
     order = order.sort_values([*_grouping(varying), "is_generated", "kid_h"])
@@ -138,9 +139,10 @@ def caption(table: pd.DataFrame) -> str:
         f"KID and FID: {first['features']} features, lower is better, ± half a 95% jackknife interval. "
         f"H: {against} images, R: references. copies: share of samples nearer to R (in pixels) than a share of H is "
         "(scores.copy_quantile, by default 1%; with fewer than 99 images in H: than the nearest one). "
+        "new: mean distance to the nearest of R (in pixels) over that of H. "
         "prec to cov: precision, recall, density, coverage (k nearest in H). Vendi: score over that of H. "
         "cls: share of samples that a classifier takes for the domain; conf: the same by nearest neighbours, over that "
-        "of real images. kept: share of candidates within the tolerances. dB: PSNR of references inverted and denoised."
+        "of real images. kept: share of candidates that were accepted. dB: PSNR of references inverted and denoised."
         " [real images]: the best to expect; [replay]: references denoised from their latents, mere copies; "
         "[base samples]: the base model's own samples."
     )
@@ -149,11 +151,18 @@ def caption(table: pd.DataFrame) -> str:
 def print_table(table: pd.DataFrame, title: str, console: Console | None = None) -> None:
     """Prints the compact table; for a sweep over two settings it fits into 80 characters."""
     console = console or Console()
-    text = compact(table)
-    for name in NARROW:
-        if width(text) > console.width:
-            text = text.drop(columns=METRICS[name].title, errors="ignore")
+    text = narrowed(compact(table), console.width)
     print_frame(text, title, caption(table), console)
+
+
+def narrowed(text: pd.DataFrame, columns: int) -> pd.DataFrame:
+    """The table of text without the columns of ``NARROW`` that do not fit, and with that of ``ROOM`` if it fits."""
+    shown = text.drop(columns=METRICS[ROOM].title, errors="ignore")
+    for name in NARROW:
+        if width(shown) > columns:
+            shown = shown.drop(columns=METRICS[name].title, errors="ignore")
+    with_room = text[[name for name in text if name in shown or name == METRICS[ROOM].title]]
+    return with_room if width(with_room) <= columns else shown
 
 
 def print_frame(text: pd.DataFrame, title: str, below: str, console: Console) -> None:

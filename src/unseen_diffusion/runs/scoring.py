@@ -20,13 +20,13 @@ def domain_views(run: Run) -> DomainViews:
     if scores.membership:
         samples = run.own_images()
         base_samples = run.views(samples.key, samples.tensors["images"]).features
-    return DomainViews(r, target, base_samples)
+    return DomainViews(r, target, base_samples, run.settings.domain.symmetries)
 
 
 def compared(run: Run, generated: Generated) -> Iterator[tuple[str, Artefact | None]]:
     """Yields the images of every row, the generated ones first; None for the held-out images."""
     s = run.settings
-    yield GENERATED, None if generated.latents is None else generated.images
+    yield GENERATED, generated.images if s.method.generates else None
     for row in s.scores.rows:
         if row == "held_out":
             yield row, None

@@ -16,6 +16,7 @@ class Metric:
         kind: ``kid`` (shown in thousandths), ``share`` (in per cent), ``p`` (a p-value) or ``number``.
         question: the question that the score answers.
         needs_features: whether its value depends on the feature extractor.
+        in_tables: whether printed tables show it; CSV files, reports and results.json have every score.
     """
 
     title: str
@@ -24,6 +25,7 @@ class Metric:
     kind: str
     question: str
     needs_features: bool = True
+    in_tables: bool = True
 
 
 NEAR, NEW, DIVERSE, INSIDE, COST = "near the domain?", "new?", "diverse?", "in the domain?", "at what cost?"
@@ -34,6 +36,15 @@ METRICS = {
     "kid_r": Metric("KID-R x1000", "KID-R x1000", "", "kid", NEW),
     "fid_r": Metric("FID-R", "FID-R", "", "number", NEW),
     "copy_rate": Metric("copies", "copies", "lower", "share", NEW, needs_features=False),
+    "novelty": Metric("new", "distance to R / H's", "", "number", NEW, needs_features=False),
+    "novelty_features": Metric("new f", "distance to R / H's, features", "", "number", NEW, in_tables=False),
+    "symmetric_copies": Metric(
+        "sym", "copies, turned or mirrored", "lower", "share", NEW, needs_features=False, in_tables=False
+    ),
+    "patch_copies": Metric("patch", "copied patches", "lower", "share", NEW, needs_features=False, in_tables=False),
+    "shifted_patch_copies": Metric(
+        "shift", "copied patches, shifted", "lower", "share", NEW, needs_features=False, in_tables=False
+    ),
     "precision": Metric("prec", "precision", "higher", "share", INSIDE),
     "recall": Metric("rec", "recall", "higher", "share", DIVERSE),
     "density": Metric("dens", "density", "higher", "number", INSIDE),

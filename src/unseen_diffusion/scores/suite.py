@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 from pydantic import Field
 from torch import Tensor
 
+from unseen_diffusion.domains.symmetries import Symmetries
 from unseen_diffusion.scores.diversity import vendi_ratio
 from unseen_diffusion.scores.extra import Score, check_columns, extra_columns
 from unseen_diffusion.scores.frechet import frechet_distance
@@ -16,11 +17,13 @@ from unseen_diffusion.scores.manifold import prdc
 from unseen_diffusion.scores.membership import classifier_share, conformal_share
 from unseen_diffusion.scores.memorisation import CopyRate, copy_rate
 from unseen_diffusion.scores.metrics import CLASSIFIER
+from unseen_diffusion.scores.novelty import novelty_ratio, patch_copy_rate, symmetric_copy_rate
 from unseen_diffusion.utils.checked import Count, WholeNumber, settings
 from unseen_diffusion.utils.errors import InputError
 
 Row = Literal["held_out", "replay", "standard", "base_samples"]
 ROWS: tuple[str, ...] = get_args(Row)
+OF_NEW_IMAGES = ("copy_rate", "symmetric_copies", "novelty", "patch_", "shifted_")  # measured on H itself
 MINIMUM = 4  # images that every scored set must have; more for nearest-neighbour scores
 ZeroOrMore = Annotated[int, Field(ge=0)]
 OpenShare = Annotated[float, Field(gt=0, lt=1)]
@@ -45,6 +48,8 @@ class ScoreSettings:
     """whether a classifier estimates the share of samples in the domain; it needs samples of the base model"""
     neighbours: Count
     """k of precision, recall, density, coverage and the conformal share"""
+    shifted_patches: bool = False  # configs written before version 0.4 lack it
+    """whether copied patches are also looked for at other places of the references: some seconds per row"""
     paths: ZeroOrMore
     """pairs of references between which images are generated; 0: none"""
     geometry: ZeroOrMore
@@ -71,11 +76,15 @@ class Views(NamedTuple):
 
 
 class DomainViews(NamedTuple):
-    """Images to compare samples with: references R, target images H (or V), features of the base model's samples."""
+    """Images to compare samples with: references R, target images H (or V), features of the base model's samples.
+
+    Copies are also looked for among references that are turned and mirrored as the domain's symmetries allow.
+    """
 
     references: Views
     target: Views
     base_samples: Tensor | None = None
+    symmetries: Symmetries = "none"
 
 
 def score_row(row: str, samples: Views, domain: DomainViews, settings: ScoreSettings) -> dict[str, Any]:
@@ -98,6 +107,7 @@ def score_row(row: str, samples: Views, domain: DomainViews, settings: ScoreSett
         "fid_h": frechet_distance(samples.features, target.features),
         "fid_r": frechet_distance(samples.features, references.features),
         **_prefixed("copy_rate", _copies(copies)),
+        **_novelty(samples, domain, settings),
         **prdc(samples.features, target.features, settings.neighbours)._asdict(),
         "vendi": vendi_ratio(samples.features, target.features).value,
         **_membership(samples, domain, settings.neighbours),
@@ -117,6 +127,23 @@ def _copies(copies: CopyRate) -> dict[str, float]:
         "p": copies.p_value,
         "expected": copies.expected,
     }
+
+
+def _novelty(samples: Views, domain: DomainViews, settings: ScoreSettings) -> dict[str, float]:
+    """Distances to the references over those of new images, turned copies and copied patches."""
+    r, h, quantile = domain.references, domain.target, settings.copy_quantile
+    pixels = (samples.pixels, r.pixels, h.pixels)
+    found = {
+        "novelty": novelty_ratio(*pixels),
+        "novelty_features": novelty_ratio(samples.features, r.features, h.features),
+        "patch_copies": patch_copy_rate(*pixels, "in_place", quantile),
+    }
+    if domain.symmetries != "none":
+        copies = symmetric_copy_rate(*pixels, domain.symmetries, quantile)
+        found |= _prefixed("symmetric_copies", _copies(copies))
+    if settings.shifted_patches:
+        found["shifted_patch_copies"] = patch_copy_rate(*pixels, "shifted", quantile)
+    return found
 
 
 def _p_value(samples: Views, target: Views, permutations: int) -> dict[str, float]:
@@ -139,13 +166,17 @@ def held_out_row(domain: DomainViews, count: int, settings: ScoreSettings) -> di
     """The row of real images: the scores of as many real images of the domain.
 
     Scores against H take the references as the real images (R and H share no image), scores against R take H. The
-    copy rate is its mean for new images: H sets the threshold, so copies counted among H would have no meaning.
+    copy rate is its mean for new images: H sets the threshold, so copies counted among H would have no meaning. The
+    ratios of distances and the copied patches are those of H itself: about 1 and about the quantile.
     """
     references = score_row("held_out", _first(domain.references, count), domain, settings)
     target = score_row("held_out", _first(domain.target, count), domain, settings)
     against_r = {key: value for key, value in target.items() if key.startswith(("kid_r", "fid_r"))}
-    against_h = {key: value for key, value in references.items() if not key.startswith("copy_rate")}
-    return {**against_h, **against_r, "copy_rate": references["copy_rate_expected"]}
+    against_h = {key: value for key, value in references.items() if not key.startswith(OF_NEW_IMAGES)}
+    new = {key: value for key, value in target.items() if key.startswith(("novelty", "patch_", "shifted_"))}
+    if "symmetric_copies" in references:
+        new["symmetric_copies"] = references["symmetric_copies_expected"]
+    return {**against_h, **against_r, **new, "copy_rate": references["copy_rate_expected"]}
 
 
 def _first(views: Views, count: int) -> Views:
