@@ -17,6 +17,7 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 from unseen_diffusion.models.anatomy import Anatomy, examine
 from unseen_diffusion.models.autoencoders import Codec, QuantisedCodec, UnitRange, VariationalCodec, convert_all
 from unseen_diffusion.models.base import DiffusionModel, Prediction
+from unseen_diffusion.models.blocks import READ_AT, block_features, readable_blocks
 from unseen_diffusion.models.folders import part_file, resolve, weighted_parts
 from unseen_diffusion.models.loading import initialise, load_checked, weights_digest
 from unseen_diffusion.models.losses import DiffusionLoss
@@ -144,6 +145,23 @@ class DiffusersModel(DiffusionModel):
     def decode(self, states: Float[Tensor, "n c2 h2 w2"], batch_size: Size = 64) -> Float[Tensor, "n c h w"]:
         """Clean states -> images around [-1, 1], unclamped float32 on the CPU."""
         return states if self.codec is None else convert_all(self.codec.decode, states, batch_size, self.device)
+
+    @torch.inference_mode()
+    def features(self, images: Float[Tensor, "n c h w"], batch_size: Size = 64) -> Float[Tensor, "n d"]:
+        """Means and deviations of the blocks' outputs at a low noise level, without noise (``models.blocks``)."""
+        blocks = readable_blocks(self.network, self.name)
+        node = self.schedule.node(float(round(READ_AT * (self.schedule.timesteps - 1))))
+        states = node.alpha * self.encode(images, batch_size)
+
+        def read(rows: slice) -> Tensor:
+            state = self.family.network_input(states[rows].to(self.device, torch.float32), node)
+            t = torch.full((len(state),), self.family.time(node), dtype=torch.float32, device=self.device)
+            with full_float32():
+                return block_features(blocks, lambda: self._output(state, t, self.condition))
+
+        features = torch.cat(list(in_batches(read, len(states), batch_size)))
+        self.evaluations += len(states)
+        return features
 
     def loss(self, images: Tensor, flip: bool = False, kept: Tensor | None = None) -> DiffusionLoss:
         """The training loss of this network's parameterisation on uint8 ``images``, on its device.
