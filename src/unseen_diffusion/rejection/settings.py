@@ -15,6 +15,8 @@ class Rejection:
     max_proposals: Count
     """largest number of candidates; a run that needs more fails"""
     allow_fewer: bool = False
-    """if max_proposals is reached: continue with the accepted latents, if the scores have enough, instead of failing"""
+    """if a maximum is reached: continue with what was accepted, if the scores have enough, instead of failing"""
+    max_images: Count = 2000
+    """largest number of candidates that a selection by images denoises; a run that needs more fails"""
     route: RouteName = "direct"
     """direct: every candidate is drawn in full; exact_statistics: same distribution, faster for large images"""
