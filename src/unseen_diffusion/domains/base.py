@@ -35,7 +35,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-SPLITTING = (*SHARES, "split_seed", "draw", "symmetries")  # fields of a domain that its pool does not depend on
+SPLITTING = (*SHARES, "split_seed", "draw")  # fields of a domain that its pool does not depend on
 PER_LINE = 5  # unreadable images that one message names
 KEPT = 2  # pools in memory, which may hold the encoded images
 Size = Annotated[int, Field(ge=0)] | None

@@ -1,13 +1,12 @@
 """Stages that measure: features, fidelity, nearest neighbours, paths, geometry of latents, training losses."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 
 import torch
 from torch import Tensor
 
 from unseen_diffusion.models.base import DiffusionModel
-from unseen_diffusion.models.blocks import READ_AT
 from unseen_diffusion.models.losses import image_losses
 from unseen_diffusion.models.pipeline import DiffusersModel
 from unseen_diffusion.pipeline.steps import LatentSet
@@ -51,22 +50,6 @@ class Measurements(StageStore):
 
         how = RowWise(len(images), extractor.batch_size, make, lambda features, parts: facts)
         return self.get_rows("features", 1, inputs, how).tensors["features"]
-
-    def network_features(self, model: DiffusionModel, key: str, images: Tensor) -> Tensor:
-        """Images (n, C, H, W) uint8 -> features from inside the model's network, (n, d) float32."""
-        inputs = {"model": model.fingerprint, "images": key, "read_at": READ_AT, **self._bits()}
-        size = self._batch()
-
-        def make(rows: range) -> StageOutput:
-            before = model.evaluations
-            features = model.features(dequantise(images[rows.start : rows.stop]), size)
-            return {"features": features}, {"evaluations": model.evaluations - before}
-
-        def finish(tensors: Mapping[str, Tensor], parts: Sequence[Mapping[str, int]]) -> dict[str, int]:
-            return {"evaluations": sum(part["evaluations"] for part in parts)}
-
-        how = RowWise(len(images), self._shard, make, finish)
-        return self.get_rows("network_features", 1, inputs, how).tensors["features"]
 
     def fidelity(self, originals: Tensor, reconstructions: Artefact) -> Artefact:
         """Originals (n, C, H, W) uint8 against the first n ``reconstructions``: tensors psnr (dB) and ssim, (n,)."""

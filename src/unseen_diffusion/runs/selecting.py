@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from unseen_diffusion.rejection.images.base import ImageTask, Seen
+from unseen_diffusion.runs.image_stages import network_features
 from unseen_diffusion.runs.methods.base import Generated
 from unseen_diffusion.scores.features.pixels import Pixels
 from unseen_diffusion.scores.intervals import wilson
@@ -62,9 +63,8 @@ def selected(run: "unseen_diffusion.runs.run.Run", candidates: Candidates) -> Ge
                 "rejection.max_images, lower samples, or set rejection.allow_fewer=true"
             )
     if not all(one.independent for one in s.selection.every()):
-        log.warning(
-            "selection=%s: its images are a set and no independent draws; intervals are too narrow", s.selection.name
-        )
+        message = "selection=%s: its images are a set and no independent draws, so intervals are too narrow"
+        log.warning(message, s.selection.name)
     return _joined(blocks, chosen)
 
 
@@ -76,11 +76,10 @@ class Choosing:
 
     def seen(self, key: str, images: Tensor, start: int) -> Seen:
         """Images as the selection sees them, numbered from ``start`` on."""
-        run = self.run
+        run, features = self.run, None
         pixels = run.stages.features(Pixels(), key, images, run.settings.device)
-        features = (
-            run.stages.network_features(run.model, key, images) if run.settings.selection.needs_features else None
-        )
+        if run.settings.selection.needs_features:
+            features = network_features(run.stages, run.model, key, images)
         return Seen(pixels, features, torch.arange(start, start + len(images)))
 
     def choose(self, blocks: list[Generated], references: Seen) -> Artefact:

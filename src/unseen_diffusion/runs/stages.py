@@ -18,7 +18,7 @@ from unseen_diffusion.domains.base import Domain, check_pixels, pool_of, read_sp
 from unseen_diffusion.models.base import DiffusionModel, ModelSpec
 from unseen_diffusion.models.pipeline import DiffusersModel
 from unseen_diffusion.pipeline.steps import LatentSet
-from unseen_diffusion.priors import Draws, FittedPrior, Prior, combined_pixels, require_fitted
+from unseen_diffusion.priors import FittedPrior, Prior, require_fitted
 from unseen_diffusion.rejection import Rejection, Tolerances, select_latents, within
 from unseen_diffusion.rejection.geometry import summarise
 from unseen_diffusion.runs.measurements import Measurements
@@ -183,22 +183,6 @@ class Stages(Measurements):
             return fitted.tensors(), {"kind": type(fitted).__name__}
 
         return StoredPrior(prior, self.get("prior", 1, inputs, make))
-
-    def pixel_combinations(self, prior: Prior, settings: dict[str, Any], images: Tensor, draws: Draws) -> Artefact:
-        """Reference images (n, C, H, W) uint8 -> clamped combinations (b, C, H, W) uint8; evaluates no network."""
-        shape, indices, seed = draws
-        inputs = {
-            "images": tensor_digest(images),
-            "prior": settings,
-            "shape": list(shape),
-            "indices": [indices.start, indices.stop],
-            "seed": seed,
-        }
-
-        def make() -> StageOutput:
-            return {"images": quantise(combined_pixels(prior, dequantise(images), draws))}, {}
-
-        return self.get("combine", 1, inputs, make)
 
     def selection(
         self,

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, ClassVar
 
 from unseen_diffusion.priors import Draws
+from unseen_diffusion.runs.image_stages import pixel_combinations
 from unseen_diffusion.runs.methods.base import Generated, Method
 from unseen_diffusion.runs.selecting import selected
 from unseen_diffusion.utils.checked import settings
@@ -26,6 +27,6 @@ class PixelCombination(Method):
 
         def candidates(rows: range) -> Generated:
             draws = Draws(run.model.shape, rows, s.seed)
-            return Generated(run.stages.pixel_combinations(s.prior, s.prior_config, references, draws))
+            return Generated(pixel_combinations(run.stages, s.prior, s.prior_config, references, draws))
 
         return selected(run, candidates)
