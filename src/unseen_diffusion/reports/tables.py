@@ -139,7 +139,6 @@ def caption(table: pd.DataFrame) -> str:
         f"KID and FID: {first['features']} features, lower is better, ± half a 95% jackknife interval. "
         f"H: {against} images, R: references. copies: share of samples nearer to R (in pixels) than a share of H is "
         "(scores.copy_quantile, by default 1%; with fewer than 99 images in H: than the nearest one). "
-        "new: mean distance to the nearest of R (in pixels) over that of H. "
         "prec to cov: precision, recall, density, coverage (k nearest in H). Vendi: score over that of H. "
         "cls: share of samples that a classifier takes for the domain; conf: the same by nearest neighbours, over that "
         "of real images. kept: share of candidates that were accepted. dB: PSNR of references inverted and denoised."
@@ -152,7 +151,8 @@ def print_table(table: pd.DataFrame, title: str, console: Console | None = None)
     """Prints the compact table; for a sweep over two settings it fits into 80 characters."""
     console = console or Console()
     text = narrowed(compact(table), console.width)
-    print_frame(text, title, caption(table), console)
+    room = " new: mean distance to the nearest of R (in pixels) over that of H."
+    print_frame(text, title, caption(table) + room * (METRICS[ROOM].title in text), console)
 
 
 def narrowed(text: pd.DataFrame, columns: int) -> pd.DataFrame:
