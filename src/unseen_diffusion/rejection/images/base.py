@@ -38,7 +38,8 @@ class Seen(NamedTuple):
         return Seen(self.pixels[positions], features, self.numbers[positions])
 
 
-class ImageTask(NamedTuple):
+@dataclass(frozen=True)
+class ImageTask:
     """What a selection is for.
 
     Attributes:
