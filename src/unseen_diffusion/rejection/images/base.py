@@ -89,8 +89,8 @@ class ImageSelection(ABC):
     def choose(self, candidates: Seen, references: Seen, task: ImageTask) -> Choice:
         """Which of the first candidates are kept: fewer than ``task.count`` where more candidates are needed.
 
-        Decisions about the first ``task.count`` candidates must not change when more follow, unless ``independent`` is
-        False.
+        None are kept while it needs more candidates to decide at all; after that, later candidates must not change the
+        decision about an earlier one, unless ``independent`` is False.
         """
 
     def every(self) -> tuple["ImageSelection", ...]:

@@ -1,6 +1,6 @@
 """Selection in the base model's own features: image by image, by a classifier's odds or by the nearest reference."""
 
-from collections.abc import Callable
+import math
 from typing import Annotated, Literal
 
 import torch
@@ -12,11 +12,9 @@ from unseen_diffusion.rejection.images.base import AfterAnother, Choice, ImageTa
 from unseen_diffusion.scores.logistic import fit_logistic
 from unseen_diffusion.scores.memorisation import nearest
 from unseen_diffusion.utils.checked import settings
-from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.seeds import generators
 
-MINIMUM = 4  # candidates of a half from which the other half's rule is fitted
-Scores = Callable[[Tensor], Tensor]
+MINIMUM = 40  # candidates from which a rule is fitted
 
 
 def standardised(features: Tensor, references: Tensor) -> Float64[Tensor, "n d"]:
@@ -39,9 +37,10 @@ class FeatureSelection(AfterAnother):
 
     odds: a logistic classifier tells references from candidates; an image is kept with a probability proportional to
     its odds, up to a bound (rejection sampling towards the references' distribution). nearest: an image is kept if its
-    distance to the nearest reference is among the smallest; this favours copies more. Both rules are fitted to the
-    first candidates, cross-fitted: even ones judge odd ones and all later odd ones, and the other way round. So no
-    image is judged by a rule that has seen it, and the kept images are independent draws, given the other half.
+    distance to the nearest reference is among the smallest; this favours copies more. Both rules are fitted to as many
+    candidates as would do if the wanted share were kept, cross-fitted: even ones judge odd ones and all later odd ones,
+    and the other way round. So no image is judged by a rule that has seen it, and the kept images are independent
+    draws, given the other half.
     """
 
     rule: Literal["odds", "nearest"]
@@ -57,17 +56,14 @@ class FeatureSelection(AfterAnother):
     def choose_among(self, candidates: Seen, references: Seen, task: ImageTask) -> Choice:
         r, x = features_of(references), features_of(candidates)
         x, r = standardised(x, r), standardised(r, r)
-        first, odd = candidates.numbers < task.count, candidates.numbers % 2 == 1
         accepted = torch.zeros(len(x), dtype=torch.bool)
-        for half in (odd, ~odd):
-            fitted_to = x[first & ~half]
-            if min(len(fitted_to), int((first & half).sum())) < MINIMUM:
-                raise InputError(
-                    f"selection={self.name}: {int(first.sum())} of the first {task.count} candidates are left to fit "
-                    f"its rule to, which needs {2 * MINIMUM}; raise samples, or set selection.before=null"
-                )
-            accepted[half] = self._accepts(r, fitted_to, x[half], candidates.numbers[half], task.seed)
-        return Choice(accepted.nonzero().flatten(), {"rule": self.rule})
+        first = max(MINIMUM, math.ceil(task.count / self.acceptance))
+        if len(x) >= first:
+            odd = torch.arange(len(x)) % 2 == 1
+            for half in (odd, ~odd):
+                fitted_to = x[:first][~half[:first]]
+                accepted[half] = self._accepts(r, fitted_to, x[half], candidates.numbers[half], task.seed)
+        return Choice(accepted.nonzero().flatten(), {"rule": self.rule, "fitted_to": first})
 
     def _accepts(self, r: Tensor, fitted_to: Tensor, x: Tensor, numbers: Tensor, seed: int) -> Tensor:
         """Decisions about one half, by a rule fitted to the other."""
