@@ -3,7 +3,6 @@
 import copy
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from unseen_diffusion.models.base import DiffusionModel, Prediction
 from unseen_diffusion.models.folders import part_file, resolve, weighted_parts
 from unseen_diffusion.models.loading import initialise, load_checked, weights_digest
 from unseen_diffusion.models.losses import DiffusionLoss
-from unseen_diffusion.models.options import UNNAMED, Options, check_options, needed_weights
+from unseen_diffusion.models.options import Options, check_options, needed_weights
 from unseen_diffusion.models.options import describe as describe  # also importable from here until version 0.5
 from unseen_diffusion.models.options import inspect_model as inspect_model
 from unseen_diffusion.models.parameterisations import Score, VariancePreserving
@@ -33,6 +32,7 @@ from unseen_diffusion.utils.checks import require_finite
 from unseen_diffusion.utils.digests import digest, file_digest
 from unseen_diffusion.utils.errors import InputError, first_line
 from unseen_diffusion.utils.files import file_states
+from unseen_diffusion.utils.identity import named
 from unseen_diffusion.utils.precision import full_float32, mixed_precision
 from unseen_diffusion.utils.renamed import new_names
 
@@ -245,7 +245,7 @@ def _fingerprint(digests: Sequence[str], options: Options, network: nn.Module) -
     parts = list(digests)
     if options.initial_seed is not None:
         parts.append(weights_digest(network))
-    chosen = {k: v for k, v in asdict(options).items() if k not in UNNAMED and v != getattr(Options, k)}
+    chosen = {name: value for name, value in named(options).items() if value != getattr(Options, name)}
     parts += [json.dumps(chosen, sort_keys=True)] if chosen else []
     return digest(*parts)
 
