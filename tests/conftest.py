@@ -13,11 +13,16 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach the hub; read when huggingface_hub is first imported
 
 import pytest
+from hypothesis import settings
 
 import typecheck  # noqa: F401 - before the package, which jaxtyping's import hook then checks with it
 from support import ROOT, TinyModelFolder
 
 # torch and diffusers are imported where they are used: the process that starts pytest-xdist's workers needs neither.
+
+# Inputs of property-based tests: the same ones each time, few, and none timed.
+settings.register_profile("tests", derandomize=True, max_examples=25, deadline=None, database=None)
+settings.load_profile("tests")
 
 ENABLED_BY = {  # what tests were left out for -> how to run them
     "slow": "make test-slow runs them",
