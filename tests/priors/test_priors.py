@@ -523,7 +523,7 @@ def test_a_rank_must_be_positive(rank: int) -> None:
 
 def test_a_rank_must_lie_below_the_number_of_coordinates() -> None:
     with pytest.raises(InputError, match=r"prior\.rank=9: give a number between 1 and 8"):
-        LowRank(rank=9).fit(torch.randn(20, 1, 3, 3))
+        LowRank(rank=9).fit(normal_rows((1, 3, 3), 0, "latents", range(20)))
 
 
 def test_slerp_ends_at_its_ends() -> None:
