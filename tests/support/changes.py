@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from functools import singledispatch
 from types import NoneType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -141,9 +141,3 @@ def _(value: StoredPrior) -> Iterator[Change]:
 @changed.register
 def _(value: torch.device) -> Iterator[Change]:
     yield "device", torch.device("meta")
-
-
-def differences(one: Any, other: Any) -> list[str]:
-    """The fields in which two objects of one settings class differ."""
-    first, second = asdict(one), asdict(other)
-    return [name for name in first if first[name] != second[name]]

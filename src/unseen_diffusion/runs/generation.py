@@ -17,7 +17,7 @@ from unseen_diffusion.priors import FittedPrior, Prior, require_fitted
 from unseen_diffusion.rejection import Rejection, Tolerances, select_latents, within
 from unseen_diffusion.rejection.geometry import summarise
 from unseen_diffusion.rejection.settings import RouteName
-from unseen_diffusion.runs.stage import How, Identified, RowStage, Stage
+from unseen_diffusion.runs.stage import How, Identified, RowStage, WholeStage
 from unseen_diffusion.scores.intervals import wilson
 from unseen_diffusion.solvers.grids import Grid
 from unseen_diffusion.solvers.sampling import denoise, invert
@@ -54,7 +54,7 @@ class StoredPrior:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SplitDomain(Stage):
+class SplitDomain(WholeStage):
     """Domain -> tensors references, validation, heldout (n, C, H, W) uint8; facts: their names."""
 
     stage: ClassVar[str] = "split"
@@ -132,7 +132,7 @@ class Inversion(RowStage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RealImages(Stage):
+class RealImages(WholeStage):
     """Real images as if they had been generated."""
 
     stage: ClassVar[str] = "real"
@@ -178,7 +178,7 @@ class BaseLatents(RowStage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FineTuning(Stage):
+class FineTuning(WholeStage):
     """Images (n, C, H, W) uint8 -> weights and facts of ``tune``."""
 
     stage: ClassVar[str] = "tune"
@@ -193,7 +193,7 @@ class FineTuning(Stage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PriorFit(Stage):
+class PriorFit(WholeStage):
     """Reference latents -> the fitted prior's parameters."""
 
     stage: ClassVar[str] = "prior"
@@ -210,7 +210,7 @@ class PriorFit(Stage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Selection(Stage):
+class Selection(WholeStage):
     """Prior -> accepted latents; facts: bands, proposals, passes, acceptance with its interval, seconds."""
 
     stage: ClassVar[str] = "select"

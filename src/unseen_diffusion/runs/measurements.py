@@ -13,7 +13,7 @@ from unseen_diffusion.models.pipeline import DiffusersModel
 from unseen_diffusion.pipeline.steps import LatentSet
 from unseen_diffusion.priors import slerp
 from unseen_diffusion.rejection.geometry import CRITERIA, References, draw_references, leave_one_out, statistics
-from unseen_diffusion.runs.stage import How, Identified, RowStage, Stage
+from unseen_diffusion.runs.stage import How, Identified, RowStage, WholeStage
 from unseen_diffusion.runs.stage_store import StageStore
 from unseen_diffusion.scores.features.base import FeatureExtractor, extract
 from unseen_diffusion.scores.memorisation import nearest
@@ -29,7 +29,7 @@ LOSS_DRAWS = 8  # noise levels at which an image's loss is measured
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageLosses(Stage):
+class ImageLosses(WholeStage):
     """The training loss of every image, at the same noise for all models."""
 
     stage: ClassVar[str] = "image_losses"
@@ -66,7 +66,7 @@ class Features(RowStage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fidelity(Stage):
+class Fidelity(WholeStage):
     """Originals (n, C, H, W) uint8 against the first n reconstructions: tensors psnr (dB) and ssim, (n,)."""
 
     stage: ClassVar[str] = "fidelity"
@@ -79,7 +79,7 @@ class Fidelity(Stage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Nearest(Stage):
+class Nearest(WholeStage):
     """Nearest neighbours in pixels (L2): tensors NAME_index and NAME_distance (n,) for each of ``others``."""
 
     stage: ClassVar[str] = "nearest"
@@ -94,7 +94,7 @@ class Nearest(Stage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Paths(Stage):
+class Paths(WholeStage):
     """Images along paths between references 0 and 1, 2 and 3, ...: tensors (pairs, steps, C, H, W) uint8.
 
     ``slerp`` and ``linear`` run between their latents and are denoised at eta 0; ``data`` blends the images.
@@ -129,7 +129,7 @@ class Paths(Stage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Geometry(Stage):
+class Geometry(WholeStage):
     """Distances, angles and radius of sets of latents: a tensor (m, 4) float64 by name.
 
     Columns: ``CRITERIA`` against k references drawn for each latent (leave one out for the references themselves),

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 from pydantic import Field
 
 from unseen_diffusion.pipeline.steps import LatentSet
-from unseen_diffusion.runs.stage import How, Stage
+from unseen_diffusion.runs.stage import How, WholeStage
 from unseen_diffusion.runs.stages import Stages
 from unseen_diffusion.scores.latents.gaussianity import gaussianity
 from unseen_diffusion.scores.latents.separability import distance_separation, separability
@@ -145,7 +145,7 @@ def find_step(search: MixingSearch, judge: Callable[[float], Candidate]) -> Mixi
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gaussianity(Stage):
+class Gaussianity(WholeStage):
     """Latents -> every test of ``scores.latents.gaussianity``."""
 
     stage: ClassVar[str] = "gaussianity"
@@ -159,7 +159,7 @@ class Gaussianity(Stage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatentFindings(Stage):
+class LatentFindings(WholeStage):
     """Two sets of latents -> tests that separate them, and of the Gaussianity of each."""
 
     stage: ClassVar[str] = "latent_findings"

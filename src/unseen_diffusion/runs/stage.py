@@ -1,10 +1,11 @@
 """What a stage is: a dataclass whose fields are all that its computation receives and all that its key names.
 
-A new stage is a class with fields and ``make``; ``StageStore.run`` reads its result from the store or computes it::
+A new stage is a class with fields and ``make`` (or ``make_rows``, see ``RowStage``). ``StageStore.run`` reads its
+result from the store, or computes it::
 
     @dataclass(frozen=True, kw_only=True)
-    class Real(Stage):
-        stage = "real"
+    class Real(WholeStage):
+        stage: ClassVar[str] = "real"
         images: Tensor
 
         def make(self, how):
@@ -99,11 +100,19 @@ class Stage(ABC):
         return {name: json_of(value) for name, value in named(self).items()}
 
     @abstractmethod
+    def obtain(self, store: Store, inputs: dict[str, Any], how: How) -> Artefact:
+        """Reads the result from a store, or computes and writes it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WholeStage(Stage):
+    """A stage that one worker computes at once."""
+
+    @abstractmethod
     def make(self, how: How) -> StageOutput:
         """Computes the result from the fields alone: (tensors, JSON facts)."""
 
     def obtain(self, store: Store, inputs: dict[str, Any], how: How) -> Artefact:
-        """Reads the result from a store, or computes and writes it."""
         return store.get_or_make(self.stage, self.key_version, inputs, lambda: self.make(how))
 
 
@@ -127,11 +136,6 @@ class RowStage(Stage):
     def shard(self, how: How) -> int:
         """Rows of a shard: of one batch."""
         return how.shard
-
-    def make(self, how: How) -> StageOutput:
-        """Computes all rows at once."""
-        tensors, facts = self.make_rows(range(self.rows), how)
-        return tensors, self.finish(tensors, [facts])
 
     @abstractmethod
     def make_rows(self, rows: range, how: How) -> StageOutput:
