@@ -1,8 +1,9 @@
 """Artefact keys: every input of every stage makes another artefact; batch size, device and progress do not."""
 
+import copy
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from importlib import import_module
 from pathlib import Path
 from pkgutil import walk_packages
@@ -25,7 +26,7 @@ from unseen_diffusion.rejection import NoTolerances, Rejection
 from unseen_diffusion.runs.methods.drawn import StoredFit
 from unseen_diffusion.runs.mixing import departure, latent_findings
 from unseen_diffusion.runs.run import Run
-from unseen_diffusion.runs.stage import How, Stage
+from unseen_diffusion.runs.stage import How, Identified, Stage
 from unseen_diffusion.runs.stage_store import StageStore
 from unseen_diffusion.runs.stages import Stages, StoredPrior
 from unseen_diffusion.scores.features.pixels import Pixels
@@ -54,12 +55,12 @@ class Recorder(Store):
 
 
 class Recording(Stages):
-    """Stages that name the class of the one they ran last."""
+    """Stages that keep the one they ran last."""
 
-    last: type[Stage] | None = None
+    last: Stage | None = None
 
     def run(self, stage: Stage, *how: How) -> Artefact:
-        self.last = type(stage)
+        self.last = stage
         return super().run(stage, *how)
 
 
@@ -230,6 +231,15 @@ def key(example: Example, arguments: dict[str, Any], **how: Any) -> str:
     raise AssertionError("the call used no stage")
 
 
+def requested(name: str) -> Stage:
+    """The stage that an example runs."""
+    example, stages = examples()[name], Recording(Recorder())
+    with pytest.raises(Requested, match=f"^{name}/"):
+        example.call(stages, **example.arguments)
+    assert stages.last is not None
+    return stages.last
+
+
 def stage_classes() -> set[type[Stage]]:
     """Every stage in the package that can be run."""
     for module in walk_packages(unseen_diffusion.__path__, "unseen_diffusion."):
@@ -246,13 +256,7 @@ def stage_classes() -> set[type[Stage]]:
 
 def test_every_stage_has_an_example() -> None:
     """All classes of stages, and all methods that run one; a new one is added to ``examples``."""
-    asked: dict[type[Stage], str] = {}
-    for name, example in examples().items():
-        stages = Recording(Recorder())
-        with pytest.raises(Requested, match=f"^{name}/"):
-            example.call(stages, **example.arguments)
-        assert stages.last is not None
-        asked[stages.last] = name
+    asked = {type(requested(name)): name for name in NAMES}
     new = {kind.__name__ for kind in stage_classes() - asked.keys()}
     assert not new, f"add a call of {', '.join(sorted(new))} to examples() in {__file__}"
     assert len({kind.stage for kind in asked}) == len(asked), "two stages share a name"
@@ -261,6 +265,16 @@ def test_every_stage_has_an_example() -> None:
     computed_anew = {Stages.noised}  # is not stored
     new_methods = public - called - computed_anew - {StageStore.run, StageStore.how}
     assert not new_methods, f"add a call of {new_methods} to examples() in {__file__}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_field_of_a_stage_is_in_its_key(name: str) -> None:
+    """Also those that no caller can choose: numbers of simulations, the version of a split of repeated images."""
+    stage = requested(name)
+    for one in fields(stage):
+        other = copy.copy(stage)
+        object.__setattr__(other, one.name, Identified("another", None))
+        assert other.inputs() != stage.inputs(), one.name
 
 
 @pytest.mark.parametrize("name", NAMES)
