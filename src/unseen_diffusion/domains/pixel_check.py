@@ -21,6 +21,16 @@ ENLARGED = 0.75  # files whose smaller side is below this share of the size have
 DOMAIN_WIDE = ("levels", "dark", "bright", "alike")
 
 
+def check_contents(name: str, pool: Pool) -> None:
+    """Refuses files that are copies of one image, before a split keeps them together and leaves its parts empty.
+
+    Raises:
+        InputError: all files are equal.
+    """
+    if len(pool.names) > 1 and pool.contents and len(set(pool.contents)) == 1:
+        raise InputError(f"domain={name}: all {len(pool.names)} images are equal; give different images")
+
+
 def check_pixels(name: str, tensors: Sequence[Tensor], pool: Pool) -> None:
     """Logs one warning that lists what is suspicious about a domain's decoded images.
 
