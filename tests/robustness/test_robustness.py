@@ -96,7 +96,7 @@ def judge(counts: Counter[str], bad: list[str], name: str, done: Outcome, kinds:
     """Adds one outcome, which should be of one of ``kinds``, with a line that has ``words``."""
     said = [done.text] if done.kind == "refused" else list(done.warnings)
     named = any(words in line and "\n" not in line for line in said)
-    kind = "refused" if done.kind in kinds and named else "tracebacks" if done.kind == "traceback" else "silent results"
+    kind = WANTED if done.kind in kinds and named else "tracebacks" if done.kind == "traceback" else "silent results"
     counts[kind] += 1
     if kind != WANTED:
         bad.append(f"{name}: {done.kind} {said} {done.text[-400:]}")
