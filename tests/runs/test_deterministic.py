@@ -1,4 +1,7 @@
-"""deterministic=true: the same bytes for every batch size and number of threads; without it, keys and batches stay as they were."""
+"""deterministic=true: the same bytes for every batch size and number of threads.
+
+Without it, keys and batches stay as they were.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
