@@ -119,14 +119,6 @@ def check_decoded(name: str, images: Tensor, pool: Pool | None) -> None:
         log.warning("%s", _data_keys(line))
 
 
-def remove_decoded(folder: Path) -> None:
-    """Removes what ``decode_once`` wrote, and the folder if nothing else is in it."""
-    for name in ("images.json", "images.raw"):
-        (folder / name).unlink(missing_ok=True)
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
-
-
 def decode_once(pool: Pool, size: int, channels: int, folder: Path) -> None:
     """Decodes all images into ``folder``/images.raw, (N, channels, size, size) uint8, unless it has them already.
 

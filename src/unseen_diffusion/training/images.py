@@ -16,11 +16,10 @@ from unseen_diffusion.training.data import (
     hold_out,
     images_digest,
     open_images,
-    remove_decoded,
 )
 from unseen_diffusion.training.loop import LoopSettings
 from unseen_diffusion.training.processes import Processes
-from unseen_diffusion.training.resume import check_resumable
+from unseen_diffusion.training.resume import check_resumable, remove_unused
 from unseen_diffusion.utils.configs import build
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.seeds import generator
@@ -78,7 +77,7 @@ def _own_images(config: DictConfig, settings: LoopSettings, folder: Path, proces
             decode_once(pool, own.size, own.channels, folder)
             check_decoded(own.images.name, open_images(folder), pool)
         except InputError:
-            remove_decoded(folder)
+            remove_unused(folder)
             raise
     processes.wait()
     images = open_images(folder)

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 
 LOCK = ".training.lock"
 FACTS = "training.json"  # the configuration of a folder's training
+FIRST_FILES = {LOCK, FACTS, "images.json", "images.raw"}
 CHANGEABLE = (
     "steps",
     "checkpoint_every",
@@ -103,6 +105,12 @@ def check_resumable(folder: Path, config: dict[str, Any]) -> None:
                     "choose another training.folder, or delete that one"
                 )
     write_json(path, now)
+
+
+def remove_unused(folder: Path) -> None:
+    """Deletes the folder of a training whose images were refused, unless it holds more than its first files."""
+    if folder.is_dir() and {path.name for path in folder.iterdir()} <= FIRST_FILES:
+        shutil.rmtree(folder)
 
 
 def remove_unfinished(folder: Path) -> None:
