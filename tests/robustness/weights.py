@@ -117,8 +117,6 @@ def tensors() -> Iterator[Damage]:
     yield Damage("a tensor too many", weights(lambda w: w.update(extra=torch.ones(3))), "has no place for 1 tensors")
     prefixed = weights(lambda w: [w.update({f"module.{name}": w.pop(name)}) for name in list(w)])
     yield Damage("names with module. before them", prefixed, "do not fit its config")
-    whole = weights(lambda w: w.update({first: torch.ones_like(w[first]).int()}))
-    yield Damage("whole numbers", whole, None)
     yield Damage("half precision", weights(lambda w: w.update({n: one.half() for n, one in w.items()})), None)
     yield Damage("the autoencoder: NaN", weights(set_one("encoder.conv_in.weight", math.nan), "vae"),
                  "vae's tensor encoder.conv_in.weight is not finite", True)  # fmt: skip

@@ -2,7 +2,6 @@
 
 import copy
 import logging
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -20,7 +19,7 @@ log = logging.getLogger(__name__)
 
 LOCK = ".training.lock"
 FACTS = "training.json"  # the configuration of a folder's training
-FIRST_FILES = {LOCK, FACTS, "images.json", "images.raw"}
+FIRST_FILES = (FACTS, "images.json", "images.raw")
 CHANGEABLE = (
     "steps",
     "checkpoint_every",
@@ -108,9 +107,10 @@ def check_resumable(folder: Path, config: dict[str, Any]) -> None:
 
 
 def remove_unused(folder: Path) -> None:
-    """Deletes the folder of a training whose images were refused, unless it holds more than its first files."""
-    if folder.is_dir() and {path.name for path in folder.iterdir()} <= FIRST_FILES:
-        shutil.rmtree(folder)
+    """Deletes the decoded images and the configuration of a training that has no checkpoint: its images were refused."""
+    if not (folder / CHECKPOINT).exists():
+        for name in FIRST_FILES:
+            (folder / name).unlink(missing_ok=True)
 
 
 def remove_unfinished(folder: Path) -> None:
