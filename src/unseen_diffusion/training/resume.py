@@ -107,7 +107,7 @@ def check_resumable(folder: Path, config: dict[str, Any]) -> None:
 
 
 def remove_unused(folder: Path) -> None:
-    """Deletes the decoded images and the configuration of a training that has no checkpoint: its images were refused."""
+    """Deletes the decoded images and the configuration of a training without a checkpoint: its images were refused."""
     if not (folder / CHECKPOINT).exists():
         for name in FIRST_FILES:
             (folder / name).unlink(missing_ok=True)
