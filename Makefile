@@ -40,7 +40,7 @@ studies: $(VENV)/.ready
 
 # Small wrong changes to the source: how many of them the tests notice. About an hour; the result is committed.
 mutants: $(VENV)/.ready
-	$(BIN)/python -m tests.mutants
+	$(BIN)/python -m benchmarks.mutants
 
 # Launchers for real: Ray, joblib, submitit and, where it runs, Slurm. Their packages are in no other target.
 engines: $(VENV)/.engines

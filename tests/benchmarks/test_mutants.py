@@ -5,9 +5,9 @@ from collections import Counter
 
 import pytest
 
-from tests.mutants.operators import python_changes, yaml_changes
-from tests.mutants.run import Trace
-from tests.mutants.table import Mutation
+from benchmarks.mutants.operators import python_changes, yaml_changes
+from benchmarks.mutants.run import Trace
+from benchmarks.mutants.table import Mutation
 
 CHANGED = {
     "if a < b: pass": {"if a <= b: pass", "if (not (a < b)): pass"},

@@ -22,6 +22,7 @@ class Tracer:
         self.test = ""
         self.passed: dict[str, float] = {}
         self.opened: dict[str, set[str]] = defaultdict(set)
+        self.starting: set[str] = set()
         self.coverage = coverage.Coverage(
             data_file=str(folder / f"lines.{os.getpid()}"),
             source=[str(root / "src" / "unseen_diffusion")],
@@ -31,7 +32,9 @@ class Tracer:
         self.coverage.start()
 
     def audit(self, event: str, arguments: tuple[object, ...]) -> None:
-        """Notes each file of conf/ that a test opens."""
+        """Notes each file of conf/ that a test opens, and tests that start processes."""
+        if event == "subprocess.Popen" and self.test:
+            self.starting.add(self.test)
         if event == "open" and self.test and isinstance(arguments[0], str) and arguments[0].startswith(self.conf):
             self.opened[self.test].add("conf/" + arguments[0].removeprefix(self.conf))
 
@@ -52,7 +55,9 @@ class Tracer:
         self.coverage.stop()
         self.coverage.save()
         opened = {test: sorted(files) for test, files in self.opened.items()}
-        (self.folder / f"tests.{os.getpid()}.json").write_text(json.dumps({"passed": self.passed, "opened": opened}))
+        (self.folder / f"tests.{os.getpid()}.json").write_text(
+            json.dumps({"passed": self.passed, "opened": opened, "starting": sorted(self.starting)})
+        )
 
 
 def pytest_configure(config: pytest.Config) -> None:

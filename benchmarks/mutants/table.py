@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from tests.mutants.operators import Change, python_changes, yaml_changes
+from benchmarks.mutants.operators import Change, python_changes, yaml_changes
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "unseen_diffusion"

@@ -15,8 +15,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.mutants.table import ROOT, Mutation, read
-from tests.mutants.trace import FOLDER
+from benchmarks.mutants.table import ROOT, Mutation, read
+from benchmarks.mutants.trace import FOLDER
 
 RESULT = Path(__file__).parent / "result.csv"
 COPIED = ("src", "conf", "tests", "experiments", "benchmarks", "docs", "pyproject.toml", "constraints.txt")
@@ -37,7 +37,9 @@ class Trace:
     reached: dict[str, dict[int, set[str]]] = field(default_factory=lambda: defaultdict(dict))
     opened: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     breadth: Counter[str] = field(default_factory=Counter)
-    """lines of the source, or configurations, that a test reaches"""
+    """lines of the source that a test reaches"""
+    starting: set[str] = field(default_factory=set)
+    """tests that start processes of their own, whose lines are not recorded"""
 
     @classmethod
     def load(cls, folder: Path) -> "Trace":
@@ -47,6 +49,7 @@ class Trace:
         for path in folder.glob("tests.*.json"):
             record = json.loads(path.read_text())
             trace.seconds |= record["passed"]
+            trace.starting |= set(record["starting"])
             for test, files in record["opened"].items():
                 for file in files:
                     trace.opened[file].add(test)
@@ -62,7 +65,7 @@ class Trace:
         return trace
 
     def tests(self, mutation: Mutation, number: int) -> list[str]:
-        """The tests that reach a line, the most specific ones first; if it runs at import, those that reach its file."""
+        """The tests that reach a line, the most specific first; if it runs at import, those that reach its file."""
         lines = self.reached.get(mutation.file, {})
         if mutation.package == "conf":
             found = self.opened.get(mutation.file, set()) & set(self.seconds)
@@ -70,9 +73,9 @@ class Trace:
             found = lines.get(number) or set().union(*lines.values()) if lines else set()
         here = Counter(test for tests in lines.values() for test in tests)
         ordered = sorted(found, key=lambda test: (self.breadth[test] / (1 + here[test]), test))
-        mirrored = f"tests/{mutation.package}"
-        rest = [test for test in sorted(self.seconds) if test.startswith(mirrored) and test not in found]
-        return ordered + rest
+        near = (f"tests/{mutation.package}/", f"tests/test_{mutation.package}.py")
+        rest = {test for test in self.seconds if test.startswith(near) or test in self.starting}
+        return ordered + sorted(rest - found, key=lambda test: (self.seconds[test], test))
 
     def stages(self, tests: list[str]) -> Iterable[list[str]]:
         """The tests cut into a first and a last group by the seconds that they take."""
@@ -92,10 +95,9 @@ def copy(folder: Path) -> Path:
     folder.mkdir(parents=True)
     for name in COPIED:
         if (path := ROOT / name).is_dir():
-            shutil.copytree(path, folder / name, ignore=shutil.ignore_patterns("__pycache__", "mutants"))
+            shutil.copytree(path, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         elif path.exists():
             shutil.copy2(path, folder / name)
-    shutil.copytree(ROOT / "tests" / "mutants", folder / "tests" / "mutants")
     return folder
 
 
@@ -117,7 +119,7 @@ def trace(work: Path, processes: int) -> None:
         "pytest",
         "-q",
         "-p",
-        "tests.mutants.trace",
+        "benchmarks.mutants.trace",
         "-n",
         str(processes),
         "--dist",

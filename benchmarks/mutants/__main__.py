@@ -1,9 +1,9 @@
 """Draws, runs and reports mutations.
 
-python -m tests.mutants                  runs all tests once, then each mutation, and prints what survived
-python -m tests.mutants --report         prints the committed result
-python -m tests.mutants --new            keeps known results; tries only rows of the table that have none
-python -m tests.mutants --draw 16        draws a new table: this many mutations of each package and of conf/
+python -m benchmarks.mutants                  runs all tests once, then each mutation, and prints what survived
+python -m benchmarks.mutants --report         prints the committed result
+python -m benchmarks.mutants --new            keeps known results; tries only rows of the table that have none
+python -m benchmarks.mutants --draw 16        draws a new table: this many mutations of each package and of conf/
 """
 
 import argparse
@@ -11,7 +11,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from tests.mutants import run, table
+from benchmarks.mutants import run, table
 
 
 def main() -> None:
