@@ -36,6 +36,7 @@ from unseen_diffusion.solvers.settings import SolverSettings
 from unseen_diffusion.store.artefacts import Artefact
 from unseen_diffusion.training.finetuning import Tuning, describe
 from unseen_diffusion.utils.images import dequantise
+from unseen_diffusion.utils.precision import reproducible
 from unseen_diffusion.utils.renamed import new_names
 from unseen_diffusion.utils.seeds import normal_rows
 
@@ -72,7 +73,8 @@ class Stages(Measurements):
     def noised(self, model: DiffusionModel, images: Tensor, t: float, count: int, seed: int) -> LatentSet:
         """The forward process: adds the noise of ``t`` to ``count`` images, in order, repeated as needed."""
         node = model.schedule.node(t)
-        x0 = model.encode(dequantise(images), self.how().codec)[torch.arange(count) % len(images)]
+        with reproducible(self.deterministic):
+            x0 = model.encode(dequantise(images), self.how().codec)[torch.arange(count) % len(images)]
         eps = normal_rows(model.shape, seed, "noised", range(count))
         return LatentSet(float(t), node.alpha * x0 + node.sigma * eps, list(range(count)))
 
