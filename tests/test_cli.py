@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from PIL import Image
 from support import ROOT
 from support.commands import TINY, run
 from support.finished_runs import Runs
-from unseen_diffusion.cli import help_text
+from unseen_diffusion.cli import VERBS, help_text
 from unseen_diffusion.domains import pool_of
 from unseen_diffusion.rejection.settings import Rejection
 from unseen_diffusion.reports.tables import load_results
@@ -558,6 +559,20 @@ def test_a_file_where_a_folder_should_be_is_one_line(here: Path, capsys: pytest.
         assert "file" in said
         assert "choose another" in said
         assert "\n" not in said
+
+
+@pytest.mark.parametrize("verb", ["run", "resume", "train", "solvers", "status"])
+def test_an_interrupted_command_exits_with_130(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    """128 + SIGINT, as shells expect; one line on stderr and no traceback."""
+
+    def interrupted(arguments: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(VERBS, verb, replace(VERBS[verb], call=interrupted))
+    assert run(verb, "anything") == 130
+    assert capsys.readouterr().err == "unseen: interrupted; finished stages are kept and will be reused\n"
 
 
 def test_unknown_verbs_and_no_arguments(here: Path) -> None:
