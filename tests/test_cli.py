@@ -457,7 +457,9 @@ def test_help_and_typos_are_answered_without_torch(arguments: list[str]) -> None
         "try:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
         "sys.exit(bool({'torch', 'pandas', 'scipy', 'diffusers'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, timeout=120
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -588,18 +590,20 @@ def test_the_wheel_runs_from_an_empty_folder(tmp_path: Path) -> None:
     root = ROOT
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
     build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(tmp_path / "dist"), str(root)]
-    subprocess.run(build, check=True, capture_output=True)
+    subprocess.run(build, check=True, capture_output=True, timeout=240)
     (wheel,) = (tmp_path / "dist").glob("*.whl")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True, timeout=120)
     (site,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
-    subprocess.run([*pip, "install", "--no-deps", "--target", str(site), str(wheel)], check=True, capture_output=True)
+    subprocess.run(
+        [*pip, "install", "--no-deps", "--target", str(site), str(wheel)], check=True, capture_output=True, timeout=240
+    )
     dependencies = Path(pd.__file__).parents[1]
     (site / "dependencies.pth").write_text(f"{dependencies}\n")
     empty = tmp_path / "empty"
     empty.mkdir()
     code = "import unseen_diffusion.cli as c; print(c.__file__); c.main()"
     command = [str(tmp_path / "venv" / "bin" / "python"), "-c", code, "run", *TINY]
-    done = subprocess.run(command, cwd=empty, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=empty, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     assert str(site) in done.stdout
     assert results(empty / "outputs")
