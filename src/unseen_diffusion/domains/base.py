@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
-from unseen_diffusion.domains.pixel_check import check_pixels
+from unseen_diffusion.domains.pixel_check import check_contents, check_pixels
 from unseen_diffusion.domains.pools import Pool, array_pool, fingerprint, stack
 from unseen_diffusion.domains.split import LABELS, SHARES, Split, check_counts, split_pool
 from unseen_diffusion.utils.checked import settings
@@ -124,6 +124,7 @@ def read_split(domain: Domain, size: int, channels: int) -> Split:
     """``load_split`` without the check of the pixels, for callers that check them later (``check_pixels``)."""
     pool = pool_of(domain, size, channels)
     check_sizes(domain, len(pool.names))
+    check_contents(domain.name, pool)
     decoded: dict[int, Tensor] = {}
     unreadable: dict[int, str] = {}
     sizes = (domain.references, domain.validation, domain.heldout)
@@ -133,7 +134,8 @@ def read_split(domain: Domain, size: int, channels: int) -> Split:
             parts = split_pool(pool, *sizes, *seeds, name=domain.name, exclude=unreadable.keys())
         except InputError as error:
             _require_readable(domain.name, decoded, unreadable)
-            raise error from None
+            copies = f" (of {len(pool.names)} files {len(set(pool.contents or ()))} differ, and copies stay together)"
+            raise InputError(f"{error}{copies if pool.repeated else ''}") from None
         missing = [index for part in parts for index in part if index not in decoded]
         failed = _decode(pool, missing, decoded)
         if not failed:

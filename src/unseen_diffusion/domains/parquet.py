@@ -62,6 +62,8 @@ class Parquet(EncodedDomain):
         """The rows, in the order of the files' names."""
         files = parquet_files(self.path)
         rows = [row for file in files for row in select_rows(file, self.column, self.label, self.labels)]
+        if not rows and self.labels is None:
+            raise InputError(f"{self.path}: no rows; give Parquet files with images")
         if not rows:
             raise InputError(
                 f"{self.path}: no row with domain.labels={self.labels}; choose classes of its column {self.label!r}"

@@ -28,8 +28,9 @@ class StageStore:
         store: where artefacts are.
         batch_size: images per network call.
         progress: whether to show progress bars.
-        deterministic: whether latents and images are the same bytes for every ``batch_size``: the network gets rows
-            0 to 7, 8 to 15 and so on of a set together, and shards hold whole such groups.
+        deterministic: whether latents and images are the same bytes for every ``batch_size`` and number of threads: the
+            network gets rows 0 to 7, 8 to 15 and so on of a set together, on one thread of the CPU, and shards hold
+            whole such groups.
         used: every artefact that the run requested, in order, with its stage.
     """
 

@@ -30,6 +30,7 @@ from unseen_diffusion.store.shards import RowWise, StageOutput
 from unseen_diffusion.training.finetuning import Tuning, describe, tune
 from unseen_diffusion.utils.digests import tensor_digest
 from unseen_diffusion.utils.images import dequantise, quantise
+from unseen_diffusion.utils.precision import reproducible
 from unseen_diffusion.utils.progress import skip
 from unseen_diffusion.utils.renamed import new_names
 from unseen_diffusion.utils.seeds import normal_rows
@@ -119,7 +120,8 @@ class Stages(Measurements):
     def noised(self, model: DiffusionModel, images: Tensor, t: float, count: int, seed: int) -> LatentSet:
         """The forward process: adds the noise of ``t`` to ``count`` images, in order, repeated as needed."""
         node = model.schedule.node(t)
-        x0 = model.encode(dequantise(images), self._batch())[torch.arange(count) % len(images)]
+        with reproducible(self.deterministic):
+            x0 = model.encode(dequantise(images), self._batch())[torch.arange(count) % len(images)]
         eps = normal_rows(model.shape, seed, "noised", range(count))
         return LatentSet(float(t), node.alpha * x0 + node.sigma * eps, list(range(count)))
 
