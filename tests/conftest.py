@@ -85,9 +85,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterat
 
 @pytest.fixture(autouse=True)
 def log_handlers() -> Iterator[None]:
-    """Removes the log handlers that Hydra installs for a run: their stream and their file end with the test."""
+    """Removes the log handlers that Hydra installs for a run: their stream and their file end with the test.
+
+    A handler on a closed stream would print a traceback into a later test's stderr, in some orders of the tests.
+    """
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    closed = [one for one in handlers if getattr(getattr(one, "stream", None), "closed", False)]
+    assert not closed, f"an earlier test has left log handlers on closed streams: {closed}"
     yield
     for handler in [one for one in root.handlers if one not in handlers]:
         root.removeHandler(handler)

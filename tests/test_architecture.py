@@ -157,6 +157,22 @@ def test_numerics_never_see_a_config() -> None:
         assert path.relative_to(PACKAGE).as_posix() in free or not roots & {"hydra", "omegaconf"}, path
 
 
+STARTS = ("subprocess.run", "subprocess.call", "subprocess.check_call", "subprocess.check_output")
+WAITS = ("acquire", "communicate", "join", "result", "wait")  # methods that wait as long as it takes, unless told
+
+
+def test_every_wait_of_a_test_has_a_deadline() -> None:
+    """Of processes, threads, events and futures: what fails elsewhere fails the test that waits for it."""
+    for path in TESTS.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or any(word.arg == "timeout" for word in node.keywords):
+                continue
+            name = ast.unparse(node.func)
+            waits = isinstance(node.func, ast.Attribute) and node.func.attr in WAITS and not node.args
+            assert not waits, f"{path}:{node.lineno}: give {name} a timeout"
+            assert name not in STARTS, f"{path}:{node.lineno}: give {name} a timeout"
+
+
 def test_no_test_imports_from_another_test() -> None:
     """Shared fixtures are in conftest.py, shared functions in tests/support."""
     for path in TESTS.rglob("*.py"):

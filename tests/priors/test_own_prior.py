@@ -88,7 +88,7 @@ def test_it_runs_and_another_process_restores_it(own: Path) -> None:
     assert (first["settings"]["prior"], first["settings"]["tolerances"]) == ("wide", "upright")
     words += ["tolerances.most=179.0", "hydra.run.dir=second"]
     code = f"from unseen_diffusion.cli import main; main({['run', *words]!r})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     second = results("second")
     reused = {one["stage"]: one["reused"] for one in second["artefacts"]}

@@ -33,8 +33,7 @@ METHODS = (
 STEPS = 5
 
 
-@pytest.fixture(scope="module")
-def found(shared_folder: Path) -> dict[tuple[str, int], dict]:
+def swept(shared_folder: Path) -> dict[tuple[str, int], dict]:
     """Results of every method on two draws, by (method, draw)."""
     sweep = (f"method={','.join(METHODS)}", "domain.draw=0,1", "scores=comparison", "scores.reconstructions=0")
     small = [word for word in TINY if not word.startswith("scores.")]
@@ -48,8 +47,14 @@ def images(result: dict) -> torch.Tensor:
     return load_tensor(result["details"]["generated"], "images")
 
 
-def test_every_method_is_what_its_name_says(found: dict) -> None:
-    """One sweep, then the facts of each method."""
+def test_every_method_is_what_its_name_says_and_states_its_cost(shared_folder: Path) -> None:
+    """One sweep, then the facts of each method; one test, so that no two processes run the sweep."""
+    found = swept(shared_folder)
+    are_what_their_names_say(found)
+    state_their_costs(found)
+
+
+def are_what_their_names_say(found: dict) -> None:
     assert set(found) == {(name, draw) for name in METHODS for draw in (0, 1)}
     assert all(len(images(result)) == 12 for result in found.values())
     references = load_tensor(found["held_out", 0]["details"]["split"], "references", 12)
@@ -69,7 +74,7 @@ def test_every_method_is_what_its_name_says(found: dict) -> None:
     assert chosen["fitted"]["acceptance"]["share"] == 1
 
 
-def test_every_method_states_its_cost(found: dict) -> None:
+def state_their_costs(found: dict) -> None:
     """Evaluations behind an image: those of the inversion count for what needs the references' latents."""
     rows = {name: found[name, 0]["rows"][0] for name in METHODS}
     assert rows["held_out"]["evaluations_per_image"] == 0
