@@ -1,10 +1,10 @@
 """Domains: every config gives disjoint, repeatable splits; images are decoded as documented; errors help."""
 
 import io
-from collections import Counter
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
