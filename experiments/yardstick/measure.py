@@ -127,7 +127,7 @@ def labels(count: int) -> Tensor:
     return columns
 
 
-def tested(pairs: Tensor) -> tuple[float, float]:
+def kid_and_p(pairs: Tensor) -> tuple[float, float]:
     """KID of two sets of equal size and its permutation p-value, from the kernel (2 n, 2 n) of their images."""
     pairs = pairs.clone().fill_diagonal_(0)
     count = len(pairs) // 2
@@ -188,7 +188,7 @@ class Judge:
                         break
                     s, h = sets
                     both = torch.cat([s + below, h])
-                    results.append(tested(every[both][:, both]))
+                    results.append(kid_and_p(every[both][:, both]))
                     if count == 100 and index < PRECISION_SPLITS:
                         source = self.found.get((kind, strength), self.clean)
                         precisions.append(prdc(source[s], self.clean[h], NEIGHBOURS).precision)
