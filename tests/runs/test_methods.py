@@ -84,6 +84,18 @@ def state_their_costs(found: dict) -> None:
     assert all(row["seconds_per_image"] > 0 for row in rows.values() if row["evaluations_per_image"])
 
 
+def test_every_run_says_what_its_features_see(found: dict) -> None:
+    """Methods and draws share the held-out images, so they share the answer and its features."""
+    measured = [result["yardstick"] for result in found.values()]
+    assert all(one == measured[0] for one in measured)
+    assert (measured[0]["n"], set(measured[0]["changes"])) == (10, {"blurred", "texture"})
+    artefacts = [
+        one["folder"] for result in found.values() for one in result["artefacts"] if one["stage"] == "features"
+    ]
+    inputs = [json.loads((Path(folder) / "artefact.json").read_text())["inputs"]["images"] for folder in set(artefacts)]
+    assert sum(key.endswith(("/blurred", "/texture")) for key in inputs) == 2
+
+
 def test_noised_references_follow_the_forward_process(tmp_path: Path) -> None:
     """x_t = alpha x_0 + sigma eps with unit noise, image by image."""
     model = natural_gaussian(16, 3, 0.5, 2.0)

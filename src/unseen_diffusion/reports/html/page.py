@@ -28,6 +28,7 @@ from unseen_diffusion.reports.html.tables import (
 )
 from unseen_diffusion.reports.result import RESULTS
 from unseen_diffusion.reports.rows import REPLICATES, run_name
+from unseen_diffusion.reports.yardstick import yardstick_lines
 from unseen_diffusion.utils.digests import raw_digest
 from unseen_diffusion.utils.errors import InputError, first_line
 from unseen_diffusion.utils.files import atomic_path
@@ -201,7 +202,7 @@ def caveats(runs: Sequence[Run]) -> list[str]:
         facts.append(f"FID-H of as many real images is {scores}; differences of that size mean nothing.")
     else:
         facts.append("No real images were scored here: the floor of FID-H and KID-H at these sizes is unknown.")
-    return facts
+    return [*facts, *yardstick_lines(runs)]
 
 
 def _range(score: str, values: Sequence[float]) -> str:
