@@ -38,7 +38,8 @@ def test_a_large_image_fits_into_memory(
     kind: str, name: str, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     pixels(kind).save(tmp_path / name, **({"compress_level": 1} if name.endswith("png") else {}))
-    done = subprocess.run([sys.executable, "-c", CODE, str(tmp_path)], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", CODE, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=200)
     peak = float(done.stdout) * 1024 / 1e9
     record_property("memory", f"{SIDE} x {SIDE} {kind} {Path(name).suffix}: {peak:.2f} GB")
     assert peak < LIMIT
