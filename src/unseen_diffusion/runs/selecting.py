@@ -6,19 +6,18 @@ so far: an interrupted selection goes on where it was, and runs with other selec
 
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from unseen_diffusion.rejection.images.base import ImageTask, Seen
-from unseen_diffusion.runs.image_stages import network_features
+from unseen_diffusion.runs.image_stages import ImageChoice, network_features
 from unseen_diffusion.runs.methods.base import Generated
+from unseen_diffusion.runs.stage import Identified
 from unseen_diffusion.scores.features.pixels import Pixels
-from unseen_diffusion.scores.intervals import wilson
 from unseen_diffusion.store.artefacts import Artefact
-from unseen_diffusion.store.shards import StageOutput
 from unseen_diffusion.utils.errors import InputError
 
 if TYPE_CHECKING:
@@ -91,32 +90,14 @@ class Choosing:
             parts.append(self.seen(block.images.key, images, start))
             start += len(images)
         every = torch.cat([block.images.tensors["images"] for block in blocks])
-        inputs = {
-            "candidates": [block.images.key for block in blocks],
-            "references": f"{run.split.key}/references",
-            "selection": s.plain["selection"],
-            "symmetries": s.domain.symmetries,
-            "model": run.model.fingerprint if s.selection.needs_features else None,
-            "count": s.samples,
-            "seed": s.seed,
-        }
-
-        def make() -> StageOutput:
-            task = ImageTask(s.samples, s.seed, s.domain.symmetries)
-            choice = s.selection.choose(_together(parts), references, task)
-            kept = choice.kept[: s.samples]
-            judged = start if choice.judged is not None or len(kept) < s.samples else int(kept[-1]) + 1
-            judged = judged if choice.judged is None else choice.judged
-            facts: dict[str, Any] = {
-                "name": s.selection.name,
-                "judged": judged,
-                "acceptance": asdict(wilson(len(kept), judged)),
-                "independent": all(one.independent for one in s.selection.every()),
-                **choice.facts,
-            }
-            return {"images": every[kept], "positions": kept}, facts
-
-        return run.stages.get("choose", 1, inputs, make)
+        stage = ImageChoice(
+            selection=Identified(s.plain["selection"], s.selection),
+            candidates=Identified([block.images.key for block in blocks], (every, _together(parts))),
+            references=Identified(f"{run.split.key}/references", references),
+            model=run.model if s.selection.needs_features else None,
+            task=ImageTask(s.samples, s.seed, s.domain.symmetries),
+        )
+        return run.stages.run(stage)
 
 
 def _together(parts: list[Seen]) -> Seen:
