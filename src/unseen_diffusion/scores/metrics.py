@@ -16,7 +16,7 @@ class Metric:
         kind: ``kid`` (shown in thousandths), ``share`` (in per cent), ``p`` (a p-value) or ``number``.
         question: the question that the score answers.
         needs_features: whether its value depends on the feature extractor.
-        in_tables: whether printed tables show it; CSV files, reports and results.json have every score.
+        in_tables: whether printed tables and dashboards show it; CSV files, reports and results.json have every score.
     """
 
     title: str
