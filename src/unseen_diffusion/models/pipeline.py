@@ -28,13 +28,13 @@ from unseen_diffusion.models.schedules import Node
 from unseen_diffusion.models.text import Weights, stable_diffusion_3_embedding, stable_diffusion_embedding
 from unseen_diffusion.models.trial import CONFIG, try_model
 from unseen_diffusion.models.unet import unet_forward
-from unseen_diffusion.utils.batching import Size
+from unseen_diffusion.utils.batching import Size, in_batches
 from unseen_diffusion.utils.checked import Text, checked_arguments
 from unseen_diffusion.utils.digests import digest, file_digest
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import file_states
 from unseen_diffusion.utils.identity import named
-from unseen_diffusion.utils.precision import mixed_precision
+from unseen_diffusion.utils.precision import full_float32, mixed_precision
 from unseen_diffusion.utils.renamed import new_names
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
