@@ -614,7 +614,12 @@ def test_offline_and_not_cached_is_one_clear_line(tmp_path: Path) -> None:
     )
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, "-c", code, str(CONF)], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, str(CONF)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
     )
     lines = done.stdout.splitlines()
     assert [line.split()[:2] for line in lines] == [

@@ -136,6 +136,14 @@ def test_fingerprint_follows_the_version_of_the_preprocessing(
     assert make(name, request).fingerprint != before
 
 
+def test_each_extractor_has_a_fingerprint_of_its_own(request: pytest.FixtureRequest) -> None:
+    """Of its network and preprocessing alone: batches are no part of it."""
+    kinds = [make(name, request) for name in ("dinov2", "embedded", "inception", "pixels")]
+    assert len({kind.fingerprint for kind in kinds}) == 4
+    assert EmbeddedFeatures(request.getfixturevalue("weights"), batch_size=3).fingerprint == kinds[1].fingerprint
+    assert Pixels(side=32, batch_size=3).fingerprint == kinds[3].fingerprint
+
+
 def test_features_need_no_gradient_and_can_be_trained_on(extractor: FeatureExtractor) -> None:
     features = extract(extractor, images(2))
     classifier = nn.Linear(extractor.dimension, 2)
