@@ -259,6 +259,24 @@ def _convert(arguments: list[str]) -> int:
     return convert_command(arguments)
 
 
+def _models(arguments: list[str]) -> int:
+    """Lists the base models of conf/."""
+    from unseen_diffusion.sweeps.catalogue import models_command
+
+    parser = Parser(prog="unseen models", description="List base models: what is here, and how to fetch the others.")
+    parser.add_argument("names", nargs="*", help="models to show; all without names")
+    return models_command(parser.parse_args(arguments).names)
+
+
+def _domains(arguments: list[str]) -> int:
+    """Lists the domains of conf/."""
+    from unseen_diffusion.sweeps.catalogue import domains_command
+
+    parser = Parser(prog="unseen domains", description="List domains: source, split sizes and licence.")
+    parser.add_argument("names", nargs="*", help="domains to show; all without names")
+    return domains_command(parser.parse_args(arguments).names)
+
+
 def _report(arguments: list[str]) -> int:
     """Writes any number of runs as one HTML file."""
     from unseen_diffusion.reports.html import report_command
@@ -339,6 +357,16 @@ VERBS = {
         ),
         _train,
         _train_help,
+    ),
+    "models": Verb(
+        "list base models: what is here, and how to fetch the others",
+        (("unseen models [NAME...]", "list base models: what is here, and how to fetch the others"),),
+        _models,
+    ),
+    "domains": Verb(
+        "list domains: source, split sizes and licence",
+        (("unseen domains [NAME...]", "list domains: source, split sizes and licence"),),
+        _domains,
     ),
     "convert": Verb(
         "convert an ADM, iDDPM or DDPM checkpoint to a diffusers folder",

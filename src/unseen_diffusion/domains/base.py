@@ -4,7 +4,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -63,6 +63,8 @@ class Domain(ABC):
     """seed that decides which images are held out"""
     draw: int = 0
     """seed that decides which of the other images are references; several draws share the held-out images"""
+    resize: Literal["crop", "stretch"] = "crop"
+    """of images that are not square: crop keeps the centred square; stretch squeezes the whole image into one"""
 
     @abstractmethod
     def pool(self, size: int, channels: int) -> Pool:

@@ -94,6 +94,8 @@ class EncodedDomain(Domain):
         """What the fingerprint needs where pixels are converted in another way than those of most files."""
         special = {str(i): header.conversions for i, header in enumerate(headers) if header and header.conversions}
         treatment: dict[str, Any] = {"conversions": special} if special else {}
+        if self.resize != "crop":
+            treatment["resize"] = self.resize
         if self.range is not None:
             treatment["range"] = self.range if isinstance(self.range, str) else list(self.range)
         return treatment
@@ -111,7 +113,8 @@ class EncodedDomain(Domain):
         try:
             if isinstance(cell, InputError):
                 raise cell
-            return images.decode(cell, size, channels, name=name, interval=levels.interval)
+            crop = self.resize == "crop"
+            return images.decode(cell, size, channels, name=name, interval=levels.interval, crop=crop)
         except InputError as error:
             if self.on_unreadable == "skip":
                 raise

@@ -9,6 +9,7 @@ import torch
 from unseen_diffusion.reports.result import TABLE, RunResult, UsedArtefact
 from unseen_diffusion.reports.rows import run_name
 from unseen_diffusion.reports.tracking import record_of, secrets, without_secrets
+from unseen_diffusion.runs.acceptance import announce, with_expectation
 from unseen_diffusion.runs.details import details, reconstruct, tested_latents, tuning_of
 from unseen_diffusion.runs.methods.base import Generated
 from unseen_diffusion.runs.run import Run, generate, searched
@@ -28,7 +29,9 @@ def execute(settings: RunSettings, folder: Path, group: str) -> RunResult:
         folder: gets results.json, results.parquet, samples.png, reconstructions.png and of a search bandwidth.png.
         group: name of the sweep, for tracking.
     """
-    run, searches = searched(Run(settings), folder)
+    run = Run(settings)
+    announce(run)
+    run, searches = searched(run, folder)
     settings = run.settings  # with the values that the searches chose
     result = _result(run, generate(run), folder, searches)
     table = pd.DataFrame([{**result.settings, **row} for row in result.rows])
@@ -60,7 +63,7 @@ def _result(run: Run, generated: Generated, folder: Path, searches: dict[str, An
         latents=tested_latents(run) if settings.scores.latents else None,
         rows=rows,
         **extra_description(settings.scores.extra),
-        selection=selection,
+        selection=with_expectation(selection, run),
         tuning=tuning_of(run),
         geometry=geometry_of(stages, settings.t),
         reconstruction=reconstruction,
