@@ -30,7 +30,7 @@ def judged(tolerances: Tolerances, shape: tuple[int, int, int], scale: float) ->
 @pytest.mark.parametrize("shape", [(1, 16, 16), (1, 32, 32), (3, 32, 32), (3, 128, 128)])
 @pytest.mark.parametrize("name", ["paper", "released2023", "calibrated", "pair_angle"])
 def test_the_expectation_is_what_is_measured(name: str, shape: tuple[int, int, int]) -> None:
-    """At every d, within the interval of 4000 proposals and a tenth: targets and bands are measured on 200 references."""
+    """At every d, within the interval of 4000 proposals and a tenth: bands are measured on 200 references."""
     tolerances = option("tolerances", name)
     expected = expected_acceptance(tolerances, math.prod(shape), 200, scale=0.8)
     assert expected is not None

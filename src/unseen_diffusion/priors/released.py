@@ -1,4 +1,4 @@
-"""The proposal of the code released in 2024: points of arcs from a reference to a draw from the model's own Gaussian."""
+"""The proposal of the code released in 2024: points of arcs from a reference to a draw of the model's own Gaussian."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -17,6 +17,7 @@ from unseen_diffusion.reports.html.galleries import Gallery, gallery
 from unseen_diffusion.reports.html.load import Run, first_of_settings
 from unseen_diffusion.reports.html.naming import Names
 from unseen_diffusion.reports.html.plots import Plots, geometry_plots, response_plots
+from unseen_diffusion.reports.html.published import published_bases, published_table
 from unseen_diffusion.reports.html.scores import estimate, show
 from unseen_diffusion.reports.html.tables import (
     Table,
@@ -25,6 +26,7 @@ from unseen_diffusion.reports.html.tables import (
     reconstruction_table,
     results_table,
 )
+from unseen_diffusion.reports.published import notes, read_published
 from unseen_diffusion.reports.rows import REPLICATES, run_name
 from unseen_diffusion.utils.digests import raw_digest
 from unseen_diffusion.utils.files import atomic_path
@@ -91,6 +93,8 @@ def render(runs: Sequence[Run], title: str, comparison: DataFrame | None = None)
         targets=_targets(runs),
         comparison=None if comparison is None or comparison.empty else comparison_table(comparison, features),
         results=results_table(runs, names),
+        published=published_table(runs),
+        published_notes=notes(runs, read_published()) if published_bases(runs) else [],
         responses=responses,
         domains=[
             domain_part(members, names, 1 / len(domains), f"domain-{i}") for i, members in enumerate(by_domain.values())

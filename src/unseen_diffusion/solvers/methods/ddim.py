@@ -37,6 +37,11 @@ class UnevenSettings(SolverSettings):
             raise InputError(f"solver.name={self.name}: takes no denoising_steps; choose solver={self.name}")
         super().__post_init__()
 
+    @property
+    def nfe_by_direction(self) -> tuple[int, int]:
+        """NFE of an inversion and of a denoising, at most."""
+        return self.steps, self.denoising_steps
+
     def make_grid(self, schedule: Schedule, t_top: float, through: Sequence[float] = ()) -> Grid:
         """The nodes of both directions, each with its own number of steps."""
         down = SolverSettings(name=self.name, grid=self.grid, steps=self.denoising_steps, clean_end=self.clean_end)
