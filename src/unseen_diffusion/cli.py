@@ -206,6 +206,7 @@ def _train(overrides: list[str]) -> int:
 
 def _table(arguments: list[str]) -> int:
     """Prints, and on request saves, the table of any number of runs."""
+    from unseen_diffusion.reports.signatures import print_signatures
     from unseen_diffusion.reports.tables import load_results, print_table, write_table
 
     parser = Parser(prog="unseen table", description="Print any number of runs as one table.")
@@ -215,6 +216,7 @@ def _table(arguments: list[str]) -> int:
     chosen = parser.parse_args(arguments)
     table = load_results(chosen.paths)
     print_table(table, f"{table['run'].nunique()} runs")
+    print_signatures(chosen.paths)
     if chosen.published:
         _print_published(chosen.paths)
     for path in chosen.save:
@@ -227,9 +229,8 @@ def _print_published(paths: Sequence[str]) -> None:
     """Prints the published values beside those of the runs."""
     from unseen_diffusion.reports.published import read_published, show_published
     from unseen_diffusion.reports.result import RunResult, read_results
-    from unseen_diffusion.sweeps.options import own_folder
 
-    show_published(read_results(paths, RunResult), read_published(own_folder()))
+    show_published(read_results(paths, RunResult), read_published())
 
 
 def _compare(arguments: list[str]) -> int:

@@ -67,6 +67,10 @@ class Tolerances(ABC):
             return ExactStatistics(task.prior, task.references, self.k, task.seed, task.shape)
         return Direct(task.prior, task.references, self.k, task.seed, task.chunk)
 
+    def drawing(self, k: int) -> "Tolerances":
+        """The same tolerances with another number of references per candidate."""
+        return replace(self, k=k)
+
     def half_widths(self, deviations: Mapping[str, float]) -> dict[str, float] | None:
         """Half the width of each band, for statistics of these standard deviations; None where it is unknown."""
         return None
@@ -190,6 +194,9 @@ class Matched(Tolerances):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "k", self.match.k)
+
+    def drawing(self, k: int) -> Tolerances:
+        return replace(self, match=self.match.drawing(k))
 
     def half_widths(self, deviations: Mapping[str, float]) -> dict[str, float] | None:
         return self.match.half_widths(deviations)

@@ -1,6 +1,7 @@
 """Values that the paper published, beside those of runs: read from one CSV that a person completes."""
 
 import csv
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from importlib.resources import files
@@ -48,18 +49,16 @@ class Published:
         return ", ".join(filter(None, (self.version, self.table)))
 
 
-def read_published(own: Path | None = None) -> list[Published]:
-    """Every line with a value.
-
-    Args:
-        own: the user's folder of configs; its published.csv is read in place of the package's.
+def read_published() -> list[Published]:
+    """Every line with a value, of published.csv in the user's folder of configs (UNSEEN_CONF), or in the package.
 
     Raises:
         InputError: the file lacks a column, or a line has a value but no source.
     """
     path = Path(str(files("unseen_diffusion") / "reports" / NAME))
-    if own and (own / NAME).is_file():
-        path = own / NAME
+    own = Path(os.environ.get("UNSEEN_CONF") or ".").expanduser() / NAME
+    if os.environ.get("UNSEEN_CONF") and own.is_file():
+        path = own
     lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
     reader = csv.DictReader(lines)
     wanted = [field.name for field in fields(Published)]

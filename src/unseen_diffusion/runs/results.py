@@ -1,5 +1,6 @@
 """The results of one run: executes it, and writes results.json, results.parquet, the sheets and the tracking."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 
 from unseen_diffusion.reports.result import TABLE, RunResult, UsedArtefact
 from unseen_diffusion.reports.rows import run_name
+from unseen_diffusion.reports.signatures import signatures
 from unseen_diffusion.reports.tracking import record_of, secrets, without_secrets
 from unseen_diffusion.runs.acceptance import announce, with_expectation
 from unseen_diffusion.runs.details import details, reconstruct, tested_latents, tuning_of
@@ -19,6 +21,8 @@ from unseen_diffusion.runs.stages import Stages
 from unseen_diffusion.scores.extra import description as extra_description
 from unseen_diffusion.store.artefacts import environment
 from unseen_diffusion.utils.files import atomic_path
+
+log = logging.getLogger(__name__)
 
 
 def execute(settings: RunSettings, folder: Path, group: str) -> RunResult:
@@ -38,6 +42,8 @@ def execute(settings: RunSettings, folder: Path, group: str) -> RunResult:
     with atomic_path(folder / TABLE) as temporary:
         table.to_parquet(temporary, index=False)
     result.write()
+    for sign in signatures(result):
+        log.warning("%s", sign.text)
     settings.tracker.record(record_of(result, table, group))
     return result
 

@@ -28,6 +28,7 @@ from unseen_diffusion.reports.html.tables import (
 )
 from unseen_diffusion.reports.published import notes, read_published
 from unseen_diffusion.reports.rows import REPLICATES, run_name
+from unseen_diffusion.reports.signatures import signature_lines
 from unseen_diffusion.utils.digests import raw_digest
 from unseen_diffusion.utils.files import atomic_path
 
@@ -48,6 +49,7 @@ class DomainPart:
     acceptance: Table | None
     geometries: list[Plots]
     left_out: list[str]
+    signs: list[str]
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,7 @@ def domain_part(runs: Sequence[Run], names: Names, share: float, prefix: str) ->
         acceptance_table(firsts, names),
         drawn[:MOST_GEOMETRIES],
         pictures.left_out + left_out,
+        signature_lines(runs),
     )
 
 
