@@ -40,7 +40,7 @@ HOW = (
 
 
 def backbone(network: str) -> tuple[nn.Sequential, list[int]]:
-    """The convolutions of VGG-16 or AlexNet, numbered as in torchvision, and the layers whose outputs LPIPS compares."""
+    """The convolutions of VGG-16 or AlexNet, numbered as in torchvision, and the layers that LPIPS compares."""
     layers: list[nn.Module] = []
     taps, inputs = [], 3
     for number, stage in enumerate(VGG if network == "vgg" else ALEX):
