@@ -1,4 +1,4 @@
-"""DreamBooth by low-rank adapters on a tiny Stable Diffusion: one prompt learns the references, nothing else changes."""
+"""DreamBooth by low-rank adapters on a tiny Stable Diffusion: one prompt learns the references."""
 
 import json
 from pathlib import Path

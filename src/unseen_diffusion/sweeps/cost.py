@@ -95,14 +95,19 @@ def cost_of(points: Sequence[DictConfig]) -> Cost:
     for point in points:
         plain = resolve_plain(point)
         name = str(plain["model"].get("name") or plain["model"].get("path"))
-        option = entry("model", str(point.hydra.runtime.choices["model"]))
-        gmac[name] = option.number(r"([\d.]+) GMAC per evaluation") if option else None
+        gmac[name] = gmac_of(point)
         for part in parts(plain, point):
             if part.nfe and part.key not in seen:
                 seen.add(part.key)
                 stages[part.stage] = stages.get(part.stage, 0) + part.nfe
                 models[name] = models.get(name, 0) + part.nfe
     return Cost(len(points), stages, models, gmac)
+
+
+def gmac_of(point: DictConfig) -> float | None:
+    """10^9 multiply-adds per evaluation and image of a run's base model, as its config states; None where it does not."""
+    option = entry("model", str(point.hydra.runtime.choices["model"]))
+    return option.number(r"([\d.]+) GMAC per evaluation") if option else None
 
 
 def parts(plain: Mapping[str, Any], config: DictConfig) -> Iterator[Part]:

@@ -45,9 +45,11 @@ def dry_run(arguments: list[str], tflops: float) -> int:
 
 
 def print_cost(points: Sequence[DictConfig]) -> None:
-    """Prints the cost of runs that take long."""
-    from unseen_diffusion.sweeps.cost import SHOWN_ABOVE, TFLOPS, cost_of
+    """Prints the cost of runs that take long; nothing where no base model states what an evaluation costs."""
+    from unseen_diffusion.sweeps.cost import SHOWN_ABOVE, TFLOPS, cost_of, gmac_of
 
+    if not any(map(gmac_of, points)):
+        return
     cost = cost_of(points)
     if cost.hours(TFLOPS) > SHOWN_ABOVE:
         print("\n".join(cost.lines(TFLOPS)), flush=True)
