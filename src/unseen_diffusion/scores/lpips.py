@@ -31,8 +31,9 @@ log = logging.getLogger(__name__)
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of the images in [-1, 1], by channel
 EPS = 1e-10  # added to the norm of an activation
 # Layers as torchvision numbers them: (channels, kernel, stride, padding) of a convolution and its ReLU, or a pooling.
-VGG = [[64, 64], [128, 128], [256, 256, 256], [512, 512, 512], [512, 512, 512]]
-ALEX = [[(64, 11, 4, 2)], [(192, 5, 1, 2)], [(384, 3, 1, 1)], [(256, 3, 1, 1)], [(256, 3, 1, 1)]]
+Stages = list[list[tuple[int, int, int, int]]]
+VGG: Stages = [[(width, 3, 1, 1)] * count for width, count in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))]
+ALEX: Stages = [[(64, 11, 4, 2)], [(192, 5, 1, 2)], [(384, 3, 1, 1)], [(256, 3, 1, 1)], [(256, 3, 1, 1)]]
 HOW = (
     "the features of torchvision's vgg16 (vgg16-397923af.pth) or alexnet, and vgg.pth or alex.pth of the package lpips "
     "(lpips/weights/v0.1)"
@@ -47,8 +48,7 @@ def backbone(network: str) -> tuple[nn.Sequential, list[int]]:
         pooled = number and (network == "vgg" or number < 3)
         if pooled:
             layers.append(nn.MaxPool2d(2 if network == "vgg" else 3, 2))
-        for one in stage:
-            width, kernel, stride, padding = (one, 3, 1, 1) if isinstance(one, int) else one
+        for width, kernel, stride, padding in stage:
             layers += [nn.Conv2d(inputs, width, kernel, stride, padding), nn.ReLU()]
             inputs = width
         taps.append(len(layers) - 1)

@@ -105,7 +105,7 @@ def cost_of(points: Sequence[DictConfig]) -> Cost:
 
 
 def gmac_of(point: DictConfig) -> float | None:
-    """10^9 multiply-adds per evaluation and image of a run's base model, as its config states; None where it does not."""
+    """10^9 multiply-adds per evaluation and image, as the config of a run's base model states; None without."""
     option = entry("model", str(point.hydra.runtime.choices["model"]))
     return option.number(r"([\d.]+) GMAC per evaluation") if option else None
 
