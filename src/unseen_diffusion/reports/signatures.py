@@ -77,10 +77,10 @@ def _rejection(result: RunResult) -> Iterator[Signature]:
     share, high = _number(kept.get("share")), _number(kept.get("high"))
     if share is None or max(share, high if high is not None else share) >= HIGH_REJECTION:
         return
-    evidence = f"{share:.2g} of {result.selection.get('proposals')} candidates kept" if share else "no candidate kept"
+    evidence = f"{100 * share:.2g}% of {result.selection.get('proposals')} candidates kept" if share else "none kept"
     expected = _number((result.selection.get("expected") or {}).get("share"))
     if expected is not None:
-        evidence += f", {expected:.2g} expected by theory"
+        evidence += f", {100 * expected:.2g}% expected by theory"
     remedy = "widen the tolerances (tolerances.coverage), or use tolerances=calibrated"
     yield Signature("high rejection", evidence, remedy)
 
