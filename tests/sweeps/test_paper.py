@@ -83,7 +83,7 @@ def test_the_dry_run_prints_the_cost_and_starts_nothing(here: Path, capsys: pyte
     """1000 references at 80 NFE and 5000 samples at 40, for each cell; no weights are needed."""
     assert run("run", "experiment=paper_table2", "--dry-run", "--tflops=100", "model=afhqdog_p2", "domain=gz2") == 0
     said = capsys.readouterr().out
-    assert "1 run, about 286,080 NFE" in said
+    assert "1 run, about 292,480 NFE" in said
     assert "80,000  inversion of references" in said
     assert "200,000  samples" in said
     assert "by afhqdog_p2: 0.3 h" in said
