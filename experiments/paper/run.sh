@@ -34,7 +34,7 @@ if [[ -n ${REHEARSE:-} ]]; then
   file=$out/random.pt folder=$out/model
   more+=("model.path=$folder" domain.references=4 domain.validation=0 domain.heldout=4 domain.count=8 samples=4
     solver.steps=3 solver.denoising_steps=2 mixing.record=null prior.id_count=2 tolerances=none bandwidth=fixed
-    features=pixels batch_size=1)
+    scores.neighbours=3 features=pixels batch_size=1)
 else
   file=weights/$base.pt folder=models/$base
 fi
