@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
+from typing import Annotated
 
 from PIL import Image
 
-from unseen_diffusion.domains.base import Pool
+from unseen_diffusion.domains.base import LEADS, Pool
 from unseen_diffusion.domains.encoded import EncodedDomain, require_path
 from unseen_diffusion.domains.levels import Cell
 from unseen_diffusion.utils.checked import Text, as_written, settings
@@ -29,15 +30,15 @@ Patterns = str | Sequence[str] | None
 class Folder(EncodedDomain):
     """All images below a folder, recognised by their suffix; hidden ones and folders that start with __ are skipped."""
 
-    path: Text
+    path: Annotated[Text, LEADS]
     """the folder; its subfolders are searched too, linked ones included"""
     name: str = ""
     source: str = "a folder of images"
     licence: str = "not stated"
-    include: Patterns = None
+    include: Annotated[Patterns, LEADS] = None
     """patterns such as 'train/*' of the images that are used, by their path below the folder (* matches / too); null
     uses all"""
-    exclude: Patterns = None
+    exclude: Annotated[Patterns, LEADS] = None
     """patterns such as '*mask*' of the images that are left out"""
 
     def default_name(self) -> str:

@@ -49,9 +49,7 @@ class Radiation(Domain):
         def load(indices: Sequence[int]) -> Tensor:
             return images.stack([images.fit(self.picture(i), size, channels) for i in indices])
 
-        names = ("stars", "opacity", "sigma", "slope", "resolution", "seed")
-        parameters = {key: getattr(self, key) for key in names}
-        digest = fingerprint(recipe=RECIPE, count=self.count, size=size, channels=channels, **parameters)
+        digest = fingerprint(recipe=RECIPE, size=size, channels=channels, **self.of_pixels())
         return Pool(tuple(f"radiation-{index:05d}" for index in range(self.count)), load, digest)
 
     def picture(self, index: int) -> NDArray[np.float64]:

@@ -24,6 +24,7 @@ from unseen_diffusion.reports.rows import (
     plus_minus,
     setting_text,
 )
+from unseen_diffusion.reports.yardstick import yardstick_lines
 from unseen_diffusion.scores.metrics import METRICS
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import atomic_path
@@ -44,24 +45,29 @@ NARROW = (
     "target_classifier",
     "vendi",
 )
+YARDSTICK = "yardstick"  # attribute of a table: what the feature extractors can see in its domains, a line each
 IN_LABEL = ("prior", "method")  # settings that the first column already shows
 
 
 def load_results(paths: Sequence[Path | str]) -> pd.DataFrame:
     """One line per row of every run below ``paths``; rows of the same images appear once (``rows.distinct_rows``).
 
-    Configuration keys that distinguish runs of equal ``SETTINGS`` become columns.
+    Configuration keys that distinguish runs of equal ``SETTINGS`` become columns. The table's attribute ``YARDSTICK``
+    holds a line for each domain: what its feature extractor can see there.
 
     Raises:
         InputError: nothing there, or every file is damaged.
     """
     lines: list[dict[str, Any]] = []
-    for result, row in distinct_rows(read_results(paths, RunResult)):
+    results = read_results(paths, RunResult)
+    for result, row in distinct_rows(results):
         line = {**dict.fromkeys(SETTINGS), **result.settings, **row, "run": str(result.folder), "config": result.flat}
         line |= {"searched_t": bool(result.mixing), "searched_eta": bool(result.bandwidth)}
         lines.append(line | dict.fromkeys(independent_of(row["row"])))
     lines[0].setdefault("kid_h", None)  # by which tables are sorted
-    return _tell_apart(pd.DataFrame(lines)).drop(columns="config").reset_index(drop=True)
+    table = _tell_apart(pd.DataFrame(lines)).drop(columns="config").reset_index(drop=True)
+    table.attrs[YARDSTICK] = yardstick_lines(results)
+    return table
 
 
 def _tell_apart(table: pd.DataFrame) -> pd.DataFrame:
@@ -153,7 +159,7 @@ def print_table(table: pd.DataFrame, title: str, console: Console | None = None)
     for name in NARROW:
         if width(text) > console.width:
             text = text.drop(columns=METRICS[name].title, errors="ignore")
-    print_frame(text, title, caption(table), console)
+    print_frame(text, title, "\n".join([caption(table), *table.attrs.get(YARDSTICK, ())]), console)
 
 
 def print_frame(text: pd.DataFrame, title: str, below: str, console: Console) -> None:
@@ -184,19 +190,26 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
     Raises:
         InputError: another suffix.
     """
-    write_frame(table, compact(table), path)
+    write_frame(table, compact(table), path, table.attrs.get(YARDSTICK, ()))
 
 
-def write_frame(full: pd.DataFrame, text: pd.DataFrame, path: Path) -> None:
-    """Writes ``full`` as .csv, or ``text`` as .md or .tex.
+def write_frame(full: pd.DataFrame, text: pd.DataFrame, path: Path, notes: Sequence[str] = ()) -> None:
+    """Writes ``full`` as .csv, or ``text`` as .md or .tex with ``notes`` below it (in .tex as comments).
 
     Raises:
         InputError: another suffix.
     """
     writers = {
         ".csv": lambda: full.rename(columns=csv_cell).map(csv_cell).to_csv(index=False),
-        ".md": lambda: text.rename(columns=md_cell).map(md_cell).to_markdown(index=False) + "\n",
-        ".tex": lambda: text.rename(columns=tex_cell).map(tex_cell).to_latex(index=False, escape=False),
+        ".md": lambda: (
+            text.rename(columns=md_cell).map(md_cell).to_markdown(index=False)
+            + "\n"
+            + "".join(f"\n{md_cell(note)}\n" for note in notes)
+        ),
+        ".tex": lambda: (
+            text.rename(columns=tex_cell).map(tex_cell).to_latex(index=False, escape=False)
+            + "".join(f"% {one_line(note)}\n" for note in notes)
+        ),
     }
     if path.suffix not in writers:
         raise InputError(f"{path}: unknown suffix; choose .csv, .md or .tex")
