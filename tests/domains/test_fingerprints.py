@@ -22,8 +22,13 @@ from unseen_diffusion.utils.digests import digest
 from unseen_diffusion.utils.identity import marks_of
 
 CONF = ROOT / "conf" / "domain"
-NAMES = sorted(file.stem for file in CONF.glob("*.yaml"))
-SMALL = {"hubble": {"sources": 400, "largest": 40}, "turbulence": {"count": 20}, "noise": {"count": 20}}
+NAMES = sorted(file.stem for file in CONF.glob("*.yaml") if "_target_" in OmegaConf.load(file))  # one option a class
+SMALL = {
+    "hubble": {"sources": 400, "largest": 40},
+    "turbulence": {"count": 20},
+    "radiation": {"count": 20},
+    "noise": {"count": 20},
+}
 
 
 def png(value: int) -> bytes:

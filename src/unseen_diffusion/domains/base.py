@@ -4,7 +4,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -45,6 +45,7 @@ SPLITS = Unnamed("divides the pool, and is named by the key of the split")
 JUDGED = Unnamed("for scores and selections, no pixel depends on it")
 LEADS = Unnamed("leads to the images, whose content the fingerprint names")
 Size = Annotated[int, Field(ge=0)] | None
+Resize = Literal["crop", "stretch"]
 
 
 @settings("domain")
@@ -72,6 +73,8 @@ class Domain(ABC):
     """seed that decides which of the other images are references; several draws share the held-out images"""
     symmetries: Annotated[Symmetries, JUDGED] = "none"
     """turned or mirrored images that are as likely: none, mirror (left to right) or all 8; for finding copies"""
+    resize: Annotated[Resize, READING] = "crop"
+    """of images that are not square, which arrays are not: crop keeps the centred square; stretch squeezes the image"""
 
     @abstractmethod
     def pool(self, size: int, channels: int) -> Pool:

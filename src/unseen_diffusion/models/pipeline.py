@@ -19,7 +19,7 @@ from unseen_diffusion.models.base import DiffusionModel, Prediction
 from unseen_diffusion.models.blocks import READ_AT, block_features, readable_blocks
 from unseen_diffusion.models.folders import part_file, resolve, weighted_parts
 from unseen_diffusion.models.loading import initialise, load_checked, weights_digest
-from unseen_diffusion.models.losses import DiffusionLoss
+from unseen_diffusion.models.losses import ConditionalLoss, DiffusionLoss
 from unseen_diffusion.models.options import Options, check_options, needed_weights
 from unseen_diffusion.models.options import describe as describe  # also importable from here until version 0.5
 from unseen_diffusion.models.options import inspect_model as inspect_model
@@ -34,6 +34,7 @@ from unseen_diffusion.utils.digests import digest, file_digest
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import file_states
 from unseen_diffusion.utils.identity import named
+from unseen_diffusion.utils.images import dequantise
 from unseen_diffusion.utils.precision import full_float32, mixed_precision
 from unseen_diffusion.utils.renamed import new_names
 
@@ -147,10 +148,9 @@ class DiffusersModel(DiffusionModel):
         Raises:
             InputError: see ``check_tunable``.
         """
-        if not isinstance(self.family, VariancePreserving) or self.codec is not None or self.condition:
+        if not isinstance(self.family, VariancePreserving):
             raise InputError(f"model={self.name}: no training loss is known for it; see model families in the README")
-        return DiffusionLoss(
-            images,
+        settings = (
             self.schedule.table,
             self.factor,
             flip,
@@ -159,10 +159,14 @@ class DiffusersModel(DiffusionModel):
             self.family.prediction_type,
             DTYPES[self.options.dtype],
         )
+        if self.codec is None and not self.condition:
+            return DiffusionLoss(images, *settings)
+        return ConditionalLoss(self.encode(dequantise(images)), self.condition, *settings)
 
     def with_network(self, network: nn.Module, fingerprint: str) -> "DiffusersModel":
         """This model with another network of the same architecture, frozen; ``fingerprint`` identifies it."""
         other = copy.copy(self)
+        other.__dict__.pop("_guided", None)  # which has the first network
         other.network = network.to(self.device).requires_grad_(False).eval()
         other.fingerprint, other.evaluations = fingerprint, 0
         return other

@@ -10,6 +10,8 @@ A new kind of tolerances is one class with ``bands``::
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
+from statistics import NormalDist
 from typing import Annotated, Any, ClassVar, NamedTuple, get_args
 
 import torch
@@ -64,6 +66,14 @@ class Tolerances(ABC):
         if name == "exact_statistics":
             return ExactStatistics(task.prior, task.references, self.k, task.seed, task.shape)
         return Direct(task.prior, task.references, self.k, task.seed, task.chunk)
+
+    def drawing(self, k: int) -> "Tolerances":
+        """The same tolerances with another number of references per candidate."""
+        return replace(self, k=k)
+
+    def half_widths(self, deviations: Mapping[str, float]) -> dict[str, float] | None:
+        """Half the width of each band, for statistics of these standard deviations; None where it is unknown."""
+        return None
 
     def fixed(self, references: References, seed: int) -> "Tolerances":
         """The same tolerances with their bands measured now: later draws of any seed use these bands."""
@@ -131,6 +141,9 @@ class AbsoluteTolerances(Tolerances):
             if name not in CRITERIA:
                 raise InputError(f"tolerances: unknown criterion {name}; choose among {', '.join(CRITERIA)}")
 
+    def half_widths(self, deviations: Mapping[str, float]) -> dict[str, float]:
+        return {name: width for name, width in self.tolerance.items() if width is not None}
+
     def bands(self, references: References, seed: int) -> dict[str, Band]:
         used = [name for name in CRITERIA if self.tolerance.get(name) is not None]
         measured = None
@@ -159,6 +172,10 @@ class CalibratedTolerances(Tolerances):
 
     widened_by: ClassVar[str] = "tolerances.coverage"
 
+    def half_widths(self, deviations: Mapping[str, float]) -> dict[str, float]:
+        quantile = NormalDist().inv_cdf((1 + self.coverage) / 2) if self.coverage < 1 else inf
+        return {name: quantile * deviations[name] for name in self.criteria}
+
     def bands(self, references: References, seed: int) -> dict[str, Band]:
         measured = leave_one_out(references, self.k, seed, self.repeats)
         tail = (1 - self.coverage) / 2
@@ -177,6 +194,12 @@ class Matched(Tolerances):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "k", self.match.k)
+
+    def drawing(self, k: int) -> Tolerances:
+        return replace(self, match=self.match.drawing(k))
+
+    def half_widths(self, deviations: Mapping[str, float]) -> dict[str, float] | None:
+        return self.match.half_widths(deviations)
 
     def bands(self, references: References, seed: int) -> dict[str, Band]:
         return self.match.bands(references, seed)

@@ -1,5 +1,6 @@
 """The results of one run: executes it, and writes results.json, results.parquet, the sheets and the tracking."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,9 @@ import torch
 
 from unseen_diffusion.reports.result import TABLE, RunResult, UsedArtefact
 from unseen_diffusion.reports.rows import run_name
+from unseen_diffusion.reports.signatures import signatures
 from unseen_diffusion.reports.tracking import record_of, secrets, without_secrets
+from unseen_diffusion.runs.acceptance import announce, with_expectation
 from unseen_diffusion.runs.details import details, reconstruct, tested_latents, tuning_of
 from unseen_diffusion.runs.methods.base import Generated
 from unseen_diffusion.runs.run import Run, generate, searched
@@ -19,6 +22,8 @@ from unseen_diffusion.scores.extra import description as extra_description
 from unseen_diffusion.store.artefacts import environment
 from unseen_diffusion.utils.files import atomic_path
 
+log = logging.getLogger(__name__)
+
 
 def execute(settings: RunSettings, folder: Path, group: str) -> RunResult:
     """Executes one run and writes its results into ``folder``.
@@ -28,13 +33,17 @@ def execute(settings: RunSettings, folder: Path, group: str) -> RunResult:
         folder: gets results.json, results.parquet, samples.png, reconstructions.png and of a search bandwidth.png.
         group: name of the sweep, for tracking.
     """
-    run, searches = searched(Run(settings), folder)
+    run = Run(settings)
+    announce(run)
+    run, searches = searched(run, folder)
     settings = run.settings  # with the values that the searches chose
     result = _result(run, generate(run), folder, searches)
     table = pd.DataFrame([{**result.settings, **row} for row in result.rows])
     with atomic_path(folder / TABLE) as temporary:
         table.to_parquet(temporary, index=False)
     result.write()
+    for sign in signatures(result):
+        log.warning("%s", sign.text)
     settings.tracker.record(record_of(result, table, group))
     return result
 
@@ -65,7 +74,7 @@ def _result(run: Run, generated: Generated, folder: Path, searches: dict[str, An
         rows=rows,
         **extra_description(settings.scores.extra),
         yardstick=yardstick(run),
-        selection=selection,
+        selection=with_expectation(selection, run),
         tuning=tuning_of(run),
         geometry=geometry_of(stages, settings.t),
         reconstruction=reconstruction,

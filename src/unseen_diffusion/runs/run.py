@@ -113,7 +113,7 @@ class Run:
         """Features and pixels of images; ``key`` identifies them."""
         device = self.settings.device
         features = self.stages.features(self.extractor, key, images, device)
-        return Views(features, self.stages.features(Pixels(), key, images, device))
+        return Views(features, self.stages.features(Pixels(), key, images, device), images)
 
     def views_of(self, part: str) -> Views:
         """Features and pixels of the references, validation or held-out images."""

@@ -22,6 +22,7 @@ from unseen_diffusion.rejection.geometry import check_left_out
 from unseen_diffusion.rejection.images.base import ImageSelection, NoSelection
 from unseen_diffusion.reports.tracking import Tracker
 from unseen_diffusion.runs.bandwidth import BandwidthSearch
+from unseen_diffusion.runs.fewshots import follow_references
 from unseen_diffusion.runs.keys import FixedMixing, Paths, run_keys, section
 from unseen_diffusion.runs.methods.base import Method
 from unseen_diffusion.runs.mixing import MINIMUM, MixingSearch
@@ -150,12 +151,13 @@ def _check(config: DictConfig) -> RunSettings:
         progress=keys.progress,
         device=device,
     )
-    _check_together(settings)
-    return settings
+    return _checked_together(settings)
 
 
-def _check_together(s: RunSettings) -> None:
+def _checked_together(s: RunSettings) -> RunSettings:
     """Checks that settings of different groups fit each other, and that the domain has enough images for them.
+
+    Returns them; some follow a small number of references (``fewshots``).
 
     Raises:
         InputError: the first that does not fit.
@@ -169,9 +171,11 @@ def _check_together(s: RunSettings) -> None:
     s.tracker.check()
     if s.mixing_search:
         check_mixing(s.mixing_search, s.method, s.rejection.max_proposals)
+    s = follow_references(s)
     validation = check_references(s.domain, s.prior, s.tolerances, s.scores, s.spec, s.mixing_search)
     if s.method.tuning:
         s.method.tuning.check(s.plain["model"], validation)
+    return s
 
 
 def check_selection(s: RunSettings) -> None:
@@ -315,8 +319,9 @@ def check_counts(
         raise InputError(
             f"domain.references={references}: prior={prior.name} needs {prior.minimum_references} or more; "
             "raise domain.references or choose another prior"
+            + (", such as slerp_id or replay" if references == 1 else "")
         )
-    if references < scores.minimum:
+    if references < scores.minimum and {"held_out", "replay"} & set(scores.rows):
         raise InputError(f"domain.references={references}: the scores need {scores.minimum} or more")
     if counts[scores.target] < scores.minimum:
         raise InputError(f"domain.{scores.target}={counts[scores.target]}: the scores need {scores.minimum} or more")

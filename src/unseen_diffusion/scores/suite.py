@@ -69,10 +69,14 @@ class ScoreSettings:
 
 
 class Views(NamedTuple):
-    """One set of images as scores use it: features (n, d) for distances, pixels (n, p) in [-1, 1] for copies."""
+    """One set of images as scores use it: features (n, d) for distances, pixels (n, p) in [-1, 1] for copies.
+
+    ``images`` (n, C, H, W) uint8 are there for scores that need them whole.
+    """
 
     features: Tensor
     pixels: Tensor
+    images: Tensor | None = None
 
 
 class DomainViews(NamedTuple):
@@ -97,15 +101,16 @@ def score_row(row: str, samples: Views, domain: DomainViews, settings: ScoreSett
         InputError: a score is infinite.
     """
     references, target = domain.references, domain.target
+    few = len(references.features) < MINIMUM
     copies = copy_rate(samples.pixels, references.pixels, target.pixels, settings.copy_quantile)
     scores = {
         "row": row,
         "n": len(samples.features),
         **_prefixed("kid_h", asdict(kid(samples.features, target.features))),
         **_p_value(samples, target, settings.permutations),
-        **_prefixed("kid_r", asdict(kid(samples.features, references.features))),
+        **({"kid_r": None} if few else _prefixed("kid_r", asdict(kid(samples.features, references.features)))),
         "fid_h": frechet_distance(samples.features, target.features),
-        "fid_r": frechet_distance(samples.features, references.features),
+        "fid_r": None if few else frechet_distance(samples.features, references.features),
         **_prefixed("copy_rate", _copies(copies)),
         **_novelty(samples, domain, settings),
         **prdc(samples.features, target.features, settings.neighbours)._asdict(),
@@ -180,7 +185,8 @@ def held_out_row(domain: DomainViews, count: int, settings: ScoreSettings) -> di
 
 
 def _first(views: Views, count: int) -> Views:
-    return Views(views.features[:count], views.pixels[:count])
+    images = None if views.images is None else views.images[:count]
+    return Views(views.features[:count], views.pixels[:count], images)
 
 
 def _prefixed(prefix: str, values: dict[str, float]) -> dict[str, float]:
