@@ -3,7 +3,7 @@
 import logging
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import Annotated
 
 from pydantic import Field
@@ -27,6 +27,7 @@ __all__ = [
     "check_sizes",
     "fingerprint",
     "load_split",
+    "parts_of",
     "pool_of",
     "read_split",
     "split_pool",
@@ -34,7 +35,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-SPLITTING = (*SHARES, "split_seed", "draw")  # fields of a domain that its pool does not depend on
+SPLITTING = (*SHARES, "split_seed", "draw", "redraw_heldout")  # fields of a domain that its pool does not depend on
 PER_LINE = 5  # unreadable images that one message names
 KEPT = 2  # pools in memory, which may hold the encoded images
 Size = Annotated[int, Field(ge=0)] | None
@@ -63,6 +64,9 @@ class Domain(ABC):
     """seed that decides which images are held out"""
     draw: int = 0
     """seed that decides which of the other images are references; several draws share the held-out images"""
+    redraw_heldout: bool = False
+    """true: the draw decides which images are held out too, and draws share no image as long as the pool lasts; then
+    intervals over draws contain the choice of the held-out images"""
 
     @abstractmethod
     def pool(self, size: int, channels: int) -> Pool:
@@ -126,11 +130,9 @@ def read_split(domain: Domain, size: int, channels: int) -> Split:
     check_sizes(domain, len(pool.names))
     decoded: dict[int, Tensor] = {}
     unreadable: dict[int, str] = {}
-    sizes = (domain.references, domain.validation, domain.heldout)
-    seeds = (domain.split_seed, domain.draw)
     while True:
         try:
-            parts = split_pool(pool, *sizes, *seeds, name=domain.name, exclude=unreadable.keys())
+            parts = parts_of(domain, pool, unreadable.keys())
         except InputError as error:
             _require_readable(domain.name, decoded, unreadable)
             raise error from None
@@ -147,6 +149,13 @@ def read_split(domain: Domain, size: int, channels: int) -> Split:
     r, v, h = (stack([decoded[i] for i in part], size, channels) for part in parts)
     r_names, v_names, h_names = (tuple(pool.names[i] for i in part) for part in parts)
     return Split(r, v, h, r_names, v_names, h_names, pool.fingerprint, len(unreadable))
+
+
+def parts_of(domain: Domain, pool: Pool, exclude: Collection[int] = ()) -> tuple[list[int], list[int], list[int]]:
+    """Indices of the domain's references, validation and held-out images in its pool (``split_pool``)."""
+    sizes = (domain.references, domain.validation, domain.heldout)
+    seeds, redraw = (domain.split_seed, domain.draw), domain.redraw_heldout
+    return split_pool(pool, *sizes, *seeds, redraw=redraw, name=domain.name, exclude=exclude)
 
 
 def check_sizes(domain: Domain, available: int) -> None:

@@ -1,8 +1,10 @@
 """Compares methods over reference draws and seeds.
 
 Draws and seeds are crossed: the seeds of a draw share its references, and the draws of a seed share its noise.
-Intervals and tests take both as random (``scores.intervals.crossed_interval``). For a method that uses no references,
-only the seeds vary. All runs share the held-out images, so no interval covers the choice of those.
+Intervals and tests take both as random (``scores.intervals.crossed_interval``), and count that draws of one pool share
+images (``reports.populations``). Each comparison says what its intervals are for: the domain, where every draw has
+held-out images of its own (``domain.redraw_heldout=true``); otherwise the domain's references against these held-out
+images. For a method that uses no references, only the seeds vary then.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -13,6 +15,7 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
+from unseen_diffusion.reports.populations import Overlap, overlap_of, shared_text
 from unseen_diffusion.reports.rows import (
     GENERATED,
     METHOD,
@@ -22,7 +25,7 @@ from unseen_diffusion.reports.rows import (
     plus_minus,
     setting_text,
 )
-from unseen_diffusion.reports.tables import print_frame, width, write_frame
+from unseen_diffusion.reports.tables import SPLIT, print_frame, width, write_frame
 from unseen_diffusion.scores.intervals import MeanInterval, combined_p, crossed_interval, holm
 from unseen_diffusion.scores.metrics import METRICS
 from unseen_diffusion.utils.errors import InputError
@@ -55,9 +58,11 @@ def compare(table: pd.DataFrame, reference: str = "fitted") -> pd.DataFrame:
         reference: the method that the others are paired with, point by point.
 
     Returns:
-        Settings, method, prior, tolerances, draws, seeds, n; for each score s of ``METRICS`` in the table: s, s_low,
-        s_high (mean, 95% interval) and s_difference, s_difference_low, s_difference_high, s_p (of paired points,
-        Holm-corrected over the methods of the setting). NaN where there are fewer than two points. copies_p: p-value of
+        Settings, method, prior, tolerances, draws, seeds, n; overlap and overlap_target (mean share of references and
+        of target images that two draws have in common), population (what the intervals are for); for each score s of
+        ``METRICS`` in the table: s, s_low, s_high (mean, 95% interval) and s_difference, s_difference_low,
+        s_difference_high, s_p (of paired points, Holm-corrected over the methods of the setting). NaN where there are
+        fewer than two points. copies_p: p-value of
         as many copies among new images of the domain, combined over the points (``scores.intervals.combined_p``).
 
     Raises:
@@ -90,13 +95,15 @@ def _lines_of_setting(
         line = setting | dict(zip(METHOD, kind, strict=True))
         points = replicates(part, scores[0])
         line |= {"draws": points.shape[0], "seeds": points.shape[1], "n": int(part["n"].median())}
+        overlap = _overlap(part)
+        line |= {"overlap": overlap.references, "overlap_target": overlap.target, "population": overlap.population}
         if "copy_rate_p" in part and part["copy_rate_p"].notna().all():
             line["copies_p"] = combined_p(part["copy_rate_p"].tolist())
         base = _runs_to_pair_with(kind, methods, reference)
         for score in scores:
-            line |= _mean_of(score, part)
+            line |= _mean_of(score, part, overlap.correlation)
             if base is not None:
-                line |= _difference(score, part, base)
+                line |= _difference(score, part, base, overlap.correlation)
         lines.append(line)
     for score in scores:
         tested = [line for line in lines if f"{score}_p" in line]
@@ -130,22 +137,30 @@ def _runs_to_pair_with(kind: Any, methods: dict[Any, pd.DataFrame], reference: s
     return methods[(same or candidates)[0]]
 
 
-def _difference(score: str, runs: pd.DataFrame, base: pd.DataFrame) -> dict[str, float]:
+def _overlap(runs: pd.DataFrame) -> Overlap:
+    """The overlap of the draws of one method's runs."""
+    by_draw = runs.drop_duplicates("draw")
+    target = str(runs["target"].iloc[0]) if "target" in runs else "heldout"
+    splits = list(by_draw[SPLIT]) if SPLIT in by_draw else [None] * len(by_draw)
+    return overlap_of(splits, target)
+
+
+def _difference(score: str, runs: pd.DataFrame, base: pd.DataFrame, correlation: float) -> dict[str, float]:
     """The mean difference over the points that both have; empty for fewer than two points."""
     pairs = replicates(runs, score) - replicates(base, score)
     pairs = pairs.dropna(axis=1, how="all").dropna(axis=0)
     if pairs.size < 2:
         return {}
-    difference = crossed_interval(pairs.to_numpy().tolist())
+    difference = crossed_interval(pairs.to_numpy().tolist(), correlation=correlation)
     return _prefixed(f"{score}_difference", difference) | {f"{score}_p": difference.p_value}
 
 
-def _mean_of(name: str, runs: pd.DataFrame) -> dict[str, float]:
+def _mean_of(name: str, runs: pd.DataFrame, correlation: float) -> dict[str, float]:
     """Mean and 95% interval over draws and seeds; NaN bounds for a single point."""
     values = replicates(runs, name)
     if values.size < 2:
         return {name: runs[name].mean(), f"{name}_low": nan, f"{name}_high": nan}
-    mean = _prefixed(name, crossed_interval(values.to_numpy().tolist()))
+    mean = _prefixed(name, crossed_interval(values.to_numpy().tolist(), correlation=correlation))
     bounds = (f"{name}_low", f"{name}_high")
     if mean[bounds[0]] == mean[bounds[1]]:  # all points are equal, such as 0 copies: takes the bounds of the runs
         mean |= {bound: runs[bound].mean() if bound in runs else nan for bound in bounds}
@@ -208,10 +223,18 @@ def print_comparison(
     first = frame.iloc[0]
     caption = (
         f"Means over {frame['draws'].max()} reference draws x {frame['seeds'].max()} seeds, ± half a 95% interval "
-        f"over both. {first['features']} features, {first['n']} images "
+        f"for {first['population']}. {_shared(first)}{first['features']} features, {first['n']} images "
         f"a point. against {reference}: paired point by point, Holm-corrected p."
     )
     print_frame(text, title, caption, console)
+
+
+def _shared(line: "pd.Series[Any]") -> str:
+    """One sentence on the images that two draws have in common; empty for a single draw."""
+    if line["draws"] < 2:
+        return ""
+    references, target = shared_text(line["overlap"]), shared_text(line["overlap_target"])
+    return f"Two draws share on average {references} of their references and {target} of the images scored against. "
 
 
 def write_comparison(frame: pd.DataFrame, path: Path, reference: str = "fitted") -> None:

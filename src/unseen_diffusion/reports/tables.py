@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from unseen_diffusion.reports.populations import SplitNames, stored_names
 from unseen_diffusion.reports.result import RunResult, read_results
 from unseen_diffusion.reports.rows import (
     COMPARISON_ROWS,
@@ -44,6 +45,7 @@ NARROW = (
     "target_classifier",
     "vendi",
 )
+SPLIT = "split"  # a column for comparisons, which is not exported
 IN_LABEL = ("prior", "method")  # settings that the first column already shows
 
 
@@ -59,6 +61,8 @@ def load_results(paths: Sequence[Path | str]) -> pd.DataFrame:
     for result, row in distinct_rows(read_results(paths, RunResult)):
         line = {**dict.fromkeys(SETTINGS), **result.settings, **row, "run": str(result.folder), "config": result.flat}
         line |= {"searched_t": bool(result.mixing), "searched_eta": bool(result.bandwidth)}
+        names = result.split or stored_names(result.artefacts)
+        line |= {SPLIT: SplitNames.of(names) if names else None}
         lines.append(line | dict.fromkeys(independent_of(row["row"])))
     lines[0].setdefault("kid_h", None)  # by which tables are sorted
     return _tell_apart(pd.DataFrame(lines)).drop(columns="config").reset_index(drop=True)
@@ -193,6 +197,7 @@ def write_frame(full: pd.DataFrame, text: pd.DataFrame, path: Path) -> None:
     Raises:
         InputError: another suffix.
     """
+    full = full.drop(columns=SPLIT, errors="ignore")
     writers = {
         ".csv": lambda: full.rename(columns=csv_cell).map(csv_cell).to_csv(index=False),
         ".md": lambda: text.rename(columns=md_cell).map(md_cell).to_markdown(index=False) + "\n",

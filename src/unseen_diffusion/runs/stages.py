@@ -69,6 +69,8 @@ class Stages(Measurements):
         inputs = {k: getattr(domain, k) for k in ("references", "validation", "heldout", "split_seed", "draw")}
         if pool.repeated:  # a version of its own: earlier splits put equal images into different parts
             inputs["repeated"] = "together"
+        if domain.redraw_heldout:
+            inputs["redraw_heldout"] = True
         artefact = self.get("split", 1, {"pool": pool.fingerprint, **inputs}, make)
         check_pixels(domain.name, list(artefact.tensors.values()), pool)
         return artefact

@@ -1,0 +1,136 @@
+"""Simulates intervals and tests under their null, on pools of the sizes and clusters of the bundled domains.
+
+``python -m benchmarks.calibration`` writes benchmarks/calibration.csv (about 10 minutes on one core). Every simulated
+domain is known, so it is known how often an interval covers the domain's mean and how often a test of a true hypothesis
+rejects. Features have 8 dimensions, heavy tails, and cut-outs of one cluster share half of their variance.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unseen_diffusion.domains.base import Pool
+from unseen_diffusion.domains.hubble import Hubble
+from unseen_diffusion.domains.split import clusters_of, split_pool
+from unseen_diffusion.reports.populations import SplitNames, overlap_of
+from unseen_diffusion.scores.intervals import crossed_interval, wilson
+from unseen_diffusion.scores.kernel import kid
+
+OUT = Path(__file__).with_name("calibration.csv")
+DIMENSIONS, SHARED, TAIL = 8, 0.5, 0.4  # of features; variance that a cluster shares; spread of the log scale
+DRAWS, SEEDS = 5, 3
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A pool with the sizes of its comparison: images in all, references, validation and held-out images."""
+
+    name: str
+    images: int
+    references: int
+    validation: int
+    heldout: int
+
+    def pool(self) -> Pool:
+        """The pool without its images; that of hubble has the boxes of the cut-outs."""
+        if self.name == "hubble":
+            return Hubble(sources=self.images).pool(32, 3)
+        return Pool(tuple(map(str, range(self.images))), lambda indices: torch.empty(0), self.name)
+
+
+SCENES = (
+    Scene("faces", 100, 50, 15, 35),
+    Scene("textures", 432, 100, 70, 160),
+    Scene("hubble", 520, 100, 70, 200),
+    Scene("turbulence", 1000, 100, 100, 500),
+    Scene("digits8", 1797, 100, 100, 500),
+)
+
+
+def rate(hits: int, total: int) -> dict[str, float]:
+    """A share with its Wilson interval, as columns."""
+    found = wilson(hits, total)
+    return {"value": found.share, "low": found.low, "high": found.high, "repetitions": total}
+
+
+def features(clusters: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.float64]:
+    """Features (n, 8) of a new pool of the domain."""
+    count = len(clusters)
+    common = rng.normal(size=(int(clusters.max()) + 1, DIMENSIONS))[clusters]
+    own = rng.normal(size=(count, DIMENSIONS))
+    _, sizes = np.unique(clusters, return_counts=True)
+    shared = np.where(sizes[np.unique(clusters, return_inverse=True)[1]] > 1, SHARED, 0.0)[:, None]
+    values = np.sqrt(shared) * common + np.sqrt(1 - shared) * own
+    return np.asarray(values * np.exp(TAIL * rng.normal(size=(count, 1))))
+
+
+def fitted(references: Tensor, noise: Tensor) -> Tensor:
+    """Samples of the Gaussian with the references' mean and covariance."""
+    centred = references - references.mean(0)
+    factor = torch.linalg.cholesky(centred.T @ centred / (len(references) - 1))
+    return references.mean(0) + noise @ factor.T
+
+
+Score = Callable[[Tensor, Tensor, Tensor], float]
+# Of references, held-out images and a seed's noise; the first is linear in the images.
+SCORES: dict[str, Score] = {
+    "mean of the references": lambda r, h, z: float(r[:, 0].mean()),
+    "KID of real images": lambda r, h, z: kid(r, h).value,
+    "KID of the fitted Gaussian": lambda r, h, z: kid(fitted(r, z), h).value,
+}
+
+
+def coverage_rows(scene: Scene, repetitions: int) -> Iterator[dict[str, object]]:
+    """How often intervals over draws and seeds cover the mean of the domain, with and without the correction."""
+    pool = scene.pool()
+    clusters = clusters_of(pool)
+    sizes = (scene.references, scene.validation, scene.heldout)
+    tables: dict[tuple[bool, str], list[NDArray[np.float64]]] = {}
+    overlaps: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
+    for repetition in range(repetitions):
+        rng = np.random.default_rng([repetition, len(clusters)])
+        images = torch.from_numpy(features(clusters, rng))
+        noises = [torch.from_numpy(rng.normal(size=(scene.references, DIMENSIONS))) for _ in range(SEEDS)]
+        for redraw in overlaps:
+            splits = [split_pool(pool, *sizes, repetition, draw, redraw=redraw) for draw in range(DRAWS)]
+            names = [SplitNames(*(frozenset(map(str, part)) for part in split)) for split in splits]
+            found = overlap_of(names, "heldout")
+            overlaps[redraw].append((found.references, found.correlation))
+            for name, score in SCORES.items():
+                table = [[score(images[r], images[h], z) for z in noises] for r, _, h in splits]
+                tables.setdefault((redraw, name), []).append(np.array(table))
+    for name in SCORES:
+        pooled = np.concatenate([np.array(tables[redraw, name]) for redraw in overlaps])
+        truth = float(pooled.mean()) if name == "KID of the fitted Gaussian" else 0.0
+        for redraw in overlaps:
+            for corrected in (False, True):
+                hits = 0
+                for table, (_, correlation) in zip(tables[redraw, name], overlaps[redraw], strict=True):
+                    interval = crossed_interval(table.tolist(), correlation=correlation if corrected else 0.0)
+                    hits += interval.low <= truth <= interval.high
+                yield {
+                    "part": "coverage",
+                    "pool": scene.name,
+                    "score": name,
+                    "design": "held-out images of every draw" if redraw else "the same held-out images",
+                    "correction": corrected,
+                    "overlap": float(np.mean([references for references, _ in overlaps[redraw]])),
+                    **rate(hits, repetitions),
+                }
+
+
+def main(repetitions: int = 500) -> None:
+    """Runs every simulation and writes the table."""
+    torch.set_num_threads(1)
+    rows = [row for scene in SCENES for row in coverage_rows(scene, repetitions)]
+    pd.DataFrame(rows).to_csv(OUT, index=False, float_format="%.4g")
+
+
+if __name__ == "__main__":
+    main()
