@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
@@ -209,7 +210,23 @@ def _require(name: str, part: str, asked: int, left: int, after: str) -> None:
 
 
 def clusters_of(pool: Pool) -> NDArray[np.int64]:
-    """A cluster number per image: equal images, and chains of overlapping boxes, share one."""
+    """A cluster number per image: equal images, chains of overlapping boxes, and images of one named cluster share one.
+
+    Splits keep clusters together, and permutation tests relabel them as a whole.
+    """
+    numbers = _by_content_or_box(pool)
+    if pool.clusters is None:
+        return numbers
+    links = [(numbers.tolist(), "image"), (list(pool.clusters), "cluster")]
+    first: dict[tuple[str, int | str], int] = {}
+    edges = [(first.setdefault((kind, key), index), index) for keys, kind in links for index, key in enumerate(keys)]
+    rows, columns = np.array(edges).T
+    graph = coo_array((np.ones(len(edges)), (rows, columns)), shape=(len(numbers), len(numbers)))
+    return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
+
+
+def _by_content_or_box(pool: Pool) -> NDArray[np.int64]:
+    """A number per image: equal encoded images share one, or chains of overlapping boxes."""
     if pool.contents is not None:
         # Equal images share the number of the last one, so that an added copy changes no other number.
         numbers = {content: index for index, content in enumerate(pool.contents)}

@@ -28,7 +28,7 @@ from unseen_diffusion.solvers.settings import SolverSettings
 from unseen_diffusion.store.artefacts import Artefact
 from unseen_diffusion.store.shards import RowWise, StageOutput
 from unseen_diffusion.training.finetuning import Tuning, describe, tune
-from unseen_diffusion.utils.digests import tensor_digest
+from unseen_diffusion.utils.digests import json_digest, tensor_digest
 from unseen_diffusion.utils.images import dequantise, quantise
 from unseen_diffusion.utils.progress import skip
 from unseen_diffusion.utils.renamed import new_names
@@ -69,6 +69,8 @@ class Stages(Measurements):
         inputs = {k: getattr(domain, k) for k in ("references", "validation", "heldout", "split_seed", "draw")}
         if pool.repeated:  # a version of its own: earlier splits put equal images into different parts
             inputs["repeated"] = "together"
+        if pool.clusters is not None:
+            inputs["clusters"] = json_digest(pool.clusters)
         if domain.redraw_heldout:
             inputs["redraw_heldout"] = True
         artefact = self.get("split", 1, {"pool": pool.fingerprint, **inputs}, make)

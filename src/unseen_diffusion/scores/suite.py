@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -40,7 +41,7 @@ class ScoreSettings:
     reconstructions: ZeroOrMore
     """references inverted and denoised for PSNR and SSIM; 0: none"""
     permutations: ZeroOrMore
-    """random relabellings behind the p-value of KID-H; 0: no p-value"""
+    """random relabellings of whole clusters behind the p-value of KID-H; 0: no p-value"""
     membership: bool
     """whether a classifier estimates the share of samples in the domain; it needs samples of the base model"""
     neighbours: Count
@@ -64,10 +65,18 @@ class ScoreSettings:
 
 
 class Views(NamedTuple):
-    """One set of images as scores use it: features (n, d) for distances, pixels (n, p) in [-1, 1] for copies."""
+    """One set of images as scores use it.
+
+    Attributes:
+        features: (n, d), for distances.
+        pixels: (n, p) in [-1, 1], for copies.
+        clusters: (n,) a number per image; images of one number depend on each other (cut-outs that overlap, frames of
+            one picture, equal images). None: each image is independent.
+    """
 
     features: Tensor
     pixels: Tensor
+    clusters: Tensor | None = None
 
 
 class DomainViews(NamedTuple):
@@ -122,7 +131,24 @@ def _copies(copies: CopyRate) -> dict[str, float]:
 def _p_value(samples: Views, target: Views, permutations: int) -> dict[str, float]:
     if permutations == 0:
         return {}
-    return {"kid_h_p": permutation_p_value(samples.features, target.features, permutations, seed=0)}
+    clusters = pooled_clusters(samples, target)
+    p_value = permutation_p_value(samples.features, target.features, permutations, seed=0, clusters=clusters)
+    return {"kid_h_p": p_value}
+
+
+def pooled_clusters(first: Views, second: Views) -> Tensor | None:
+    """Cluster numbers of two sets, one after the other; an image of no cluster has a number of its own."""
+    if first.clusters is None and second.clusters is None:
+        return None
+    known = [views.clusters for views in (first, second) if views.clusters is not None and len(views.clusters)]
+    new = 1 + max((int(numbers.max()) for numbers in known), default=0)
+    parts = []
+    for views in (first, second):
+        numbers = views.clusters
+        if numbers is None:
+            numbers, new = torch.arange(new, new + len(views.features)), new + len(views.features)
+        parts.append(numbers)
+    return torch.cat(parts)
 
 
 def _membership(samples: Views, domain: DomainViews, neighbours: int) -> dict[str, float]:
@@ -149,7 +175,8 @@ def held_out_row(domain: DomainViews, count: int, settings: ScoreSettings) -> di
 
 
 def _first(views: Views, count: int) -> Views:
-    return Views(views.features[:count], views.pixels[:count])
+    clusters = None if views.clusters is None else views.clusters[:count]
+    return Views(views.features[:count], views.pixels[:count], clusters)
 
 
 def _prefixed(prefix: str, values: dict[str, float]) -> dict[str, float]:
