@@ -20,13 +20,16 @@ from unseen_diffusion.reports.rows import (
     GENERATED,
     METHOD,
     REPLICATES,
+    UNEQUAL,
     is_missing,
     is_setting,
+    marked,
     plus_minus,
     setting_text,
+    share_text,
 )
-from unseen_diffusion.reports.tables import SPLIT, print_frame, width, write_frame
-from unseen_diffusion.scores.intervals import MeanInterval, combined_p, crossed_interval, holm
+from unseen_diffusion.reports.tables import SPLIT, extractors, print_frame, width, write_frame
+from unseen_diffusion.scores.intervals import MeanInterval, combined_p, crossed_interval, holm, share_interval
 from unseen_diffusion.scores.metrics import METRICS
 from unseen_diffusion.utils.errors import InputError
 
@@ -39,6 +42,7 @@ SHOWN = (
     "vendi",
     "target_conformal",
     "target_classifier",
+    "fid_floor",
     "fid_h",
     "acceptance",
 )
@@ -152,7 +156,11 @@ def _difference(score: str, runs: pd.DataFrame, base: pd.DataFrame, correlation:
     if pairs.size < 2:
         return {}
     difference = crossed_interval(pairs.to_numpy().tolist(), correlation=correlation)
-    return _prefixed(f"{score}_difference", difference) | {f"{score}_p": difference.p_value}
+    parts = _prefixed(f"{score}_difference", difference)
+    if METRICS[score].kind == "share":
+        most = METRICS[score].most
+        parts = {name: min(most, max(-most, value)) for name, value in parts.items()}
+    return parts | {f"{score}_p": difference.p_value}
 
 
 def _mean_of(name: str, runs: pd.DataFrame, correlation: float) -> dict[str, float]:
@@ -160,7 +168,8 @@ def _mean_of(name: str, runs: pd.DataFrame, correlation: float) -> dict[str, flo
     values = replicates(runs, name)
     if values.size < 2:
         return {name: runs[name].mean(), f"{name}_low": nan, f"{name}_high": nan}
-    mean = _prefixed(name, crossed_interval(values.to_numpy().tolist(), correlation=correlation))
+    found, metric = crossed_interval(values.to_numpy().tolist(), correlation=correlation), METRICS[name]
+    mean = _prefixed(name, share_interval(found, metric.most) if metric.kind == "share" else found)
     bounds = (f"{name}_low", f"{name}_high")
     if mean[bounds[0]] == mean[bounds[1]]:  # all points are equal, such as 0 copies: takes the bounds of the runs
         mean |= {bound: runs[bound].mean() if bound in runs else nan for bound in bounds}
@@ -172,12 +181,13 @@ def _prefixed(name: str, interval: MeanInterval) -> dict[str, float]:
 
 
 def compact(frame: pd.DataFrame, reference: str = "fitted", scores: Sequence[str] = SHOWN) -> pd.DataFrame:
-    """The comparison as text: means ± half a 95% interval, the difference in KID-H and its p-value."""
+    """The comparison as text: means with 95% intervals, the difference in KID-H and its p-value."""
     text = pd.DataFrame({"method": frame["method"]})
     for name in varying_settings(frame):
         text.insert(0 if name == "domain" else len(text.columns), name, frame[name])
     for name in [score for score in scores if score in frame]:
-        text[METRICS[name].title] = [_mean(name, line) for line in frame.to_dict("records")]
+        lines, usual = frame.to_dict("records"), int(frame["n"].mode().iloc[0])
+        text[METRICS[name].title] = [marked(name, _mean(name, line), line["n"], usual) for line in lines]
         if name == "kid_h" and "kid_h_difference" in frame:
             text[f"against {reference}"] = [_against(line) for line in frame.to_dict("records")]
     return text
@@ -197,7 +207,12 @@ def varying_settings(frame: pd.DataFrame) -> list[str]:
 
 def _mean(name: str, line: Mapping[Hashable, Any]) -> str:
     value = line[name]
-    return "" if is_missing(value) else plus_minus(name, value, (line[f"{name}_high"] - line[f"{name}_low"]) / 2)
+    low, high = line[f"{name}_low"], line[f"{name}_high"]
+    if is_missing(value):
+        return ""
+    if METRICS[name].kind == "share":
+        return share_text(value, low, high)
+    return plus_minus(name, value, (high - low) / 2)
 
 
 def _against(line: Mapping[Hashable, Any]) -> str:
@@ -220,13 +235,19 @@ def print_comparison(
     while len(scores) > 1 and width(text) > console.width:
         scores.pop()
         text = compact(frame, reference, scores)
+    print_frame(text, title, caption(frame, reference), console)
+
+
+def caption(frame: pd.DataFrame, reference: str) -> str:
+    """The meaning of the columns of a comparison, as one paragraph."""
     first = frame.iloc[0]
-    caption = (
-        f"Means over {frame['draws'].max()} reference draws x {frame['seeds'].max()} seeds, ± half a 95% interval "
-        f"for {first['population']}. {_shared(first)}{first['features']} features, {first['n']} images "
-        f"a point. against {reference}: paired point by point, Holm-corrected p."
+    return (
+        f"Means over {frame['draws'].max()} reference draws x {frame['seeds'].max()} seeds, with 95% intervals "
+        f"(± half, or low to high) for {first['population']}. {_shared(first)}{extractors(frame)} features, "
+        f"{', '.join(str(n) for n in frame['n'].unique())} images a point. FID floor: FID-H of as many real images; "
+        f"{UNEQUAL}: of another number of images, so not comparable. "
+        f"against {reference}: paired point by point, Holm-corrected p."
     )
-    print_frame(text, title, caption, console)
 
 
 def _shared(line: "pd.Series[Any]") -> str:
@@ -239,7 +260,7 @@ def _shared(line: "pd.Series[Any]") -> str:
 
 def write_comparison(frame: pd.DataFrame, path: Path, reference: str = "fitted") -> None:
     """Writes the comparison as .csv (every column), .md or .tex (the compact one)."""
-    write_frame(frame, compact(frame, reference), path)
+    write_frame(frame, compact(frame, reference), path, caption(frame, reference))
 
 
 def show_comparison(table: pd.DataFrame, title: str, paths: Sequence[Path], reference: str = "fitted") -> pd.DataFrame:

@@ -1,13 +1,13 @@
 """Intervals of shares and of means, p-values, and Holm's correction for several tests. Needs no torch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from math import isfinite, sqrt
+from dataclasses import dataclass, replace
+from math import isfinite, log, sqrt
 from statistics import NormalDist, fmean, median, stdev
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import stdtr, stdtrit
+from scipy.special import expit, stdtr, stdtrit
 
 from unseen_diffusion.utils.errors import InputError
 
@@ -97,6 +97,23 @@ def t_interval(values: Sequence[float], level: float = 0.95, correlation: float 
     average, error = fmean(values), stdev(values) * sqrt(factor / count)
     half = float(stdtrit(count - 1, (1 + level) / 2)) * error
     return MeanInterval(average, error, average - half, average + half, _t_test(average, error, count), count)
+
+
+def share_interval(found: MeanInterval, most: float = 1.0) -> MeanInterval:
+    """The interval of a mean of shares on the scale of log odds: it stays within [0, most] (delta method).
+
+    A mean at an end of the range has no log odds: its interval is cut there.
+
+    Args:
+        found: the mean of shares, and its interval.
+        most: upper end of the shares.
+    """
+    mean, half = found.mean / most, (found.high - found.mean) / most
+    if not 0 < mean < 1:
+        low, high = (min(most, max(0.0, bound)) for bound in (found.low, found.high))
+        return replace(found, low=min(low, found.mean), high=max(high, found.mean))
+    odds, width = log(mean / (1 - mean)), half / (mean * (1 - mean))
+    return replace(found, low=most * float(expit(odds - width)), high=most * float(expit(odds + width)))
 
 
 def inflation(draws: int, correlation: float) -> float:

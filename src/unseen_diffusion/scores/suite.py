@@ -105,6 +105,7 @@ def score_row(row: str, samples: Views, domain: DomainViews, settings: ScoreSett
         **_p_value(samples, target, settings.permutations),
         **_prefixed("kid_r", asdict(kid(samples.features, references.features))),
         "fid_h": frechet_distance(samples.features, target.features),
+        "fid_floor": fid_floor(domain, len(samples.features)),
         "fid_r": frechet_distance(samples.features, references.features),
         **_prefixed("copy_rate", _copies(copies)),
         **prdc(samples.features, target.features, settings.neighbours)._asdict(),
@@ -116,6 +117,15 @@ def score_row(row: str, samples: Views, domain: DomainViews, settings: ScoreSett
         if isinstance(value, float) and math.isinf(value):
             raise InputError(f"scores: {name} of {row} is infinite; check the images and features that it is made of")
     return {name: None if value != value else value for name, value in scores.items()}  # JSON has no NaN
+
+
+def fid_floor(domain: DomainViews, count: int) -> float:
+    """FID-H of as many references: what real images of the domain score, which depends on their number.
+
+    NaN where there are fewer references: a floor of fewer images would be higher.
+    """
+    references = domain.references.features[:count]
+    return frechet_distance(references, domain.target.features) if len(references) == count else math.nan
 
 
 def _copies(copies: CopyRate) -> dict[str, float]:
