@@ -25,6 +25,7 @@ from unseen_diffusion.scores.features.base import extract
 from unseen_diffusion.scores.features.embedded import EmbeddedFeatures
 from unseen_diffusion.scores.intervals import crossed_interval, wilson
 from unseen_diffusion.scores.kernel import kid, permutation_p_value
+from unseen_diffusion.scores.membership import conformal_share
 
 OUT = Path(__file__).with_name("calibration.csv")
 DIMENSIONS, SHARED, TAIL = 8, 0.15, 0.4  # of features; variance that a cluster shares; spread of the log scale
@@ -87,6 +88,7 @@ SCORES: dict[str, Score] = {
     "mean of the references": lambda r, h, z: float(r[:, 0].mean()),
     "KID of real images": lambda r, h, z: kid(r, h).value,
     "KID of the fitted Gaussian": lambda r, h, z: kid(fitted(r, z), h).value,
+    "KID of the base model": lambda r, h, z: kid(1 + z, h).value,  # uses no references
 }
 
 
@@ -96,7 +98,7 @@ def coverage_rows(scene: Scene, repetitions: int) -> Iterator[dict[str, object]]
     clusters = clusters_of(pool)
     sizes = (scene.references, scene.validation, scene.heldout)
     tables: dict[tuple[bool, str], list[NDArray[np.float64]]] = {}
-    overlaps: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
+    overlaps: dict[bool, list[tuple[float, float, float]]] = {False: [], True: []}
     for repetition in range(repetitions):
         rng = np.random.default_rng([repetition, len(clusters)])
         images = torch.from_numpy(features(clusters, rng))
@@ -104,18 +106,20 @@ def coverage_rows(scene: Scene, repetitions: int) -> Iterator[dict[str, object]]
         for redraw in overlaps:
             splits = [split_pool(pool, *sizes, repetition, draw, redraw=redraw) for draw in range(DRAWS)]
             names = [SplitNames(*(frozenset(map(str, part)) for part in split)) for split in splits]
-            found = overlap_of(names, "heldout")
-            overlaps[redraw].append((found.references, found.correlation))
+            found = [overlap_of(names, "heldout", uses_references=uses) for uses in (False, True)]
+            overlaps[redraw].append((found[0].references, found[0].correlation, found[1].correlation))
             for name, score in SCORES.items():
                 table = [[score(images[r], images[h], z) for z in noises] for r, _, h in splits]
                 tables.setdefault((redraw, name), []).append(np.array(table))
     for name in SCORES:
         pooled = np.concatenate([np.array(tables[redraw, name]) for redraw in overlaps])
-        truth = float(pooled.mean()) if name == "KID of the fitted Gaussian" else 0.0
+        uses_references = name != "KID of the base model"
+        truth = float(pooled.mean()) if name.startswith("KID of the") else 0.0
         for redraw in overlaps:
             for corrected in (False, True):
                 hits = 0
-                for table, (_, correlation) in zip(tables[redraw, name], overlaps[redraw], strict=True):
+                for table, (_, without, using) in zip(tables[redraw, name], overlaps[redraw], strict=True):
+                    correlation = using if uses_references else without
                     interval = crossed_interval(table.tolist(), correlation=correlation if corrected else 0.0)
                     hits += interval.low <= truth <= interval.high
                 yield {
@@ -124,7 +128,7 @@ def coverage_rows(scene: Scene, repetitions: int) -> Iterator[dict[str, object]]
                     "score": name,
                     "design": "held-out images of every draw" if redraw else "the same held-out images",
                     "correction": corrected,
-                    "overlap": float(np.mean([references for references, _ in overlaps[redraw]])),
+                    "overlap": float(np.mean([references for references, *_ in overlaps[redraw]])),
                     **rate(hits, repetitions),
                 }
 
@@ -157,9 +161,26 @@ def level_rows(repetitions: int) -> Iterator[dict[str, object]]:
         yield {"part": "level", "pool": "hubble", "score": case, "correction": whole, **rate(hits, repetitions)}
 
 
+def conformal_rows(repetitions: int) -> Iterator[dict[str, object]]:
+    """How often the interval of the conformal share covers it, over samples and held-out images."""
+    cases = {"the domain": (1.0, 0.0), "wider": (1.3, 0.0), "shifted": (1.0, 1.0), "far": (1.0, 2.5)}
+    for count, held in ((100, 200), (50, 35), (100, 160), (50, 500)):
+        for case, (scale, shift) in cases.items():
+            found = []
+            for seed in range(repetitions):
+                rng = np.random.default_rng([seed, count, held])
+                samples = torch.from_numpy(scale * features(np.arange(count), rng) + shift)
+                found.append(conformal_share(samples, torch.from_numpy(features(np.arange(held), rng))))
+            truth = 1.0 if case == "the domain" else float(np.mean([one.value for one in found]))
+            hits = sum(one.low <= truth <= one.high for one in found)
+            pool = f"{count} samples, {held} held-out images"
+            yield {"part": "conformal", "pool": pool, "score": f"samples: {case}", **rate(hits, repetitions)}
+
+
 PARTS: dict[str, Callable[[int], Iterator[dict[str, object]]]] = {
     "coverage": lambda repetitions: (row for scene in SCENES for row in coverage_rows(scene, repetitions)),
     "level": level_rows,
+    "conformal": conformal_rows,
 }
 
 

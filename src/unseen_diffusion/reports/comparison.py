@@ -146,7 +146,9 @@ def _overlap(runs: pd.DataFrame) -> Overlap:
     by_draw = runs.drop_duplicates("draw")
     target = str(runs["target"].iloc[0]) if "target" in runs else "heldout"
     splits = list(by_draw[SPLIT]) if SPLIT in by_draw else [None] * len(by_draw)
-    return overlap_of(splits, target)
+    # Images that are the same for all draws of a seed come from no references.
+    independent = "images" in runs and bool((runs.groupby("seed")["images"].nunique() == 1).all())
+    return overlap_of(splits, target, uses_references=not independent)
 
 
 def _difference(score: str, runs: pd.DataFrame, base: pd.DataFrame, correlation: float) -> dict[str, float]:
