@@ -88,7 +88,6 @@ SCORES: dict[str, Score] = {
     "mean of the references": lambda r, h, z: float(r[:, 0].mean()),
     "KID of real images": lambda r, h, z: kid(r, h).value,
     "KID of the fitted Gaussian": lambda r, h, z: kid(fitted(r, z), h).value,
-    "KID of the base model": lambda r, h, z: kid(1 + z, h).value,  # uses no references
 }
 
 
@@ -98,7 +97,7 @@ def coverage_rows(scene: Scene, repetitions: int) -> Iterator[dict[str, object]]
     clusters = clusters_of(pool)
     sizes = (scene.references, scene.validation, scene.heldout)
     tables: dict[tuple[bool, str], list[NDArray[np.float64]]] = {}
-    overlaps: dict[bool, list[tuple[float, float, float]]] = {False: [], True: []}
+    overlaps: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
     for repetition in range(repetitions):
         rng = np.random.default_rng([repetition, len(clusters)])
         images = torch.from_numpy(features(clusters, rng))
@@ -106,20 +105,18 @@ def coverage_rows(scene: Scene, repetitions: int) -> Iterator[dict[str, object]]
         for redraw in overlaps:
             splits = [split_pool(pool, *sizes, repetition, draw, redraw=redraw) for draw in range(DRAWS)]
             names = [SplitNames(*(frozenset(map(str, part)) for part in split)) for split in splits]
-            found = [overlap_of(names, "heldout", uses_references=uses) for uses in (False, True)]
-            overlaps[redraw].append((found[0].references, found[0].correlation, found[1].correlation))
+            found = overlap_of(names, "heldout")
+            overlaps[redraw].append((found.references, found.correlation))
             for name, score in SCORES.items():
                 table = [[score(images[r], images[h], z) for z in noises] for r, _, h in splits]
                 tables.setdefault((redraw, name), []).append(np.array(table))
     for name in SCORES:
         pooled = np.concatenate([np.array(tables[redraw, name]) for redraw in overlaps])
-        uses_references = name != "KID of the base model"
-        truth = float(pooled.mean()) if name.startswith("KID of the") else 0.0
+        truth = float(pooled.mean()) if name == "KID of the fitted Gaussian" else 0.0
         for redraw in overlaps:
             for corrected in (False, True):
                 hits = 0
-                for table, (_, without, using) in zip(tables[redraw, name], overlaps[redraw], strict=True):
-                    correlation = using if uses_references else without
+                for table, (_, correlation) in zip(tables[redraw, name], overlaps[redraw], strict=True):
                     interval = crossed_interval(table.tolist(), correlation=correlation if corrected else 0.0)
                     hits += interval.low <= truth <= interval.high
                 yield {
@@ -128,7 +125,7 @@ def coverage_rows(scene: Scene, repetitions: int) -> Iterator[dict[str, object]]
                     "score": name,
                     "design": "held-out images of every draw" if redraw else "the same held-out images",
                     "correction": corrected,
-                    "overlap": float(np.mean([references for references, *_ in overlaps[redraw]])),
+                    "overlap": float(np.mean([references for references, _ in overlaps[redraw]])),
                     **rate(hits, repetitions),
                 }
 

@@ -146,9 +146,7 @@ def _overlap(runs: pd.DataFrame) -> Overlap:
     by_draw = runs.drop_duplicates("draw")
     target = str(runs["target"].iloc[0]) if "target" in runs else "heldout"
     splits = list(by_draw[SPLIT]) if SPLIT in by_draw else [None] * len(by_draw)
-    # Images that are the same for all draws of a seed come from no references.
-    independent = "images" in runs and bool((runs.groupby("seed")["images"].nunique() == 1).all())
-    return overlap_of(splits, target, uses_references=not independent)
+    return overlap_of(splits, target)
 
 
 def _difference(score: str, runs: pd.DataFrame, base: pd.DataFrame, correlation: float) -> dict[str, float]:

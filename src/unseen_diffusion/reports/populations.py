@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from math import nan
 from pathlib import Path
-from statistics import fmean, harmonic_mean
+from statistics import fmean
 from typing import Any
 
 from unseen_diffusion.utils.digests import digest
@@ -44,7 +44,7 @@ class Overlap:
     Attributes:
         references: share of the references that two draws share; NaN where it is not known.
         target: share of the images scored against that two draws share; NaN where it is not known.
-        correlation: that of the scores of two draws (``intervals.t_interval``).
+        correlation: the largest correlation of the scores of two draws that this allows (``intervals.t_interval``).
         population: what an interval over the draws covers the mean of.
     """
 
@@ -74,18 +74,16 @@ def stored_names(artefacts: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]
     return None
 
 
-def overlap_of(splits: Sequence[SplitNames | None], target: str, uses_references: bool = True) -> Overlap:
+def overlap_of(splits: Sequence[SplitNames | None], target: str) -> Overlap:
     """The overlap of draws, one split each.
 
     Scores of two draws are correlated through the references and target images that they share. With the same target
-    images in all draws, their choice cannot be seen: the interval is for these. Otherwise a score that weighs an image
-    alike in both sets has the harmonic mean of the two shares as its correlation; one that depends on the references
-    more, up to their share. The larger of the two is taken. A score without references has the share of the targets.
+    images in all draws, their choice cannot be seen: the interval is for these. Otherwise the larger of the two shares
+    bounds the correlation, unless both sets pull a score the same way.
 
     Args:
         splits: of every draw; None where a run does not say.
         target: ``heldout`` or ``validation``.
-        uses_references: whether the scored images depend on the references.
     """
     known = [split for split in splits if split is not None]
     if len(known) < len(splits):
@@ -94,16 +92,11 @@ def overlap_of(splits: Sequence[SplitNames | None], target: str, uses_references
         return Overlap(nan, nan, 0.0, THESE)
     references = _mean_share([split.references for split in known])
     scored = _mean_share([getattr(split, target) for split in known])
-    population = DOMAIN if scored < 1 else FIXED_TARGET.format(target={"heldout": "held-out"}.get(target, target))
-    if scored == 1:
-        correlation = references
-    elif uses_references:
-        correlation = max(references, harmonic_mean([references, scored]))
+    if scored < 1:
+        largest, population = max(references, scored), DOMAIN
     else:
-        correlation = scored
-    if correlation == 1:
-        return Overlap(references, scored, 0.0, THESE)
-    return Overlap(references, scored, correlation, population)
+        largest, population = references, FIXED_TARGET.format(target={"heldout": "held-out"}.get(target, target))
+    return Overlap(references, scored, largest, population) if largest < 1 else Overlap(references, scored, 0.0, THESE)
 
 
 def _mean_share(sets: Sequence[frozenset[str]]) -> float:
