@@ -16,7 +16,7 @@ define install
 	fi
 endef
 
-.PHONY: bench demo test test-slow engines check studies clean
+.PHONY: bench demo test test-slow engines check mutants studies clean
 
 demo: $(VENV)/.ready
 	$(BIN)/unseen run experiment=demo
@@ -37,6 +37,10 @@ bench: $(VENV)/.ready
 
 studies: $(VENV)/.ready
 	$(BIN)/python -m experiments.studies
+
+# Small wrong changes to the source: how many of them the tests notice. About an hour; the result is committed.
+mutants: $(VENV)/.ready
+	$(BIN)/python -m benchmarks.mutants
 
 # Launchers for real: Ray, joblib, submitit and, where it runs, Slurm. Their packages are in no other target.
 engines: $(VENV)/.engines

@@ -18,6 +18,7 @@ from unseen_diffusion.priors import DiagonalNormal, FittedPrior, LowRank, Sample
 from unseen_diffusion.rejection.geometry import References, draw_references, statistics
 from unseen_diffusion.rejection.reduced import BLOCK, ExactStatistics
 from unseen_diffusion.rejection.routes import Direct
+from unseen_diffusion.utils.seeds import generator
 
 K, COUNT, BUDGET = 10, 1000, 1.5  # references per candidate, references, processor seconds per rate
 SHAPES = {3072: (3, 32, 32), 196608: (3, 256, 256)}
@@ -60,8 +61,10 @@ def rate(job: Callable[[], int]) -> float:
 def loop(measure: Callable[[Tensor, Tensor], Tensor], z: Tensor) -> Callable[[], int]:
     """Judges one candidate per call."""
 
+    rng = generator(0, "criteria")
+
     def job() -> int:
-        measure(torch.randn(z.shape[1]), z[torch.randperm(len(z))[:K]])
+        measure(torch.randn(z.shape[1], generator=rng), z[torch.randperm(len(z), generator=rng)[:K]])
         return 1
 
     return job

@@ -23,6 +23,7 @@ from unseen_diffusion.store.shards import RowWise
 from unseen_diffusion.sweeps.manifest import Manifest, Point, write_manifest
 from unseen_diffusion.sweeps.states import SweepState
 from unseen_diffusion.sweeps.status import STATUS, Status
+from unseen_diffusion.utils.seeds import normal_rows
 
 BATCH, SHAPE = 64, (3, 32, 32)  # images per shard
 MANY = 5000  # entries of a long listing
@@ -57,7 +58,7 @@ def store_times(objects: Objects, many: int = MANY, repeats: int = 100) -> tuple
     """Seconds of each kind of request, and seconds to read and check a shard."""
     claim, folder = bytes(200), "stage/times"  # about a claim's size
     rows = [range(i * BATCH, (i + 1) * BATCH) for i in range(repeats)]
-    tensors = {"x": torch.randn(BATCH, *SHAPE)}
+    tensors = {"x": normal_rows(SHAPE, 0, "shard", range(BATCH))}
     create = took(lambda i: objects.create(f"{folder}/{i}.claim", claim), repeats)
     read = took(lambda i: objects.read(f"{folder}/{i}.claim"), repeats)
     beat = took(lambda i: objects.put(f"{folder}/{i}.claim", claim), repeats)
@@ -121,7 +122,7 @@ def job_times() -> dict[str, float]:
 
 def together(folder: Path, scene: Scene) -> float:
     """Seconds that real processes of this machine take; each shard is a pause and a file of its size."""
-    costs, tensors = Cluster(scene, Times()).costs, torch.randn(BATCH, *SHAPE)
+    costs, tensors = Cluster(scene, Times()).costs, normal_rows(SHAPE, 0, "shard", range(BATCH))
 
     def make(rows: range) -> shards.Made:
         time.sleep(costs[rows.start // BATCH])

@@ -32,6 +32,7 @@ QUESTIONS = {
     "reviewer 14": "Is the asymmetry one of the schedule or of the model?",
     "reviewer 15": "More pairs of training and unseen domain",
     "reviewer 16": "Robustness to the hyperparameters",
+    "yardstick": "Which features tell real images from damaged ones?",
 }
 OPEN = "not measured yet"
 # Questions that no study measures, with the reason.

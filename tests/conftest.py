@@ -13,11 +13,16 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach the hub; read when huggingface_hub is first imported
 
 import pytest
+from hypothesis import settings
 
 import typecheck  # noqa: F401 - before the package, which jaxtyping's import hook then checks with it
 from support import ROOT, TinyModelFolder
 
 # torch and diffusers are imported where they are used: the process that starts pytest-xdist's workers needs neither.
+
+# Inputs of property-based tests: the same ones each time, few, and none timed.
+settings.register_profile("tests", derandomize=True, max_examples=25, deadline=None, database=None)
+settings.load_profile("tests")
 
 ENABLED_BY = {  # what tests were left out for -> how to run them
     "slow": "make test-slow runs them",
@@ -80,9 +85,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterat
 
 @pytest.fixture(autouse=True)
 def log_handlers() -> Iterator[None]:
-    """Removes the log handlers that Hydra installs for a run: their stream and their file end with the test."""
+    """Removes the log handlers that Hydra installs for a run: their stream and their file end with the test.
+
+    A handler on a closed stream would print a traceback into a later test's stderr, in some orders of the tests.
+    """
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    closed = [one for one in handlers if getattr(getattr(one, "stream", None), "closed", False)]
+    assert not closed, f"an earlier test has left log handlers on closed streams: {closed}"
     yield
     for handler in [one for one in root.handlers if one not in handlers]:
         root.removeHandler(handler)

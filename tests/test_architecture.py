@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import unseen_diffusion
@@ -71,11 +72,71 @@ def test_only_models_and_training_import_diffusers() -> None:
         assert here in ("models", "training", "pipeline") or "diffusers" not in roots, path
 
 
+def calls_of(path: Path) -> Iterator[ast.Call]:
+    """All calls in a file."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            yield node
+
+
 def test_tensors_are_written_in_one_place() -> None:
     """utils/tensors.py writes a file completely or not at all, and has one error message for a full disk."""
-    writes = re.compile(r"safetensors\.torch(\.save| import (\w+, )*save)")
-    paths = PACKAGE.rglob("*.py")
-    assert [path.name for path in paths if writes.search(path.read_text(encoding="utf-8"))] == ["tensors.py"]
+    writers = set()
+    for path in PACKAGE.rglob("*.py"):
+        names = {"safetensors.torch", "safetensors"}
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):  # import safetensors.torch as other
+                names |= {one.asname for one in node.names if one.asname and one.name in names}
+            if isinstance(node, ast.ImportFrom) and node.module in names:
+                names |= {one.asname or one.name for one in node.names if one.name == "torch"}
+                writers |= {path.name for one in node.names if one.name in ("save", "save_file", "serialize_file")}
+        for call in calls_of(path):
+            owner, _, name = ast.unparse(call.func).rpartition(".")
+            if owner in names and name in ("save", "save_file", "serialize_file"):
+                writers.add(path.name)
+    assert writers == {"tensors.py"}
+
+
+def test_random_numbers_of_tests_and_benchmarks_have_a_seed() -> None:
+    """A failure is the same failure the next time; a process that is seeded as a whole says torch.manual_seed."""
+    drawing = {
+        f"torch.{name}" for name in ("rand", "randn", "randint", "randperm", "normal", "bernoulli", "multinomial")
+    }
+    for path in (one for folder in ("tests", "benchmarks", "experiments") for one in (ROOT / folder).rglob("*.py")):
+        for function in units(path):
+            calls = [node for node in ast.walk(function) if isinstance(node, ast.Call)]
+            seeded = any(ast.unparse(call.func) == "torch.manual_seed" for call in calls)
+            for call in calls:
+                text, where = ast.unparse(call.func), f"{path.relative_to(ROOT)}:{call.lineno}"
+                if text in drawing:
+                    assert seeded or "generator" in {word.arg for word in call.keywords}, f"{where}: give a generator"
+                assert not text.endswith(("randn_like", "rand_like")) or seeded, f"{where}: seed torch"
+                if text.endswith("default_rng") or text == "random.Random":
+                    assert call.args, f"{where}: {text}() has no seed"
+                elif re.fullmatch(r"(np\.)?random\.\w+", text):
+                    assert text == "np.random.Generator", f"{where}: {text} has no seed"
+
+
+def units(path: Path) -> Iterator[ast.AST]:
+    """The outermost functions and classes' methods of a file, and the statements outside them."""
+    waiting: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    while waiting:
+        for node in ast.iter_child_nodes(waiting.pop()):
+            if isinstance(node, ast.ClassDef):
+                waiting.append(node)
+            else:
+                yield node
+
+
+def test_assertions_of_tests_can_fail() -> None:
+    """No constant, no tuple, no generator (which are true), and no ``or`` with something that is always true."""
+    for path in TESTS.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Assert):
+                parts = node.test.values if isinstance(node.test, ast.BoolOp) else [node.test]
+                always = (ast.Constant, ast.Tuple, ast.GeneratorExp, ast.Lambda, ast.JoinedStr)
+                assert not any(isinstance(part, always) for part in parts), f"{path}:{node.lineno}"
+                assert not re.search(r"len\(.*\) >= 0$", ast.unparse(node.test)), f"{path}:{node.lineno}"
 
 
 def test_no_assertions_outside_tests() -> None:
@@ -94,6 +155,22 @@ def test_numerics_never_see_a_config() -> None:
     for path in PACKAGE.rglob("*.py"):
         roots = {name.partition(".")[0] for name in imports_of(path)}
         assert path.relative_to(PACKAGE).as_posix() in free or not roots & {"hydra", "omegaconf"}, path
+
+
+STARTS = ("subprocess.run", "subprocess.call", "subprocess.check_call", "subprocess.check_output")
+WAITS = ("acquire", "communicate", "join", "result", "wait")  # methods that wait as long as it takes, unless told
+
+
+def test_every_wait_of_a_test_has_a_deadline() -> None:
+    """Of processes, threads, events and futures: what fails elsewhere fails the test that waits for it."""
+    for path in TESTS.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or any(word.arg == "timeout" for word in node.keywords):
+                continue
+            name = ast.unparse(node.func)
+            waits = isinstance(node.func, ast.Attribute) and node.func.attr in WAITS and not node.args
+            assert not waits, f"{path}:{node.lineno}: give {name} a timeout"
+            assert name not in STARTS, f"{path}:{node.lineno}: give {name} a timeout"
 
 
 def test_no_test_imports_from_another_test() -> None:

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from PIL import Image
 from support import ROOT
 from support.commands import TINY, run
 from support.finished_runs import Runs
-from unseen_diffusion.cli import help_text
+from unseen_diffusion.cli import VERBS, help_text
 from unseen_diffusion.domains import pool_of
 from unseen_diffusion.rejection.settings import Rejection
 from unseen_diffusion.reports.tables import load_results
@@ -456,7 +457,9 @@ def test_help_and_typos_are_answered_without_torch(arguments: list[str]) -> None
         "try:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
         "sys.exit(bool({'torch', 'pandas', 'scipy', 'diffusers'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, timeout=120
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -560,6 +563,20 @@ def test_a_file_where_a_folder_should_be_is_one_line(here: Path, capsys: pytest.
         assert "\n" not in said
 
 
+@pytest.mark.parametrize("verb", ["run", "resume", "train", "solvers", "status"])
+def test_an_interrupted_command_exits_with_130(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    """128 + SIGINT, as shells expect; one line on stderr and no traceback."""
+
+    def interrupted(arguments: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(VERBS, verb, replace(VERBS[verb], call=interrupted))
+    assert run(verb, "anything") == 130
+    assert capsys.readouterr().err == "unseen: interrupted; finished stages are kept and will be reused\n"
+
+
 def test_unknown_verbs_and_no_arguments(here: Path) -> None:
     """An unknown verb and no verb exit with code 2, --help with 0."""
     assert run("fly") == 2
@@ -573,18 +590,20 @@ def test_the_wheel_runs_from_an_empty_folder(tmp_path: Path) -> None:
     root = ROOT
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
     build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(tmp_path / "dist"), str(root)]
-    subprocess.run(build, check=True, capture_output=True)
+    subprocess.run(build, check=True, capture_output=True, timeout=240)
     (wheel,) = (tmp_path / "dist").glob("*.whl")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True, timeout=120)
     (site,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
-    subprocess.run([*pip, "install", "--no-deps", "--target", str(site), str(wheel)], check=True, capture_output=True)
+    subprocess.run(
+        [*pip, "install", "--no-deps", "--target", str(site), str(wheel)], check=True, capture_output=True, timeout=240
+    )
     dependencies = Path(pd.__file__).parents[1]
     (site / "dependencies.pth").write_text(f"{dependencies}\n")
     empty = tmp_path / "empty"
     empty.mkdir()
     code = "import unseen_diffusion.cli as c; print(c.__file__); c.main()"
     command = [str(tmp_path / "venv" / "bin" / "python"), "-c", code, "run", *TINY]
-    done = subprocess.run(command, cwd=empty, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=empty, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     assert str(site) in done.stdout
     assert results(empty / "outputs")

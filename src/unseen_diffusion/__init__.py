@@ -49,6 +49,7 @@ _HOMES = {
     "EmbeddedFeatures": "scores.features.embedded",
     "extract": "scores.features.base",
     "DinoV2": "scores.features.dinov2",
+    "Lite0": "scores.features.lite0",
     "copy_rate": "scores.memorisation",
     "prdc": "scores.manifold",
     "vendi_ratio": "scores.diversity",

@@ -4,6 +4,7 @@ import io
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -46,6 +47,10 @@ FINGERPRINTS = {
     "hubble": (
         "c82f964199d0bb1f6ba69027ef5758cf6159477beb97743f1ed3567c40be7b4f",
         "bb3be09f6d31b30e66419c89bc8da7eee46f841999395d3de5ce7e2758e7f84d",
+    ),
+    "photographs": (
+        "465387df945a3441594709a0ef0d89ae2b3be22929eabea85b19299a6072ef73",
+        "09a49a77c6ae645550b91c587add7276a41cae5308d8b7d795dff3b68568631e",
     ),
     "textures": (
         "8b0a9a823e412e4ed68ad1f745c9367571327afa37cfb4bafe9128a42dbf5f95",
@@ -294,6 +299,13 @@ def test_noise_is_a_function_of_the_index_with_independent_pixels(make: Callable
     assert abs(x.std() / (0.25 * 127.5) - 1) < 0.01
     flat = (x - x.mean()) / x.std()
     assert abs((flat[..., 1:] * flat[..., :-1]).mean()) < 0.01
+
+
+def test_photographs_are_crops_of_six_pictures_that_share_no_pixel(make: Callable[..., Domain]) -> None:
+    names = make("photographs", crop=100).pool(8, 3).names
+    counts = Counter(name.partition("-")[0] for name in names)
+    assert counts == {"astronaut": 25, "chelsea": 12, "coffee": 24, "rocket": 24, "china": 24, "flower": 24}
+    assert len(set(names)) == len(names)
 
 
 def test_textures_take_the_crop_from_the_config(make: Callable[..., Domain]) -> None:
@@ -605,7 +617,12 @@ def test_offline_and_not_cached_is_one_clear_line(tmp_path: Path) -> None:
     )
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, "-c", code, str(CONF)], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, str(CONF)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
     )
     lines = done.stdout.splitlines()
     assert [line.split()[:2] for line in lines] == [

@@ -24,6 +24,7 @@ from unseen_diffusion.models.conversion.reference import AdmReference, DdpmRefer
 from unseen_diffusion.models.conversion.verification import compare_networks, difference
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import read_json
+from unseen_diffusion.utils.seeds import normal_rows
 
 Shapes = dict[str, tuple[int, ...]]
 State = dict[str, Tensor]
@@ -328,7 +329,7 @@ def test_right_heads_and_order_agree_with_saved_activations(
 def test_activations_that_do_not_fit_are_refused(adm_state: State, tmp_path: Path, save: Callable[..., Path]) -> None:
     """Missing tensors, shapes of another network, another format."""
     source, path = save(adm_state), tmp_path / "a.safetensors"
-    x, t = torch.randn(1, 3, 8, 8), torch.zeros(1)
+    x, t = normal_rows((3, 8, 8), 0, "x", [0]), torch.zeros(1)
     for content, message in [
         ({"x": x, "t": t}, "give x, t and output"),
         ({"x": x[:, :1].clone(), "t": t, "output": x}, r"expected \(B, 3, H, W\)"),

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from support.commands import TINY, run
 from unseen_diffusion import priors
+from unseen_diffusion.utils.seeds import normal_rows
 
 MODULE = '''
 from dataclasses import dataclass
@@ -88,7 +88,7 @@ def test_it_runs_and_another_process_restores_it(own: Path) -> None:
     assert (first["settings"]["prior"], first["settings"]["tolerances"]) == ("wide", "upright")
     words += ["tolerances.most=179.0", "hydra.run.dir=second"]
     code = f"from unseen_diffusion.cli import main; main({['run', *words]!r})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     second = results("second")
     reused = {one["stage"]: one["reused"] for one in second["artefacts"]}
@@ -110,7 +110,7 @@ def test_saved_domains_name_classes_of_this_package_alone(own: Path) -> None:
     """A domain's files may come from anyone: what they name is never imported."""
     import own_prior
 
-    fitted = own_prior.Wide(name="wide", factor=2.0).fit(torch.randn(6, 3, 4, 4))
+    fitted = own_prior.Wide(name="wide", factor=2.0).fit(normal_rows((3, 4, 4), 0, "latents", range(6)))
     assert not priors.is_restorable(fitted)
     for kind in ("WideNormal", "own_prior.WideNormal"):
         with pytest.raises(KeyError):

@@ -385,6 +385,24 @@ def test_a_mixture_finds_its_components() -> None:
     assert len(alone.tensors()["weights"]) == 1
 
 
+@pytest.mark.parametrize(("count", "most", "tried"), [(40, 8, 8), (16, 8, 8), (15, 8, 7), (8, 8, 4), (8, 2, 2)])
+def test_half_the_references_cap_the_components(
+    monkeypatch: pytest.MonkeyPatch, count: int, most: int, tried: int
+) -> None:
+    """A component has two references at least, whatever number was asked for."""
+    asked = list[int]()
+
+    def seen(points: torch.Tensor, limit: int) -> tuple[torch.Tensor, ...]:
+        asked.append(limit)
+        return original(points, limit)
+
+    original = mixture.fit_mixture
+    monkeypatch.setattr(mixture, "fit_mixture", seen)
+    fitted = Mixture(rank=2, components=most).fit(LATENTS[:count])
+    assert asked == [tried]
+    assert len(fitted.tensors()["weights"]) <= tried
+
+
 def test_mixture_components_never_close_in_on_a_reference() -> None:
     """The floor: no component narrower than about a tenth of the references' spread, with few references too."""
     fitted, normal = Mixture(rank=5, components=8).fit(LATENTS[:16]), LowRank(rank=5).fit(LATENTS[:16])
@@ -523,7 +541,7 @@ def test_a_rank_must_be_positive(rank: int) -> None:
 
 def test_a_rank_must_lie_below_the_number_of_coordinates() -> None:
     with pytest.raises(InputError, match=r"prior\.rank=9: give a number between 1 and 8"):
-        LowRank(rank=9).fit(torch.randn(20, 1, 3, 3))
+        LowRank(rank=9).fit(normal_rows((1, 3, 3), 0, "latents", range(20)))
 
 
 def test_slerp_ends_at_its_ends() -> None:

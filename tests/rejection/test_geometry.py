@@ -196,6 +196,23 @@ def test_leave_one_out_never_uses_the_reference_itself() -> None:
     torch.testing.assert_close(own, exact.repeat_interleave(2, dim=0), rtol=1e-5, atol=1e-5)
 
 
+def test_repeats_of_leave_one_out_are_different_draws() -> None:
+    """Each from its own stream, so that more repeats add draws and change none; another seed draws others."""
+    references = References.of(normal(12, 8, (1, 4, 4)))
+    own = leave_one_out(references, 4, 3, repeats=6).reshape(12, 6, 3)
+    assert all(len({float(value) for value in row[:, 0]}) == 6 for row in own)
+    assert torch.equal(leave_one_out(references, 4, 3, repeats=2).reshape(12, 2, 3), own[:, :2])
+    other = leave_one_out(references, 4, 4, repeats=6).reshape(12, 6, 3)
+    assert not (other == own).all(2).any()
+
+
+def test_references_are_drawn_by_seed_and_index() -> None:
+    drawn = draw_references(50, 5, 3, range(9))
+    assert torch.equal(draw_references(50, 5, 3, [7, 2]), drawn[[7, 2]])
+    assert len({tuple(row) for row in drawn.tolist()}) == 9
+    assert not (draw_references(50, 5, 4, range(9)) == drawn).all(1).any()
+
+
 def test_leave_one_out_shows_what_a_fresh_latent_would() -> None:
     """Its mean over Gaussian references agrees with that of new draws, within their sampling error."""
     references = References.of(normal(200, 9))

@@ -105,7 +105,12 @@ def test_a_terminal_without_these_characters_shows_a_table(here: Path) -> None:
     code = "from unseen_diffusion.cli import main; main()"
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run(
-        [sys.executable, "-c", code, "table", str(file)], capture_output=True, text=True, env=environment, check=False
+        [sys.executable, "-c", code, "table", str(file)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     assert "KID-H" in done.stdout

@@ -1,6 +1,10 @@
-"""deterministic=true: the same bytes for every batch size; without it, keys and batches stay as they were."""
+"""deterministic=true: the same bytes for every batch size and number of threads.
+
+Without it, keys and batches stay as they were.
+"""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,12 +23,14 @@ from unseen_diffusion.utils.errors import InputError
 SOLVER = SolverSettings(name="ddim", grid="karras", steps=3)
 
 
-@pytest.fixture(params=[1, 2], ids=["one thread", "two threads"])
-def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+@contextmanager
+def threads(count: int) -> Iterator[None]:
     before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def pictures(count: int, size: int) -> Tensor:
@@ -39,12 +45,14 @@ def made(stages: Stages, model: DiffusersModel, images: Tensor) -> list[Artefact
     return [inversion, *(stages.denoising(model, one, SOLVER, 0.3, 0) for one in (latents, base))]
 
 
-def test_every_batch_size_gives_the_same_bytes(threads: int, tmp_path: Path) -> None:
-    """photos32: 10 images, so that the last group is not whole; batches of 1, 7 and 64."""
+def test_every_batch_size_and_number_of_threads_gives_the_same_bytes(tmp_path: Path) -> None:
+    """photos32: 10 images, so that the last group is not whole; batches of 1, 7 and 64, on one thread and on two."""
     model, images, found = DiffusersModel("embedded:photos32"), pictures(10, 32), []
-    for size in (1, 7, 64):
-        stages = Stages(Store(tmp_path / str(size)), size, deterministic=True)
-        found.append(made(stages, model, images))
+    for count, size in ((1, 1), (1, 7), (1, 64), (2, 7), (2, 64)):
+        stages = Stages(Store(tmp_path / f"{count}-{size}"), size, deterministic=True)
+        with threads(count):
+            found.append(made(stages, model, images))
+            assert torch.get_num_threads() == count  # restored
         assert all(artefact.facts["batch_sizes"] == [8] for artefact in found[-1])
     for stage in zip(*found, strict=True):
         assert len({artefact.key for artefact in stage}) == 1

@@ -17,6 +17,7 @@ from unseen_diffusion.store.artefacts import Store, load_tensor
 from unseen_diffusion.utils.configs import build
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.images import dequantise
+from unseen_diffusion.utils.seeds import generator
 
 METHODS = (
     "held_out",
@@ -32,8 +33,7 @@ METHODS = (
 STEPS = 5
 
 
-@pytest.fixture(scope="module")
-def found(shared_folder: Path) -> dict[tuple[str, int], dict]:
+def swept(shared_folder: Path) -> dict[tuple[str, int], dict]:
     """Results of every method on two draws, by (method, draw)."""
     sweep = (f"method={','.join(METHODS)}", "domain.draw=0,1", "scores=comparison", "scores.reconstructions=0")
     small = [word for word in TINY if not word.startswith("scores.")]
@@ -47,8 +47,14 @@ def images(result: dict) -> torch.Tensor:
     return load_tensor(result["details"]["generated"], "images")
 
 
-def test_every_method_is_what_its_name_says(found: dict) -> None:
-    """One sweep, then the facts of each method."""
+def test_every_method_is_what_its_name_says_and_states_its_cost(shared_folder: Path) -> None:
+    """One sweep, then the facts of each method; one test, so that no two processes run the sweep."""
+    found = swept(shared_folder)
+    are_what_their_names_say(found)
+    state_their_costs(found)
+
+
+def are_what_their_names_say(found: dict) -> None:
     assert set(found) == {(name, draw) for name in METHODS for draw in (0, 1)}
     assert all(len(images(result)) == 12 for result in found.values())
     references = load_tensor(found["held_out", 0]["details"]["split"], "references", 12)
@@ -68,20 +74,32 @@ def test_every_method_is_what_its_name_says(found: dict) -> None:
     assert chosen["fitted"]["acceptance"]["share"] == 1
 
 
-def test_every_method_states_its_cost(found: dict) -> None:
+def state_their_costs(found: dict) -> None:
     """Evaluations behind an image: those of the inversion count for what needs the references' latents."""
     rows = {name: found[name, 0]["rows"][0] for name in METHODS}
     assert rows["held_out"]["evaluations_per_image"] == 0
     assert rows["noised_reference"]["evaluations_per_image"] == STEPS
     for name in ("full", "fitted", "replay", "slerp"):
         assert rows[name]["evaluations_per_image"] == pytest.approx(STEPS + 24 * STEPS / 12)
-    assert all(row["seconds_per_image"] >= 0 for row in rows.values())
+    assert all(row["seconds_per_image"] > 0 for row in rows.values() if row["evaluations_per_image"])
+
+
+def test_every_run_says_what_its_features_see(found: dict) -> None:
+    """Methods and draws share the held-out images, so they share the answer and its features."""
+    measured = [result["yardstick"] for result in found.values()]
+    assert all(one == measured[0] for one in measured)
+    assert (measured[0]["n"], set(measured[0]["changes"])) == (10, {"blurred", "texture"})
+    artefacts = [
+        one["folder"] for result in found.values() for one in result["artefacts"] if one["stage"] == "features"
+    ]
+    inputs = [json.loads((Path(folder) / "artefact.json").read_text())["inputs"]["images"] for folder in set(artefacts)]
+    assert sum(key.endswith(("/blurred", "/texture")) for key in inputs) == 2
 
 
 def test_noised_references_follow_the_forward_process(tmp_path: Path) -> None:
     """x_t = alpha x_0 + sigma eps with unit noise, image by image."""
     model = natural_gaussian(16, 3, 0.5, 2.0)
-    references = torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8)
+    references = torch.randint(0, 256, (5, 3, 16, 16), generator=generator(0, "references"), dtype=torch.uint8)
     noised = Stages(Store(tmp_path)).noised(model, references, 400.0, 40, seed=3)
     node = model.schedule.node(400.0)
     eps = (noised.latents - node.alpha * dequantise(references[torch.arange(40) % 5])) / node.sigma

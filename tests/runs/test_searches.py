@@ -393,6 +393,8 @@ REAL = "unseen_diffusion.runs.methods.real.RealImages"
         ({**VALIDATION, "method._target_": REAL}, "method=full generates nothing; choose another criterion"),
         ({**VALIDATION, "domain.validation": 2}, "domain.validation=2: mixing.criterion=validation needs 3 or more"),
         ({**VALIDATION, "rejection.max_proposals": 50}, "max_proposals=50: give mixing.samples=100 or more"),
+        ({**VALIDATION, "rejection.max_proposals": 99}, "max_proposals=99: give mixing.samples=100 or more"),
+        ({"rejection.max_proposals": 11}, "rejection.max_proposals=11: give samples=12 or more"),
     ],
 )
 def test_bad_configs_are_one_line_before_anything_starts(composed: DictConfig, changes: dict, expected: str) -> None:
@@ -400,6 +402,18 @@ def test_bad_configs_are_one_line_before_anything_starts(composed: DictConfig, c
         check(changed(composed, changes))
     assert expected in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rejection.max_proposals": 12},
+        {"mixing.candidates": [0.5, 999]},
+        {**VALIDATION, "rejection.max_proposals": 100},
+    ],
+)
+def test_limits_themselves_are_accepted(composed: DictConfig, changes: dict) -> None:
+    assert check(changed(composed, changes)).samples == 12
 
 
 def test_searches_stay_out_of_given_settings(composed: DictConfig) -> None:

@@ -111,7 +111,7 @@ def test_tables_and_comparisons_need_no_torch() -> None:
     """Intervals, p-values, titles and the columns of further scores are read without tensors."""
     modules = ", ".join(f"unseen_diffusion.scores.{name}" for name in ("intervals", "metrics", "extra"))
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode == 0
 
 
 @pytest.mark.parametrize(

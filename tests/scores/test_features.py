@@ -16,12 +16,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from support import ROOT
-from unseen_diffusion.scores.features import dinov2, embedded, inception, inception_clean, pixels
+from unseen_diffusion.scores.features import dinov2, embedded, inception, inception_clean, lite0, pixels
 from unseen_diffusion.scores.features.base import FeatureExtractor, extract
 from unseen_diffusion.scores.features.dinov2 import DinoV2, preprocess
 from unseen_diffusion.scores.features.embedded import EmbeddedFeatures, FeatureNetwork
 from unseen_diffusion.scores.features.inception import SHA256, URL, Inception
 from unseen_diffusion.scores.features.inception_clean import InceptionClean, resize
+from unseen_diffusion.scores.features.lite0 import Lite0
 from unseen_diffusion.scores.features.pixels import Pixels
 from unseen_diffusion.utils.digests import file_digest
 from unseen_diffusion.utils.errors import InputError
@@ -102,13 +103,15 @@ def make(name: str, request: pytest.FixtureRequest) -> FeatureExtractor:
         return EmbeddedFeatures(request.getfixturevalue("weights"))
     if name == "dinov2":
         return DinoV2(str(request.getfixturevalue("dino")))
+    if name == "lite0":
+        return Lite0(size=32, stage=8, batch_size=4)
     if name.startswith("inception"):
         script = request.getfixturevalue("script")
         return (Inception if name == "inception" else InceptionClean)(str(script), sha256=file_digest(script))
     return Pixels(side=32)
 
 
-@pytest.fixture(params=["dinov2", "embedded", "inception", "inception_clean", "pixels"])
+@pytest.fixture(params=["dinov2", "embedded", "inception", "inception_clean", "lite0", "pixels"])
 def extractor(request: pytest.FixtureRequest) -> FeatureExtractor:
     return make(request.param, request)
 
@@ -133,7 +136,7 @@ def test_grey_images_have_the_features_of_their_rgb_copies(extractor: FeatureExt
 
 
 @pytest.mark.parametrize(
-    "module", [dinov2, embedded, inception, inception_clean, pixels], ids=lambda m: m.__name__.split(".")[-1]
+    "module", [dinov2, embedded, inception, inception_clean, lite0, pixels], ids=lambda m: m.__name__.split(".")[-1]
 )
 def test_fingerprint_follows_the_version_of_the_preprocessing(
     module, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
@@ -143,6 +146,14 @@ def test_fingerprint_follows_the_version_of_the_preprocessing(
     assert make(name, request).fingerprint == before
     monkeypatch.setattr(module, "_VERSION", f"{name}-another")
     assert make(name, request).fingerprint != before
+
+
+def test_each_extractor_has_a_fingerprint_of_its_own(request: pytest.FixtureRequest) -> None:
+    """Of its network and preprocessing alone: batches are no part of it."""
+    kinds = [make(name, request) for name in ("dinov2", "embedded", "inception", "pixels")]
+    assert len({kind.fingerprint for kind in kinds}) == 4
+    assert EmbeddedFeatures(request.getfixturevalue("weights"), batch_size=3).fingerprint == kinds[1].fingerprint
+    assert Pixels(side=32, batch_size=3).fingerprint == kinds[3].fingerprint
 
 
 def test_features_need_no_gradient_and_can_be_trained_on(extractor: FeatureExtractor) -> None:
@@ -409,7 +420,7 @@ def test_foreign_dinov2_folders_are_refused(copied: Path, tmp_path: Path) -> Non
 # ---------------------------------------------------------------- configs
 
 
-@pytest.mark.parametrize("name", ["dinov2", "embedded", "inception", "inception_clean", "pixels"])
+@pytest.mark.parametrize("name", ["dinov2", "embedded", "inception", "inception_clean", "lite0", "pixels"])
 def test_config_describes_itself_and_instantiates(
     name: str, script: Path, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

@@ -54,6 +54,21 @@ def test_p_values_keep_their_level_under_the_isotropic_null(count: int, d: int, 
         assert sum(one.p_value(null) <= 0.05 for one in found) <= binom.ppf(0.999, sets, 0.05)
 
 
+def test_p_values_are_adjusted_within_their_null() -> None:
+    """Holm 1979, by hand: the i-th smallest of m times m - i + 1, never below the one before it."""
+    found = gaussianity(coloured(24, 40, 0), seed=0, simulations=39, directions=5).findings
+    assert set(found) == {*GAUSSIAN, *ISOTROPIC}
+    for null, names in (("gaussian", GAUSSIAN), ("isotropic", ISOTROPIC)):
+        assert {name for name, finding in found.items() if finding.null == null} == set(names)
+        ordered = sorted(names, key=lambda name: found[name].p_value)
+        least = 0.0
+        for index, name in enumerate(ordered):
+            least = max(least, min(1.0, (len(names) - index) * found[name].p_value))
+            assert found[name].adjusted == pytest.approx(least), name
+    least = {name: found[name].p_value for name in ISOTROPIC}
+    assert min(least.values()) * len(found) > found["sphericity"].adjusted  # all nine together would differ
+
+
 def test_the_gaussian_null_holds_for_any_covariance() -> None:
     """100 sets with variances over four decades, where the isotropic null must fall."""
     found = [gaussianity(coloured(20, 40, i), seed=i, simulations=39, directions=5) for i in range(100)]

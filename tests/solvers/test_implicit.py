@@ -157,6 +157,40 @@ def test_divergence_is_counted_and_warned_of(caplog: pytest.LogCaptureFixture) -
     assert caplog.text.count("WARNING") == 1
 
 
+@pytest.mark.parametrize("iterations", [1, 2, 3])
+def test_iterations_bound_the_cost(iterations: int) -> None:
+    """Fixed points that never reach the tolerance: ``steps`` NFE upwards, ``steps / iterations`` downwards."""
+    model, images = gaussian(), normal(2).float()
+    settings = option("solver", "ddim_implicit", steps=24, iterations=iterations, tolerance=1e-30)
+    grid = settings.make_grid(SCHEDULE, 500.0)
+    latents = invert(model, images, grid, [500.0], settings)[500.0]
+    assert model.evaluations == len(images) * 24
+    denoise(model, latents, grid, 0.0, 0, solver=settings)
+    assert model.evaluations == len(images) * (24 + 24 // iterations)
+
+
+@pytest.mark.parametrize("acceleration", ACCELERATIONS)
+@pytest.mark.parametrize("iterations", [1, 8])
+def test_images_that_are_done_at_once_have_not_diverged(
+    iterations: int, acceleration: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first residual is below the tolerance, so none falls below it; nothing is warned of."""
+    settings = option(
+        "solver",
+        "ddim_implicit",
+        steps=16 * iterations,
+        iterations=iterations,
+        tolerance=0.5,
+        acceleration=acceleration,
+    )
+    model, residuals = gaussian(), list[float]()
+    with caplog.at_level(logging.WARNING):
+        invert(model, normal(3).float(), settings.make_grid(SCHEDULE, 300.0), [300.0], settings, residuals=residuals)
+    assert 0 < residuals[0] <= 0.5
+    assert model.evaluations == 3 * 16
+    assert not caplog.records
+
+
 def test_the_batch_does_not_matter() -> None:
     """Rows are solved on their own: one at a time or together, to rounding."""
     model, images = gaussian(), normal(4)

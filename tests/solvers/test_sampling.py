@@ -430,6 +430,19 @@ def test_evaluations_are_what_the_settings_say(
     assert model.evaluations == 5 * down
 
 
+@pytest.mark.parametrize(
+    ("solver", "least"), {"ddim": 2, "dpmpp_2m": 2, "trapezoid": 3, "heun": 3, "rk4": 5, "ddim_implicit": 8}.items()
+)
+def test_the_fewest_and_the_most_steps(solver: str, least: int) -> None:
+    """Two intervals at least, a million evaluations at most; the refusal names the least number."""
+    assert set(SOLVERS) == {"ddim", "dpmpp_2m", "trapezoid", "heun", "rk4", "ddim_implicit"}
+    assert option("solver", solver, steps=least).intervals == 2
+    for steps in (least - 1, 0, -1):
+        with pytest.raises(InputError, match=rf"solver\.steps={steps}: give {least} or more to {solver}"):
+            option("solver", solver, steps=steps)
+    assert option("solver", solver, steps=10**6).intervals > 10**5
+
+
 @pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m"])
 def test_the_papers_inversion_spends_one_evaluation_less(solver: str) -> None:
     model, grid = make_oracle(), make_grid(SCHEDULE, "paper", 12, 600.0)
@@ -610,6 +623,10 @@ def test_refusals_name_the_setting() -> None:
             r"solver\.clean_end=none: choose one of full, half",
         ),
         (lambda: SolverSettings(name="ddim", grid="karras", steps=1), r"solver\.steps=1: give 2 or more to ddim"),
+        (
+            lambda: SolverSettings(name="ddim", grid="karras", steps=10**6 + 1),
+            r"solver\.steps=1000001: give a whole number of at most 1e\+06",
+        ),
         (
             lambda: SolverSettings(name="trapezoid", grid="karras", steps=2),
             r"solver\.steps=2: give 3 or more to trapezoid",

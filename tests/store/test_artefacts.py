@@ -238,6 +238,23 @@ def test_atomic_folder_is_all_or_nothing(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o755), (0o027, 0o750), (0o002, 0o775), (0o077, 0o700)])
+def test_folders_and_files_are_as_open_as_the_umask_allows(tmp_path: Path, mask: int, mode: int) -> None:
+    """A temporary folder or file is its owner's alone; the finished one is not, whatever it replaces."""
+    before = os.umask(mask)
+    try:
+        with atomic_folder(tmp_path / "new" / "model") as temporary:
+            (temporary / "file").touch()
+        for _ in range(2):
+            write_json(tmp_path / "new" / "value.json", {})
+        assert os.umask(mask) == mask  # asking for the mask has not changed it
+    finally:
+        os.umask(before)
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("new", "new/model", "new/model/file")]
+    assert modes == [mode, mode, mode & 0o666]
+    assert stat.S_IMODE((tmp_path / "new/value.json").stat().st_mode) == mode & 0o666
+
+
 def test_atomic_folders_tell_of_the_disk(tmp_path: Path) -> None:
     """A full disk and a file in the way are one line, and leave nothing."""
     with pytest.raises(InputError, match=rf"^{tmp_path}/model: no space left"), atomic_folder(tmp_path / "model"):

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -186,7 +185,7 @@ def test_one_of_many_creates_where_there_are_no_hard_links(
     objects, start = LocalObjects(tmp_path), threading.Barrier(8)
 
     def create(index: int) -> bool:
-        start.wait()
+        start.wait(60)
         return objects.create("a/x.claim", str(index).encode())
 
     with ThreadPoolExecutor(8) as pool:
@@ -204,7 +203,7 @@ def test_a_claim_is_taken_over_when_its_holder_is_gone(tmp_path: Path) -> None:
     """At once where the process is known to be gone; elsewhere when its content has stood still."""
     objects = LocalObjects(tmp_path)
     gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
+    gone.wait(60)
     mine = Claims(objects)
     with mine.hold("a/x.claim") as held:
         assert held
@@ -278,11 +277,11 @@ def test_one_of_two_makes_what_has_no_rows(tmp_path: Path) -> None:
         store.get_or_make("one", 1, {}, make)
         finished.set()
 
-    threads = [threading.Thread(target=ask) for _ in range(3)]
+    threads = [threading.Thread(target=ask, daemon=True) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(60)
     assert len(calls) == 1
 
 
@@ -326,8 +325,7 @@ def test_who_waits_looks_at_claims_and_lists_nothing(tmp_path: Path) -> None:
     claim, made = f"{shards.stem(folder, range(6, 8))}.claim", list[int]()
 
     def until(reads: int) -> int:
-        while objects.reads[claim] < reads:
-            time.sleep(0.01)
+        wait_for(lambda: waiting.done() or objects.reads[claim] >= reads)
         return objects.listed[f"{folder}/"]
 
     with ThreadPoolExecutor(1) as pool, Claims(LocalObjects(tmp_path)).hold(claim) as held:
@@ -336,7 +334,7 @@ def test_who_waits_looks_at_claims_and_lists_nothing(tmp_path: Path) -> None:
         assert until(10) == until(18)
         assert sorted(made) == [rows.start for rows in cut(ROWS, BATCH) if rows.start != 6]
         (tmp_path / claim).unlink()
-        assert waiting.result().spent.evaluations == ROWS
+        assert waiting.result(60).spent.evaluations == ROWS
     assert made[-1] == 6
 
 
@@ -399,17 +397,19 @@ def test_a_full_or_closed_disk_is_one_line_and_the_store_resumes(
 def mounted(folder: Path, options: str) -> Iterator[None]:
     """A file system of its own in ``folder``."""
     folder.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True, timeout=60
+    )
     if done.returncode:
         pytest.skip("no mounts here")
     try:
         yield
     finally:
-        subprocess.run(["umount", str(folder)], check=True)
+        subprocess.run(["umount", str(folder)], check=True, timeout=60)
 
 
 def remount(folder: Path, options: str) -> None:
-    subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)
+    subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True, timeout=60)
 
 
 def resumes(root: Path, whole: Path) -> None:
@@ -569,11 +569,11 @@ def test_two_machines_share_a_bucket_and_no_disk(address: str, tmp_path: Path) -
     def work(name: str) -> None:
         bucket_get(address, tmp_path / name, made[name])
 
-    threads = [threading.Thread(target=work, args=(name,)) for name in made]
+    threads = [threading.Thread(target=work, args=(name,), daemon=True) for name in made]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(60)
     assert sorted(made["a"] + made["b"]) == [rows.start for rows in cut(ROWS, BATCH)]
     later: list[int] = []
     assert bucket_get(address, tmp_path / "c", later).reused

@@ -24,6 +24,7 @@ from unseen_diffusion.store.shards import RowWise
 from unseen_diffusion.utils.liveness import Clock
 
 ROWS, BATCH, PAUSE = 40, 2, 0.03
+DEADLINE = 120  # seconds after which a process is killed that has not ended
 
 
 class Appends(Protocol):
@@ -80,6 +81,7 @@ def kills(root: Path, number: int) -> dict[str, Any]:
         before, journal = finished(root), Journal(root / f"made-{index}")
         child = os.fork()
         if child == 0:
+            signal.alarm(DEADLINE)
             get(root, journal, PAUSE)
             os._exit(0)
         if index < number:
@@ -102,6 +104,7 @@ def in_parallel(root: Path, number: int, work: Callable[[], dict[str, Any]]) -> 
     for path in paths:
         child = os.fork()
         if child == 0:
+            signal.alarm(DEADLINE)
             path.write_text(json.dumps(work()))
             os._exit(0)
         children.append(child)

@@ -163,7 +163,7 @@ def test_a_file_system_without_locks(here: Path, without_locks: None) -> None:
             assert second == f"process {os.getpid()} on {os.uname().nodename}"
         content = json.loads((folder / CLAIM).read_text())
     ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
+    ended.wait(60)
     claim(folder, **content | {"pid": ended.pid})
     with hold_folder(folder, clock=FakeClock()) as holder:
         assert holder is None

@@ -70,7 +70,7 @@ def state(network: nn.Module) -> Iterator[Tensor]:
 def test_fresh_adapters_change_nothing(model: DiffusersModel) -> None:
     """B is zero: the same bits come out, and what is trained is A and B of convolutions and attention."""
     adapted = with_adapters(model.network, rank=2, seed=0)
-    x, t = torch.randn(4, 3, 8, 8), torch.tensor([0, 5, 500, 999])
+    x, t = torch.randn(4, 3, 8, 8, generator=generator(0, "x")), torch.tensor([0, 5, 500, 999])
     with torch.no_grad():
         assert torch.equal(adapted(x, timestep=t).sample, model.network(x, timestep=t).sample)
     trained = [name for name, value in adapted.named_parameters() if value.requires_grad]
@@ -145,7 +145,7 @@ def test_tuning_lowers_the_validation_loss(model: DiffusersModel, settings: Tuni
     assert weights_digest(model.network) == before
     assert all(not value.requires_grad for value in model.network.parameters())
     other = model.with_network(settings.tuned(model.network, weights), "tuned")
-    x, node = torch.randn(2, 3, 8, 8), model.schedule.node(500)
+    x, node = torch.randn(2, 3, 8, 8, generator=generator(0, "x")), model.schedule.node(500)
     assert not torch.equal(other.predict(x, node).eps, model.predict(x, node).eps)
     assert (other.evaluations, model.evaluations) == (2, 2)
 

@@ -26,7 +26,7 @@ from unseen_diffusion.models.unet import unet_forward
 from unseen_diffusion.reports.tracking import NoTracker, RunRecord, WandbTracker
 from unseen_diffusion.sweeps.composition import expand
 from unseen_diffusion.training import loop
-from unseen_diffusion.training.data import OwnImages, decode_once, hold_out, open_images
+from unseen_diffusion.training.data import OwnImages, check_decoded, decode_once, hold_out, open_images
 from unseen_diffusion.training.diffusion_recipe import first_network, train_diffusion
 from unseen_diffusion.training.journal import Journal, journal
 from unseen_diffusion.training.loop import LoopSettings, memory_errors, new_state
@@ -632,3 +632,42 @@ def test_training_json_knows_the_images_not_their_place(photos: Path, tmp_path: 
             train_diffusion(config.training, torch.device("cpu"))
     finally:
         moved.rename(photos)
+
+
+# ---------------------------------------------------------------- pixels that collapsed
+
+
+def collapsed(folder: Path, top: int, copies: bool = False) -> Path:
+    """24 pictures of 16 bits whose counts reach ``top``."""
+    folder.mkdir()
+    for number in range(24):
+        rng = np.random.default_rng(0 if copies else number)
+        Image.fromarray(rng.integers(0, top, (16, 16)).astype(np.uint16)).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("top", "copies", "words"),
+    [
+        (100, False, "data=dark: all 24 images are equal once decoded (every pixel is 0); 16-bit counts"),
+        (60000, True, "data=dark: all 24 images are equal; give different images"),
+    ],
+)
+def test_images_of_which_nothing_can_be_learned_stop_the_training(
+    top: int, copies: bool, words: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    collapsed(here / "dark", top, copies)
+    assert run("train", *SMALL, "data.path=dark") != 0
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert words in line
+    assert copies or "set data.images.range" in line
+    assert not [path for path in here.rglob("*") if path.name in ("images.raw", "images.json", "training.json")]
+
+
+def test_few_grey_levels_are_warned_of_before_training(here: Path, caplog: pytest.LogCaptureFixture) -> None:
+    images = Folder(path=str(collapsed(here / "dark", 4096)))
+    pool = own(here / "dark", images=images).pool()
+    decode_once(pool, 16, 3, here / "training")
+    check_decoded("dark", open_images(here / "training"), pool)
+    assert "data=dark: look at the images: only 17 grey levels" in caplog.text
+    assert "data.images.range=null" in caplog.text

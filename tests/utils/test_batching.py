@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
@@ -24,7 +26,7 @@ from unseen_diffusion.solvers.grids import make_grid
 from unseen_diffusion.solvers.sampling import denoise, invert
 from unseen_diffusion.solvers.settings import SolverSettings
 from unseen_diffusion.store.artefacts import Store
-from unseen_diffusion.utils.batching import in_batches, start_size
+from unseen_diffusion.utils.batching import BatchSize, in_batches, start_size
 from unseen_diffusion.utils.errors import InputError
 
 CPU = torch.device("cpu")
@@ -75,7 +77,7 @@ def test_a_trajectory_that_runs_out_of_memory_ends_the_same(caplog: pytest.LogCa
 
 def test_encoders_and_features_halve_too() -> None:
     """The ways into and out of the states, and the feature networks."""
-    rows = torch.rand(9, 1, 4, 4)
+    rows = torch.rand(9, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 
     def convert(batch: Tensor) -> Tensor:
         if len(batch) > 2:
@@ -195,3 +197,23 @@ def test_layout_and_compilation_change_neither_results_nor_keys(
     torch.testing.assert_close(invert(compiled, images, grid, [500])[500], expected, rtol=1e-4, atol=1e-4)
     assert counters["frames"]["ok"] > before
     assert plain.fingerprint == fast.fingerprint == compiled.fingerprint
+
+
+@given(st.integers(0, 40), st.integers(1, 50), st.integers(1, 50))
+def test_batches_cover_every_row_once(count: int, size: int, fits: int) -> None:
+    """In order, none larger than asked or than fits; what did not fit once is not tried again."""
+    tried: list[int] = []
+
+    def job(rows: slice) -> range:
+        tried.append(rows.stop - rows.start)
+        if tried[-1] > fits:
+            raise MemoryError
+        return range(rows.start, rows.stop)
+
+    limit = BatchSize(size)
+    parts = list(in_batches(job, count, limit))
+    assert [row for part in parts for row in part] == list(range(count))
+    assert all(0 < len(part) <= min(size, fits) for part in parts)
+    failed = [rows for rows in tried if rows > fits]
+    assert failed == sorted(set(failed), reverse=True)
+    assert limit.size == size or failed

@@ -55,7 +55,7 @@ def test_a_process_until_its_end(other: subprocess.Popen) -> None:
     other.send_signal(signal.SIGKILL)
     os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)
     assert not seen.is_running()
-    other.wait()
+    other.wait(60)
     assert not seen.is_running()
 
 

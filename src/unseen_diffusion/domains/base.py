@@ -4,16 +4,17 @@ import logging
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Collection, Hashable, Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 from torch import Tensor
 
-from unseen_diffusion.domains.pixel_check import check_pixels
+from unseen_diffusion.domains.pixel_check import check_contents, check_pixels
 from unseen_diffusion.domains.pools import Pool, array_pool, fingerprint, stack
 from unseen_diffusion.domains.split import LABELS, SHARES, Split, check_counts, split_pool
 from unseen_diffusion.utils.checked import settings
 from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.identity import Unnamed, marks_of, named
 from unseen_diffusion.utils.renamed import new_names
 
 __all__ = [
@@ -35,9 +36,13 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-SPLITTING = (*SHARES, "split_seed", "draw", "redraw_heldout")  # fields of a domain that its pool does not depend on
 PER_LINE = 5  # unreadable images that one message names
 KEPT = 2  # pools in memory, which may hold the encoded images
+# Marks of the fields that a pool's fingerprint does not name; any other field of a domain is one that it names.
+SHOWN = Unnamed("people read it, no pixel depends on it")
+READING = Unnamed("how the images are read, not which")
+SPLITS = Unnamed("divides the pool, and is named by the key of the split")
+LEADS = Unnamed("leads to the images, whose content the fingerprint names")
 Size = Annotated[int, Field(ge=0)] | None
 
 
@@ -48,23 +53,23 @@ class Domain(ABC):
     A subclass is decorated with ``@settings("domain")``, declares its own fields, and defines ``pool``.
     """
 
-    name: str
+    name: Annotated[str, SHOWN]
     """what reports and error messages call the domain"""
-    source: str
+    source: Annotated[str, SHOWN]
     """one line: where the images come from"""
-    licence: str
+    licence: Annotated[str, SHOWN]
     """one line: the terms of use"""
-    references: Size = None
+    references: Annotated[Size, SPLITS] = None
     """number of reference images R; null takes 50 % of the pool"""
-    validation: Size = None
+    validation: Annotated[Size, SPLITS] = None
     """number of validation images V; null takes 15 % of the pool"""
-    heldout: Size = None
+    heldout: Annotated[Size, SPLITS] = None
     """number of held-out images H; null takes 35 % of the pool"""
-    split_seed: int = 0
+    split_seed: Annotated[int, SPLITS] = 0
     """seed that decides which images are held out"""
-    draw: int = 0
+    draw: Annotated[int, SPLITS] = 0
     """seed that decides which of the other images are references; several draws share the held-out images"""
-    redraw_heldout: bool = False
+    redraw_heldout: Annotated[bool, SPLITS] = False
     """true: the draw decides which images are held out too, and draws share no image as long as the pool lasts; then
     intervals over draws contain the choice of the held-out images"""
 
@@ -76,6 +81,10 @@ class Domain(ABC):
             InputError: the source is missing, unreachable or empty.
         """
 
+    def of_pixels(self) -> dict[str, Any]:
+        """The fields that decide pixels, by name, for the pool's fingerprint: all but those marked (``SHOWN``...)."""
+        return named(self)
+
     def state(self) -> Hashable:
         """A value that changes when the source changes, cheap to compute; with None, the source is read every time.
 
@@ -84,6 +93,9 @@ class Domain(ABC):
         """
         return None
 
+
+# Fields of a domain that its pool does not depend on.
+SPLITTING = tuple(name for name, marks in marks_of(Domain).items() if SPLITS in marks)
 
 _pools: OrderedDict[Hashable, Pool] = OrderedDict()  # of this process; the most recently used is last
 
@@ -128,6 +140,7 @@ def read_split(domain: Domain, size: int, channels: int) -> Split:
     """``load_split`` without the check of the pixels, for callers that check them later (``check_pixels``)."""
     pool = pool_of(domain, size, channels)
     check_sizes(domain, len(pool.names))
+    check_contents(domain.name, pool)
     decoded: dict[int, Tensor] = {}
     unreadable: dict[int, str] = {}
     while True:
@@ -135,7 +148,8 @@ def read_split(domain: Domain, size: int, channels: int) -> Split:
             parts = parts_of(domain, pool, unreadable.keys())
         except InputError as error:
             _require_readable(domain.name, decoded, unreadable)
-            raise error from None
+            copies = f" (of {len(pool.names)} files {len(set(pool.contents or ()))} differ, and copies stay together)"
+            raise InputError(f"{error}{copies if pool.repeated else ''}") from None
         missing = [index for part in parts for index in part if index not in decoded]
         failed = _decode(pool, missing, decoded)
         if not failed:

@@ -3,16 +3,17 @@
 import logging
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from torch import Tensor
 
-from unseen_diffusion.domains.base import Domain, Pool, fingerprint
+from unseen_diffusion.domains.base import READING, Domain, Pool, fingerprint
 from unseen_diffusion.domains.levels import Cell, Levels, Range, check_range
 from unseen_diffusion.utils import images
 from unseen_diffusion.utils.checked import settings
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import file_states
+from unseen_diffusion.utils.identity import OmittedIf
 from unseen_diffusion.utils.image_files import Header
 
 log = logging.getLogger(__name__)
@@ -25,9 +26,9 @@ NAMED = 3  # files that a line of the log names
 class EncodedDomain(Domain):
     """A domain of image files, or of their bytes; an empty ``name`` becomes ``default_name``."""
 
-    on_unreadable: Literal["error", "skip"] = "error"
+    on_unreadable: Annotated[Literal["error", "skip"], READING] = "error"
     """error: an unreadable image stops the run; skip: the next image replaces it, with a warning"""
-    range: Range | None = None
+    range: Annotated[Range | None, OmittedIf(None)] = None
     """counts that become black and white: [low, high], percentiles of all files such as [0.5%, 99.5%], or files for
     their smallest and largest count; null takes the whole range of 8 or 16 bits"""
 
@@ -68,7 +69,8 @@ class EncodedDomain(Domain):
             read: indices -> encoded images.
             headers: of the files; None for one that cannot be opened.
             contents: a digest of each encoded image; equal ones stay on one side of a split.
-            parts: JSON values that the fingerprint is computed from, ``size`` and ``channels`` among them.
+            parts: JSON values that the fingerprint is computed from beside the fields, ``size`` and ``channels`` among
+                them.
         """
         size, channels = parts["size"], parts["channels"]
         levels = Levels(self.range, headers, lambda index: read([index])[0])
@@ -82,21 +84,13 @@ class EncodedDomain(Domain):
         return Pool(
             tuple(names),
             lambda indices: images.stack(decode(indices, size)),
-            fingerprint(**parts, **self._treatment(headers)),
+            fingerprint(**parts, **self.of_pixels(), **_conversions(headers)),
             skip_unreadable=self.on_unreadable == "skip",
             contents=tuple(contents),
             load_uncropped=lambda indices: decode(indices, None),
             levels=levels,
             sides=tuple(header.side for header in known),
         )
-
-    def _treatment(self, headers: Sequence[Header | None]) -> dict[str, Any]:
-        """What the fingerprint needs where pixels are converted in another way than those of most files."""
-        special = {str(i): header.conversions for i, header in enumerate(headers) if header and header.conversions}
-        treatment: dict[str, Any] = {"conversions": special} if special else {}
-        if self.range is not None:
-            treatment["range"] = self.range if isinstance(self.range, str) else list(self.range)
-        return treatment
 
     def _report(self, names: Sequence[str], headers: Sequence[Header | None]) -> None:
         """Logs what is not read, or not as it is: further frames, profiles, the upper 8 of 16 bits."""
@@ -116,6 +110,12 @@ class EncodedDomain(Domain):
             if self.on_unreadable == "skip":
                 raise
             raise InputError(f"{error}, or set domain.on_unreadable=skip") from error
+
+
+def _conversions(headers: Sequence[Header | None]) -> dict[str, Any]:
+    """What the fingerprint needs where pixels are converted in another way than those of most files."""
+    special = {str(i): header.conversions for i, header in enumerate(headers) if header and header.conversions}
+    return {"conversions": special} if special else {}
 
 
 NOTES: dict[str, Callable[[Header], bool]] = {

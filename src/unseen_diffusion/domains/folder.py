@@ -9,10 +9,11 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
+from typing import Annotated
 
 from PIL import Image
 
-from unseen_diffusion.domains.base import Pool
+from unseen_diffusion.domains.base import LEADS, SPLITS, Pool
 from unseen_diffusion.domains.encoded import EncodedDomain, require_path
 from unseen_diffusion.domains.levels import Cell
 from unseen_diffusion.utils.checked import Text, as_written, settings
@@ -31,17 +32,17 @@ Patterns = str | Sequence[str] | None
 class Folder(EncodedDomain):
     """All images below a folder, recognised by their suffix; hidden ones and folders that start with __ are skipped."""
 
-    path: Text
+    path: Annotated[Text, LEADS]
     """the folder; its subfolders are searched too, linked ones included"""
     name: str = ""
     source: str = "a folder of images"
     licence: str = "not stated"
-    include: Patterns = None
+    include: Annotated[Patterns, LEADS] = None
     """patterns such as 'train/*' of the images that are used, by their path below the folder (* matches / too); null
     uses all"""
-    exclude: Patterns = None
+    exclude: Annotated[Patterns, LEADS] = None
     """patterns such as '*mask*' of the images that are left out"""
-    cluster: Text | None = None
+    cluster: Annotated[Text | None, SPLITS] = None
     """regular expression of what the paths of one cluster share, such as '^(.*)_frame' for frames of one picture (its
     first group, or the whole match); a cluster stays on one side of the split, and tests permute it whole; null: only
     equal images are one cluster"""

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import fsspec
 
-from unseen_diffusion.domains.base import Pool
+from unseen_diffusion.domains.base import LEADS, READING, SHOWN, Pool
 from unseen_diffusion.domains.encoded import EncodedDomain, encoded_bytes, null_cell
 from unseen_diffusion.domains.levels import Cell
 from unseen_diffusion.utils.checked import Count, Text, settings
@@ -26,28 +26,30 @@ PATIENCE = 5  # seconds that the hub has to answer; otherwise only the cache is 
 class Hub(EncodedDomain):
     """A data set of the hub; only data is read, never code."""
 
-    id: Text
+    id: Annotated[Text, LEADS]
     """the data set, e.g. uoft-cs/cifar10"""
     name: str = ""
     source: str = "the Hugging Face hub"
     licence: str = "see the data set's card"
-    config: Text | None = None
+    config: Annotated[Text | None, LEADS] = None
     """configuration of the data set; needed where it has several"""
-    split: Text = "train"
+    split: Annotated[Text, LEADS] = "train"
     """part of the data set, e.g. train or test"""
-    revision: Text | None = None
+    revision: Annotated[Text | None, LEADS] = None
     """branch, tag or commit; null takes the newest"""
-    column: Text = "image"
+    column: Annotated[Text, LEADS] = "image"
     """column of the images"""
-    label: Text = "label"
+    label: Annotated[Text, LEADS] = "label"
     """column of the classes; only needed for labels"""
-    labels: Sequence[int | str] | None = None
+    labels: Annotated[Sequence[int | str] | None, LEADS] = None
     """classes whose rows are kept; null keeps all"""
-    streaming: bool = True
+    streaming: Annotated[bool, READING] = True
     """true fetches the first rows each time; false downloads the whole data set once, for later use offline"""
-    limit: Count | None = 2000
+    limit: Annotated[Count | None, LEADS] = 2000
     """number of rows (the first ones of the labels) that are used and held in memory; null takes all"""
-    remedy: str = "check domain.id, config, split and network (domain.streaming=false keeps a copy for offline use)"
+    remedy: Annotated[str, SHOWN] = (
+        "check domain.id, config, split and network (domain.streaming=false keeps a copy for offline use)"
+    )
     """the remedy that the error message names if the data set cannot be loaded"""
 
     def default_name(self) -> str:

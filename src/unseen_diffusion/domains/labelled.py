@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from unseen_diffusion.domains.base import Pool
+from unseen_diffusion.domains.base import LEADS, Pool
 from unseen_diffusion.domains.encoded import EncodedDomain
 from unseen_diffusion.domains.hub import Hub
 from unseen_diffusion.domains.parquet import Parquet, parquet_files
@@ -15,21 +15,21 @@ from unseen_diffusion.utils.checked import Text, settings
 class Labelled(EncodedDomain):
     """A data set with classes, from local Parquet files or from the hub."""
 
-    hub: Text
+    hub: Annotated[Text, LEADS]
     """the data set on the hub; its rows are downloaded once and cached"""
-    path: Text | None
+    path: Annotated[Text | None, LEADS]
     """local Parquet files (a file, a folder or a glob pattern); null takes the hub, or its local cache"""
-    column: Text
+    column: Annotated[Text, LEADS]
     """column of the images in the local files"""
-    hub_column: Text
+    hub_column: Annotated[Text, LEADS]
     """column of the images on the hub"""
-    label: Text
+    label: Annotated[Text, LEADS]
     """column of the classes"""
-    labels: Sequence[int | str] | None
+    labels: Annotated[Sequence[int | str] | None, LEADS]
     """classes whose images are kept; null keeps all"""
-    split: Text
+    split: Annotated[Text, LEADS]
     """part of the data set on the hub"""
-    revision: Text | None
+    revision: Annotated[Text | None, LEADS]
     """branch, tag or commit on the hub; null takes the newest"""
 
     def files(self) -> Sequence[Path]:

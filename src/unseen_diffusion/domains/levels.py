@@ -23,7 +23,12 @@ FILES = "files"
 Range = Literal["files"] | Sequence[float | str]
 Cell = bytes | Path | InputError  # an encoded image, or why there is none
 REMEDY = "two counts such as [0, 4095], two percentiles such as [0.5%, 99.5%], or files"
-NOMINAL = {"16-bit counts": "0 to 65535", "8-bit values": "0 to 255", "16-bit colours": "0 to 65535, upper 8 bits"}
+NOMINAL = {
+    "8-bit values": "0 to 255",
+    "12-bit counts": "0 to 4095",
+    "16-bit counts": "0 to 65535",
+    "16-bit colours": "0 to 65535, upper 8 bits",
+}
 SAMPLED = 2**24  # pixels of the pool that percentiles are computed from, at most (and at least 64 of each image)
 
 

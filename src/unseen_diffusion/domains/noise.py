@@ -35,6 +35,5 @@ class Noise(Domain):
             pixels = normal_rows((channels, size, size), self.seed, "noise domain", list(indices))
             return quantise(self.contrast * pixels)
 
-        parameters = {"contrast": self.contrast, "seed": self.seed}
-        digest = fingerprint(recipe=RECIPE, count=self.count, size=size, channels=channels, **parameters)
+        digest = fingerprint(recipe=RECIPE, size=size, channels=channels, **self.of_pixels())
         return Pool(tuple(f"noise-{index:05d}" for index in range(self.count)), load, digest)

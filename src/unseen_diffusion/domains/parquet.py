@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,7 +14,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from unseen_diffusion.domains.base import Pool
+from unseen_diffusion.domains.base import LEADS, Pool
 from unseen_diffusion.domains.encoded import EncodedDomain, encoded_bytes, null_cell, require_path
 from unseen_diffusion.domains.levels import Cell
 from unseen_diffusion.utils.checked import Text, settings
@@ -37,16 +38,16 @@ class Row:
 class Parquet(EncodedDomain):
     """Rows of Parquet files."""
 
-    path: Text
+    path: Annotated[Text, LEADS]
     """a file, a folder or a glob pattern"""
     name: str = ""
     source: str = "Parquet files"
     licence: str = "not stated"
     column: Text = "image"
     """column of the encoded images: bytes, or {bytes, path} as on the Hugging Face hub"""
-    label: Text = "label"
+    label: Annotated[Text, LEADS] = "label"
     """column of the classes; only needed for labels"""
-    labels: Sequence[int | str] | None = None
+    labels: Annotated[Sequence[int | str] | None, LEADS] = None
     """classes whose rows are kept; null keeps all"""
 
     def default_name(self) -> str:
@@ -62,6 +63,8 @@ class Parquet(EncodedDomain):
         """The rows, in the order of the files' names."""
         files = parquet_files(self.path)
         rows = [row for file in files for row in select_rows(file, self.column, self.label, self.labels)]
+        if not rows and self.labels is None:
+            raise InputError(f"{self.path}: no rows; give Parquet files with images")
         if not rows:
             raise InputError(
                 f"{self.path}: no row with domain.labels={self.labels}; choose classes of its column {self.label!r}"
@@ -80,7 +83,6 @@ class Parquet(EncodedDomain):
             contents,
             files=[file_digest(file) for file in files],
             rows=[row.number for row in rows],
-            column=self.column,
             size=size,
             channels=channels,
         )

@@ -21,33 +21,55 @@ ENLARGED = 0.75  # files whose smaller side is below this share of the size have
 DOMAIN_WIDE = ("levels", "dark", "bright", "alike")
 
 
+def check_contents(name: str, pool: Pool) -> None:
+    """Refuses files that are copies of one image, before a split keeps them together and leaves its parts empty.
+
+    Raises:
+        InputError: all files are equal.
+    """
+    if len(pool.names) > 1 and pool.contents and len(set(pool.contents)) == 1:
+        raise InputError(f"domain={name}: all {len(pool.names)} images are equal; give different images")
+
+
 def check_pixels(name: str, tensors: Sequence[Tensor], pool: Pool) -> None:
-    """Logs one warning that lists what is suspicious about a domain's decoded images.
+    """Logs one warning that lists what is suspicious about a domain's decoded images; see ``judge_pixels``.
+
+    Raises:
+        InputError: there are several images and all are equal, so that nothing can be learned.
+    """
+    if line := judge_pixels(name, tensors, pool):
+        log.warning("%s", line)
+
+
+def judge_pixels(name: str, tensors: Sequence[Tensor], pool: Pool | None) -> str:
+    """One line that lists what is suspicious about decoded images; empty where nothing is.
 
     Args:
         name: the domain's, for messages.
         tensors: (n, channels, size, size) uint8 each, e.g. references, validation and held-out images.
-        pool: where they come from; names the range that was used and the sizes of the files.
+        pool: where they come from; names the range that was used and the sizes of the files. None: not known.
 
     Raises:
         InputError: there are several images and all are equal, so that nothing can be learned.
     """
     parts = [tensor for tensor in tensors if len(tensor)]
     if not parts:
-        return
-    images = torch.cat(parts)
-    used = f"; {pool.levels.described()}" if pool.levels else ""
+        return ""
+    images, levels = torch.cat(parts), pool.levels if pool else None
+    used = f"; {levels.described()}" if levels else ""
     if len(images) > 1 and bool((images == images[:1]).all()):
         value = f" (every pixel is {int(images[0].min())})" if images[0].min() == images[0].max() else ""
-        remedy = f"{pool.levels.remedy()}, or give other images" if pool.levels else "change the domain's settings"
+        remedy = f"{levels.remedy()}, or give other images" if levels else "change the domain's settings"
         raise InputError(f"domain={name}: all {len(images)} images are equal once decoded{value}{used}; {remedy}")
-    if found := findings(images, pool):
-        ranged = pool.levels is not None and any(one in DOMAIN_WIDE for one in found)
-        remedy = f"{used}; {pool.levels.remedy()} if this is wrong" if pool.levels and ranged else ""
-        log.warning("domain=%s: look at the images: %s%s", name, ", ".join(found.values()), remedy)
+    found = findings(images, pool)
+    if not found:
+        return ""
+    ranged = levels is not None and any(one in DOMAIN_WIDE for one in found)
+    remedy = f"{used}; {levels.remedy()} if this is wrong" if levels and ranged else ""
+    return f"domain={name}: look at the images: {', '.join(found.values())}{remedy}"
 
 
-def findings(images: Tensor, pool: Pool) -> dict[str, str]:
+def findings(images: Tensor, pool: Pool | None) -> dict[str, str]:
     """What is suspicious about images (n, channels, size, size) uint8: a keyword and a phrase for each finding."""
     found: dict[str, str] = {}
     count = len(images)
@@ -87,13 +109,13 @@ def _spread(flat: Tensor) -> Tensor:
     return (squares / len(flat) - mean.square()).clamp(min=0).sqrt().mean()
 
 
-def _enlarged(images: Tensor, pool: Pool) -> str:
+def _enlarged(images: Tensor, pool: Pool | None) -> str:
     """Says that images were smaller than the size that they have now, or consist of repeated pixels; else empty."""
     size = images.shape[-1]
-    small = [side for side in pool.sides or () if side < ENLARGED * size]
+    sides = (pool.sides if pool else None) or ()
+    small = [side for side in sides if side < ENLARGED * size]
     if small:
-        files = len(pool.sides or ())
-        return f"{len(small)} of {files} files are enlarged to {size} pixels (the smallest has {min(small)})"
+        return f"{len(small)} of {len(sides)} files are enlarged to {size} pixels (the smallest has {min(small)})"
     even = images[..., : size // 2 * 2, : size // 2 * 2]
     blocks = even.unflatten(-1, (-1, 2)).unflatten(-3, (-1, 2))
     varied = (images.flatten(1).amin(1) != images.flatten(1).amax(1)).any()

@@ -82,6 +82,13 @@ def array_pool(names: Sequence[str], arrays: Sequence[NDArray[Any]], size: int, 
     )
 
 
+def tiles(name: str, picture: NDArray[Any], width: int) -> list[tuple[str, NDArray[Any]]]:
+    """Square crops of (H, W, C) that lie side by side and share no pixel, in reading order, each with its name."""
+    rows, columns = (range(0, side - width + 1, width) for side in picture.shape[:2])
+    corners = [(top, left) for top in rows for left in columns]
+    return [(f"{name}-{top:03d}-{left:03d}", picture[top : top + width, left : left + width]) for top, left in corners]
+
+
 def stack(tensors: Sequence[Tensor], size: int, channels: int) -> Tensor:
     """Like ``images.stack``, but an empty list gives (0, channels, size, size)."""
     return images.stack(tensors) if tensors else torch.empty((0, channels, size, size), dtype=torch.uint8)

@@ -6,6 +6,7 @@ from pydantic import Field
 from skimage import data
 
 from unseen_diffusion.domains.base import Domain, Pool, array_pool
+from unseen_diffusion.domains.pools import tiles
 from unseen_diffusion.utils.checked import settings
 
 WIDTH = 512  # of each photograph, which is square
@@ -24,11 +25,5 @@ class Textures(Domain):
     def pool(self, size: int, channels: int) -> Pool:
         """(512 // crop) ** 2 crops of each of the three photographs."""
         photographs = {"brick": data.brick(), "grass": data.grass(), "gravel": data.gravel()}
-        starts = range(0, WIDTH - self.crop + 1, self.crop)
-        names, crops = [], []
-        for texture, photograph in photographs.items():
-            for top in starts:
-                for left in starts:
-                    names.append(f"{texture}-{top:03d}-{left:03d}")
-                    crops.append(photograph[top : top + self.crop, left : left + self.crop, None])
-        return array_pool(names, crops, size, channels)
+        named = [tile for name, grey in photographs.items() for tile in tiles(name, grey[:, :, None], self.crop)]
+        return array_pool([name for name, _ in named], [crop for _, crop in named], size, channels)

@@ -43,8 +43,7 @@ class Turbulence(Domain):
         def load(indices: Sequence[int]) -> Tensor:
             return images.stack([images.fit(self.opacity(i)[..., None], size, channels) for i in indices])
 
-        parameters = {key: getattr(self, key) for key in ("slope", "sigma", "depth", "resolution", "seed")}
-        digest = fingerprint(recipe=RECIPE, count=self.count, size=size, channels=channels, **parameters)
+        digest = fingerprint(recipe=RECIPE, size=size, channels=channels, **self.of_pixels())
         return Pool(tuple(f"turbulence-{index:05d}" for index in range(self.count)), load, digest)
 
     def opacity(self, index: int) -> NDArray[np.float64]:

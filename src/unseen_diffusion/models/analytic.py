@@ -31,6 +31,8 @@ class GaussianModel(DiffusionModel):
         name: for tables.
     """
 
+    tried = True  # its tensors are checked to fit each other
+
     def __init__(
         self,
         mean: Float[Tensor, "c h w"],

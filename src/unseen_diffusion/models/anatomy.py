@@ -20,6 +20,7 @@ AUTOENCODERS = ("AutoencoderKL", "VQModel")
 Size = Annotated[int, Field(ge=1, le=4096)]
 Factor = Annotated[int, Field(ge=1, le=64)]
 Channels = Annotated[int, Field(ge=1, le=65536)]
+IMAGE_CHANNELS = (1, 3)
 # What the JSON files of a pipeline may ask for.
 RANGES: dict[str, Any] = {
     "num_train_timesteps": Annotated[int, Field(ge=2, le=100_000)],
@@ -211,6 +212,10 @@ def _check_shapes(anatomy: Anatomy) -> None:
     outputs = (network["out_channels"] or network["in_channels"]) // anatomy.factor**2
     if outputs not in (anatomy.channels, 2 * anatomy.channels):
         raise InputError(f"{folder}: {outputs} output channels for {anatomy.channels} input channels; no such family")
+    images = anatomy.codec["in_channels"] if anatomy.codec_part else anatomy.channels
+    if images not in IMAGE_CHANNELS:
+        what = "an autoencoder" if anatomy.codec_part else "no autoencoder in model_index.json"
+        raise InputError(f"{folder}: images of {images} channels and {what}; give a model of grey or RGB images")
     if anatomy.codec_part:
         _check_entry(folder, anatomy.codec_part, ["diffusers", str(anatomy.codec.get("_class_name"))], AUTOENCODERS)
         if isinstance(anatomy.family, Score):

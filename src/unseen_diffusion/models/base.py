@@ -51,12 +51,14 @@ class DiffusionModel(ABC):
         fingerprint: SHA-256 of everything that determines the output of the network.
         device: of the network; states may lie on any device.
         evaluations: NFE (network function evaluations) so far, one per image and call.
+        tried: whether it has taken an image of its spec (``trial.try_model``), or is built to take any.
     """
 
     name: str
     spec: ModelSpec
     fingerprint: str
     device: torch.device
+    tried: bool = False
 
     def __init__(self) -> None:
         self.evaluations = 0

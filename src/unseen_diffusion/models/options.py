@@ -12,6 +12,9 @@ from unseen_diffusion.models.parameterisations import VariancePreserving
 from unseen_diffusion.models.text import check_text
 from unseen_diffusion.utils.checked import Text, checked_arguments, settings
 from unseen_diffusion.utils.errors import InputError
+from unseen_diffusion.utils.identity import Unnamed
+
+SPEED = Unnamed("changes the speed, and results only by float rounding")
 
 
 @settings("model")
@@ -20,26 +23,20 @@ class Options:
 
     condition: int | str | None = None
     """a class number or a prompt; null for the null class, the empty prompt or no condition"""
-    guidance: Annotated[int | float, Field(ge=1)] = 1.0
+    guidance: Annotated[int | float, Field(ge=1), Unnamed("named where it takes part: by the guided model")] = 1.0
     """classifier-free guidance of the denoising (Ho and Salimans 2022), 1 for none; inversion is never guided"""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: automatic mixed precision in the network"""
     latent_scale: Annotated[int | float, Field(gt=0)] | None = None
     """replaces the scaling factor of the autoencoder"""
-    variant: Text | None = None
+    variant: Annotated[Text | None, Unnamed("the files that it chooses are named")] = None
     """files of weights to read where a part has them, e.g. fp16; null: full precision, or the only variant there is"""
     initial_seed: int | None = None
     """draws the weights of the network at initialisation with this seed; null reads the trained ones"""
-    channels_last: bool = False
+    channels_last: Annotated[bool, SPEED] = False
     """keeps weights and activations of the network as NHWC, which is faster for convolutions"""
-    compile: bool = False
+    compile: Annotated[bool, SPEED] = False
     """torch.compile, once per batch shape; needs a C++ compiler on the CPU, Triton on CUDA"""
-
-
-# Options that change the speed, and results only by float rounding: no artefact key contains them.
-SPEED = ("channels_last", "compile")
-# Not in a fingerprint by itself either: the files that it chooses are.
-UNNAMED = (*SPEED, "guidance", "variant")
 
 
 def describe(path: str, revision: str | None = None) -> ModelSpec:

@@ -117,8 +117,9 @@ class InSubspace(Prior):
 class Mixture(InSubspace):
     """A Gaussian mixture in the leading ``rank`` directions, isotropic beyond (EM, diagonal covariances).
 
-    The number of components, at most ``components``, is that of the lowest BIC (Schwarz 1978). One component is
-    ``LowRank``. The mixture keeps the references' mean, and their variance along every leading direction.
+    The number of components is that of the lowest BIC (Schwarz 1978): at most ``components``, and at most half the
+    number of references. One component is ``LowRank``. The mixture keeps the references' mean, and their variance along
+    every leading direction.
     Components cannot be narrower than a tenth of the references' own spread, or they would replay references.
     """
 

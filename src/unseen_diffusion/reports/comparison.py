@@ -28,7 +28,7 @@ from unseen_diffusion.reports.rows import (
     setting_text,
     share_text,
 )
-from unseen_diffusion.reports.tables import SPLIT, extractors, print_frame, width, write_frame
+from unseen_diffusion.reports.tables import SPLIT, YARDSTICK, extractors, print_frame, width, write_frame
 from unseen_diffusion.scores.intervals import MeanInterval, combined_p, crossed_interval, holm, share_interval
 from unseen_diffusion.scores.metrics import METRICS
 from unseen_diffusion.utils.errors import InputError
@@ -260,14 +260,17 @@ def _shared(line: "pd.Series[Any]") -> str:
 
 def write_comparison(frame: pd.DataFrame, path: Path, reference: str = "fitted") -> None:
     """Writes the comparison as .csv (every column), .md or .tex (the compact one)."""
-    write_frame(frame, compact(frame, reference), path, caption(frame, reference))
+    write_frame(frame, compact(frame, reference), path, caption(frame, reference), frame.attrs.get(YARDSTICK, ()))
 
 
 def show_comparison(table: pd.DataFrame, title: str, paths: Sequence[Path], reference: str = "fitted") -> pd.DataFrame:
     """Compares the runs of ``table``, prints the comparison of each domain and writes all of it to ``paths``."""
     frame = compare(table, reference)
+    frame.attrs[YARDSTICK] = table.attrs.get(YARDSTICK, [])
     for domain, part in frame.groupby("domain", sort=False):
         print_comparison(part, f"{domain}: {title}", reference)
+    for note in frame.attrs[YARDSTICK]:
+        print(note)
     for path in paths:
         write_comparison(frame, path, reference)
     return frame

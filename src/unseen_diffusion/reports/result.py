@@ -31,6 +31,7 @@ CONTENT: dict[str, Any] = {  # types of the parts, as far as tables and reports 
     "latents": list[Mapping[str, Any]],
     "rows": list[Mapping[str, Any]],
     "metrics": Mapping[str, Mapping[str, Any]],
+    "yardstick": Mapping[str, Any],
     "selection": Mapping[str, Any],
     "tuning": Mapping[str, Any],
     "geometry": Mapping[str, Any],
@@ -74,6 +75,8 @@ class RunResult:
     """scores of the generated images, then of the comparison rows"""
     metrics: Mapping[str, Mapping[str, Any]] | None = None
     """titles and units of scores beyond the suite's (``scores.extra``), by column"""
+    yardstick: Mapping[str, Any] | None = None
+    """what the feature extractor can see in the domain (``scores.yardstick``)"""
     selection: Mapping[str, Any] = field(default_factory=dict)
     """candidates proposed and accepted, in total and by each criterion"""
     tuning: Mapping[str, Any] | None = None

@@ -27,6 +27,7 @@ from unseen_diffusion.reports.rows import (
     plus_minus,
     setting_text,
 )
+from unseen_diffusion.reports.yardstick import yardstick_lines
 from unseen_diffusion.scores.metrics import METRICS
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import atomic_path
@@ -49,26 +50,31 @@ NARROW = (
     "vendi",
 )
 SPLIT = "split"  # a column for comparisons, which is not exported
+YARDSTICK = "yardstick"  # attribute of a table: what the feature extractors can see in its domains, a line each
 IN_LABEL = ("prior", "method")  # settings that the first column already shows
 
 
 def load_results(paths: Sequence[Path | str]) -> pd.DataFrame:
     """One line per row of every run below ``paths``; rows of the same images appear once (``rows.distinct_rows``).
 
-    Configuration keys that distinguish runs of equal ``SETTINGS`` become columns.
+    Configuration keys that distinguish runs of equal ``SETTINGS`` become columns. The table's attribute ``YARDSTICK``
+    holds a line for each domain: what its feature extractor can see there.
 
     Raises:
         InputError: nothing there, or every file is damaged.
     """
     lines: list[dict[str, Any]] = []
-    for result, row in distinct_rows(read_results(paths, RunResult)):
+    results = read_results(paths, RunResult)
+    for result, row in distinct_rows(results):
         line = {**dict.fromkeys(SETTINGS), **result.settings, **row, "run": str(result.folder), "config": result.flat}
         line |= {"searched_t": bool(result.mixing), "searched_eta": bool(result.bandwidth)}
         names = result.split or stored_names(result.artefacts)
         line |= {SPLIT: SplitNames.of(names) if names else None}
         lines.append(line | dict.fromkeys(independent_of(row["row"])))
     lines[0].setdefault("kid_h", None)  # by which tables are sorted
-    return _tell_apart(pd.DataFrame(lines)).drop(columns="config").reset_index(drop=True)
+    table = _tell_apart(pd.DataFrame(lines)).drop(columns="config").reset_index(drop=True)
+    table.attrs[YARDSTICK] = yardstick_lines(results)
+    return table
 
 
 def _tell_apart(table: pd.DataFrame) -> pd.DataFrame:
@@ -168,7 +174,7 @@ def print_table(table: pd.DataFrame, title: str, console: Console | None = None)
     for name in NARROW:
         if width(text) > console.width:
             text = text.drop(columns=METRICS[name].title, errors="ignore")
-    print_frame(text, title, caption(table), console)
+    print_frame(text, title, "\n".join([caption(table), *table.attrs.get(YARDSTICK, ())]), console)
 
 
 def print_frame(text: pd.DataFrame, title: str, below: str, console: Console) -> None:
@@ -199,10 +205,10 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
     Raises:
         InputError: another suffix.
     """
-    write_frame(table, compact(table), path, caption(table))
+    write_frame(table, compact(table), path, caption(table), table.attrs.get(YARDSTICK, ()))
 
 
-def write_frame(full: pd.DataFrame, text: pd.DataFrame, path: Path, below: str = "") -> None:
+def write_frame(full: pd.DataFrame, text: pd.DataFrame, path: Path, below: str = "", notes: Sequence[str] = ()) -> None:
     """Writes ``full`` as .csv, or ``text`` as .md or .tex with a caption that names the feature extractor.
 
     Args:
@@ -210,17 +216,19 @@ def write_frame(full: pd.DataFrame, text: pd.DataFrame, path: Path, below: str =
         text: the compact table.
         path: its suffix decides.
         below: the caption.
+        notes: further lines below it (in .tex as comments).
 
     Raises:
         InputError: another suffix.
     """
     full = full.drop(columns=SPLIT, errors="ignore")
-    after = f"\n\n{md_cell(below)}\n" if below else "\n"
+    after = "\n" + "".join(f"\n{md_cell(note)}\n" for note in (below, *notes) if note)
+    comments = "".join(f"% {one_line(note)}\n" for note in notes)
     in_tex = {"index": False, "escape": False, "caption": tex_cell(below) or None}
     writers = {
         ".csv": lambda: full.rename(columns=csv_cell).map(csv_cell).to_csv(index=False),
         ".md": lambda: text.rename(columns=md_cell).map(md_cell).to_markdown(index=False) + after,
-        ".tex": lambda: text.rename(columns=tex_cell).map(tex_cell).to_latex(**in_tex),
+        ".tex": lambda: text.rename(columns=tex_cell).map(tex_cell).to_latex(**in_tex) + comments,
     }
     if path.suffix not in writers:
         raise InputError(f"{path}: unknown suffix; choose .csv, .md or .tex")

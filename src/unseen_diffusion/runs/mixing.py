@@ -7,15 +7,16 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field
-from torch import Tensor
 
 from unseen_diffusion.pipeline.steps import LatentSet
+from unseen_diffusion.runs.stage import How, WholeStage
 from unseen_diffusion.runs.stages import Stages
 from unseen_diffusion.scores.latents.gaussianity import gaussianity
 from unseen_diffusion.scores.latents.separability import distance_separation, separability
+from unseen_diffusion.store.shards import StageOutput
 from unseen_diffusion.utils.checked import hints, settings
 from unseen_diffusion.utils.errors import InputError
 
@@ -143,19 +144,48 @@ def find_step(search: MixingSearch, judge: Callable[[float], Candidate]) -> Mixi
     return MixingStep(tied[0], search.meaning, judged, tied if len(tied) > 1 else [], at_end)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Gaussianity(WholeStage):
+    """Latents -> every test of ``scores.latents.gaussianity``."""
+
+    stage: ClassVar[str] = "gaussianity"
+    latents: LatentSet
+    seed: int
+    simulations: int
+
+    def make(self, how: How) -> StageOutput:
+        found = gaussianity(self.latents.latents, self.seed, self.simulations)
+        return {"spectrum": found.spectrum}, {name: asdict(finding) for name, finding in found.findings.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentFindings(WholeStage):
+    """Two sets of latents -> tests that separate them, and of the Gaussianity of each."""
+
+    stage: ClassVar[str] = "latent_findings"
+    latents: LatentSet
+    own: LatentSet
+    seed: int
+    permutations: int
+
+    def make(self, how: How) -> StageOutput:
+        sets = {"gaussianity": self.latents.latents, "own_gaussianity": self.own.latents}
+        found = {name: gaussianity(one, self.seed, self.permutations) for name, one in sets.items()}
+        facts: dict[str, Any] = {
+            name: {one: asdict(finding) for one, finding in result.findings.items()} for name, result in found.items()
+        }
+        separated = separability(self.latents.latents, self.own.latents, self.seed, self.permutations)
+        facts["separability"] = asdict(separated)
+        return {f"{name}_spectrum": result.spectrum for name, result in found.items()}, facts
+
+
 def departure(stages: Stages, latents: LatentSet, statistic: str, seed: int) -> float:
     """How far latents (n >= 8) are from Gaussian by one statistic of ``latents.gaussianity``.
 
     |value - middle| / half-width of the statistic's central 95% range under its null: of the order of 1 or less for
     Gaussian latents. The null is drawn with the same random numbers at every step.
     """
-    inputs = {"latents": latents.key, "seed": seed, "simulations": SIMULATIONS}
-
-    def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
-        found = gaussianity(latents.latents, seed, SIMULATIONS)
-        return {"spectrum": found.spectrum}, {name: asdict(finding) for name, finding in found.findings.items()}
-
-    artefact = stages.get("gaussianity", 1, inputs, make)
+    artefact = stages.run(Gaussianity(latents=latents, seed=seed, simulations=SIMULATIONS))
     finding = artefact.facts[statistic]
     middle, half = (finding["low"] + finding["high"]) / 2, (finding["high"] - finding["low"]) / 2
     return abs(finding["value"] - middle) / half if half > 0 else math.inf
@@ -166,19 +196,7 @@ def latent_findings(stages: Stages, latents: LatentSet, own: LatentSet, seed: in
 
     Keys ``separability`` (both sets), ``gaussianity`` (``latents``) and ``own_gaussianity``; 8 latents or more each.
     """
-    inputs = {"latents": latents.key, "own": own.key, "seed": seed, "permutations": PERMUTATIONS}
-
-    def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
-        sets = {"gaussianity": latents.latents, "own_gaussianity": own.latents}
-        found = {name: gaussianity(one, seed, PERMUTATIONS) for name, one in sets.items()}
-        facts: dict[str, Any] = {
-            name: {one: asdict(finding) for one, finding in result.findings.items()} for name, result in found.items()
-        }
-        facts["separability"] = asdict(separability(latents.latents, own.latents, seed, PERMUTATIONS))
-        return {f"{name}_spectrum": result.spectrum for name, result in found.items()}, facts
-
-    artefact = stages.get("latent_findings", 1, inputs, make)
-    return artefact.facts
+    return stages.run(LatentFindings(latents=latents, own=own, seed=seed, permutations=PERMUTATIONS)).facts
 
 
 def separation(latents: LatentSet, own: LatentSet, seed: int) -> float:

@@ -13,7 +13,7 @@ from unseen_diffusion.reports.tracking import record_of, secrets, without_secret
 from unseen_diffusion.runs.details import details, reconstruct, tested_latents, tuning_of
 from unseen_diffusion.runs.methods.base import Generated
 from unseen_diffusion.runs.run import Run, generate, searched
-from unseen_diffusion.runs.scoring import score_rows
+from unseen_diffusion.runs.scoring import score_rows, yardstick
 from unseen_diffusion.runs.settings import RunSettings
 from unseen_diffusion.runs.stages import Stages
 from unseen_diffusion.scores.extra import description as extra_description
@@ -61,6 +61,7 @@ def _result(run: Run, generated: Generated, folder: Path, searches: dict[str, An
         latents=tested_latents(run) if settings.scores.latents else None,
         rows=rows,
         **extra_description(settings.scores.extra),
+        yardstick=yardstick(run),
         selection=selection,
         tuning=tuning_of(run),
         geometry=geometry_of(stages, settings.t),

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from unseen_diffusion.domains.base import LABELS, pool_of
 from unseen_diffusion.domains.split import clusters_of
-from unseen_diffusion.models.base import DiffusionModel
+from unseen_diffusion.models.base import DiffusionModel, ModelSpec
 from unseen_diffusion.models.pipeline import DiffusersModel
+from unseen_diffusion.models.trial import try_model
 from unseen_diffusion.pipeline.steps import LatentSet
 from unseen_diffusion.reports.populations import NAMES
 from unseen_diffusion.reports.sheets import rows_sheet
@@ -37,8 +38,22 @@ log = logging.getLogger(__name__)
 
 @lru_cache(maxsize=2)
 def _model(config: str, device: torch.device) -> DiffusionModel:
-    """A model by its config as JSON: the points of a sweep in one process share it."""
-    return build(json.loads(config), "model", device=device)
+    """A model by its config as JSON, tried on one image: the points of a sweep in one process share it."""
+    plain = json.loads(config)
+    model: DiffusionModel = build(plain, "model", kind=DiffusionModel, device=device)
+    where = f"model._target_={plain['_target_']}"
+    try_model(model, where, f"{where}: encode and decode")
+    return model
+
+
+def _check_spec(model: DiffusionModel, expected: ModelSpec) -> None:
+    """Refuses a model of other images than its config announced, by which the domain is read."""
+    built, announced = ((spec.channels, spec.size) for spec in (model.spec, expected))
+    if built != announced:
+        raise InputError(
+            f"model.channels={announced[0]}, model.size={announced[1]}: the model has {built[0]} channels and size "
+            f"{built[1]}; set them in its config"
+        )
 
 
 @lru_cache(maxsize=2)
@@ -82,6 +97,7 @@ class Run:
         # Networks come first: a missing or damaged file should stop a run before its images are decoded and inverted.
         self.extractor = _extractor(json.dumps(plain["features"], sort_keys=True))
         self.model = _model(json.dumps(plain["model"], sort_keys=True), settings.device)
+        _check_spec(self.model, settings.spec)
         self.split = self.stages.split(settings.domain, settings.spec)
         check_readable(settings, self.split)
 

@@ -8,7 +8,9 @@ from unseen_diffusion.reports.rows import GENERATED
 from unseen_diffusion.runs.methods.base import Generated
 from unseen_diffusion.runs.run import Run
 from unseen_diffusion.scores.suite import DomainViews, held_out_row, score_row
+from unseen_diffusion.scores.yardstick import CHANGES, LEAST, VERSION, halves, sight
 from unseen_diffusion.store.artefacts import Artefact
+from unseen_diffusion.utils.digests import tensor_digest
 from unseen_diffusion.utils.seeds import normal_rows
 
 
@@ -58,3 +60,21 @@ def score_rows(run: Run, generated: Generated) -> list[dict[str, Any]]:
         return {**scores, "images": artefact.key}
 
     return [{**of(row, artefact), "row": row} for row, artefact in compared(run, generated)]
+
+
+def yardstick(run: Run) -> dict[str, Any] | None:
+    """What the run's feature extractor can see in its domain, measured on the images that scores compare with.
+
+    None without permutations, or with too few images.
+    """
+    s, images = run.settings, run.split.tensors[run.settings.scores.target]
+    if s.scores.permutations == 0 or len(images) < 2 * LEAST:
+        return None
+    one, other = halves(len(images))
+    real = run.views_of(s.scores.target).features
+    key = f"{tensor_digest(images)}/{VERSION}"  # draws of one domain share the held-out images
+    changed = {
+        name: run.stages.features(run.extractor, f"{key}/{name}", change(images[one]), s.device)
+        for name, change in CHANGES.items()
+    }
+    return sight(real[one], real[other], changed, s.scores.permutations)

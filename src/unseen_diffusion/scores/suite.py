@@ -41,7 +41,7 @@ class ScoreSettings:
     reconstructions: ZeroOrMore
     """references inverted and denoised for PSNR and SSIM; 0: none"""
     permutations: ZeroOrMore
-    """random relabellings of whole clusters behind the p-value of KID-H; 0: no p-value"""
+    """random relabellings of clusters behind the p-value of KID-H and the check of the extractor; 0: neither"""
     membership: bool
     """whether a classifier estimates the share of samples in the domain; it needs samples of the base model"""
     neighbours: Count

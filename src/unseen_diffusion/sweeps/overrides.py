@@ -74,8 +74,8 @@ def replace_overrides(arguments: Sequence[str], overrides: Sequence[str]) -> lis
 
 
 def quoted(value: str) -> str:
-    """A string in quotes, so that Hydra reads it as one string."""
-    return "'" + re.sub(r"(\\*)'", r"\1\1\\'", value) + "'"
+    """A string in quotes, so that Hydra reads it as one string; backslashes before a quote are doubled."""
+    return "'" + re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + found[2].replace("'", "\\'"), value) + "'"
 
 
 def escape_values(arguments: Sequence[str]) -> list[str]:

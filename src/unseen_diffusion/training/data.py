@@ -1,5 +1,6 @@
 """The user's own images to train on, decoded once into a file beside the checkpoint."""
 
+import logging
 import math
 import shutil
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from unseen_diffusion.domains.base import Domain, Pool, fingerprint
+from unseen_diffusion.domains.pixel_check import check_contents, judge_pixels
 from unseen_diffusion.utils.checked import Text, WholeNumber, settings
 from unseen_diffusion.utils.digests import array_digest
 from unseen_diffusion.utils.errors import InputError
@@ -24,7 +26,10 @@ from unseen_diffusion.utils.files import atomic_path, read_json, write_json
 from unseen_diffusion.utils.renamed import new_names
 from unseen_diffusion.utils.seeds import generator
 
+log = logging.getLogger(__name__)
+
 CHUNK = 64  # images that a thread decodes at a time
+CHECKED = 2000  # images whose pixels are checked
 NAMED = 3  # unreadable images that the log names
 STEP = 8  # the networks halve the size three times
 
@@ -60,6 +65,7 @@ class OwnImages:
         """
         with data_keys():
             pool = self.images.pool(self.size, self.channels)
+            check_contents(self.images.name, pool)
         if self.fit == "refuse":
             pool = self._of_one_size(pool)
         return replace(pool, fingerprint=f"{self.fit}-{pool.fingerprint}")
@@ -88,8 +94,29 @@ def data_keys() -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        text = str(error).replace("domain.path", "data.path").replace("domain.id", "data.path")
-        raise InputError(text.replace("domain.", "data.images.")) from error
+        raise InputError(_data_keys(str(error))) from error
+
+
+def _data_keys(text: str) -> str:
+    text = text.replace("domain.path", "data.path").replace("domain.id", "data.path")
+    return text.replace("domain.", "data.images.").replace("domain=", "data=", 1)
+
+
+def check_decoded(name: str, images: Tensor, pool: Pool | None) -> None:
+    """The check of ``unseen run`` for pixels that collapsed, on at most ``CHECKED`` images, evenly spaced.
+
+    Args:
+        name: of the images, for messages.
+        images: (n, channels, size, size) uint8.
+        pool: where they come from, or None.
+
+    Raises:
+        InputError: all are equal.
+    """
+    with data_keys():
+        line = judge_pixels(name, [images[:: math.ceil(len(images) / CHECKED) or 1]], pool)
+    if line:
+        log.warning("%s", _data_keys(line))
 
 
 def decode_once(pool: Pool, size: int, channels: int, folder: Path) -> None:

@@ -9,10 +9,17 @@ from torch import Tensor
 
 from unseen_diffusion.domains.parquet import read_parquet
 from unseen_diffusion.training.cards import own_images, plain_config
-from unseen_diffusion.training.data import OwnImages, decode_once, hold_out, images_digest, open_images
+from unseen_diffusion.training.data import (
+    OwnImages,
+    check_decoded,
+    decode_once,
+    hold_out,
+    images_digest,
+    open_images,
+)
 from unseen_diffusion.training.loop import LoopSettings
 from unseen_diffusion.training.processes import Processes
-from unseen_diffusion.training.resume import check_resumable
+from unseen_diffusion.training.resume import check_resumable, remove_unused
 from unseen_diffusion.utils.configs import build
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.seeds import generator
@@ -66,7 +73,12 @@ def _own_images(config: DictConfig, settings: LoopSettings, folder: Path, proces
         # The fingerprint depends on the images, not on their paths.
         plain["data"] = {"validation": own.validation, "fingerprint": pool.fingerprint}
         check_resumable(folder, plain)
-        decode_once(pool, own.size, own.channels, folder)
+        try:
+            decode_once(pool, own.size, own.channels, folder)
+            check_decoded(own.images.name, open_images(folder), pool)
+        except InputError:
+            remove_unused(folder)
+            raise
     processes.wait()
     images = open_images(folder)
     rows, held = hold_out(len(images), own.validation, settings.seed)
@@ -82,6 +94,7 @@ def _given_files(config: DictConfig, settings: LoopSettings, folder: Path, proce
         plain["data"] = {"size": config.data.size, "channels": config.data.channels}
         plain["data"] |= {"fingerprint": images_digest(images), "test": None if test is None else images_digest(test)}
         check_resumable(folder, plain)
+        check_decoded(str(config.data.path), images, None)
     held_images = images[:0] if test is None else test
     order = torch.randperm(len(held_images), generator=generator(settings.seed, "validation"))
     rows, held = torch.arange(len(images)), order[: config.data.validation].sort().values

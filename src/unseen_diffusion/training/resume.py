@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 LOCK = ".training.lock"
 FACTS = "training.json"  # the configuration of a folder's training
+FIRST_FILES = (FACTS, "images.json", "images.raw")
 CHANGEABLE = (
     "steps",
     "checkpoint_every",
@@ -103,6 +104,13 @@ def check_resumable(folder: Path, config: dict[str, Any]) -> None:
                     "choose another training.folder, or delete that one"
                 )
     write_json(path, now)
+
+
+def remove_unused(folder: Path) -> None:
+    """Deletes the decoded images and the configuration of a training without a checkpoint: its images were refused."""
+    if not (folder / CHECKPOINT).exists():
+        for name in FIRST_FILES:
+            (folder / name).unlink(missing_ok=True)
 
 
 def remove_unfinished(folder: Path) -> None:

@@ -21,8 +21,10 @@ Pixels = NDArray[np.uint8] | NDArray[np.float32]
 
 LARGE = 2**25  # pixels; larger images are reduced before they become floats, so that they fit into memory
 MARGIN = 4  # reduced images stay at least so many times larger than what they are resized to
-DEPTH = 65535  # white of 16-bit greys
+DEPTH, DEPTH_12 = 65535, 4095  # white of greys of 16 and of 12 bits
+STRIP = 64  # rows of a reduced image that are converted at a time
 PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # a TIFF tag and the value that makes the largest count black
+ORIENTATION, SIDEWAYS = 274, (5, 6, 7, 8)  # a TIFF tag and its values that exchange width and height
 FAILURES = (
     OSError,
     ValueError,
@@ -55,7 +57,17 @@ def _open(data: bytes | Path) -> Image.Image:
     """Opens an image. Up to twice Pillow's limit it is reduced, and needs no warning; above, Pillow refuses it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return Image.open(io.BytesIO(data) if isinstance(data, bytes) else data)
+        image = Image.open(io.BytesIO(data) if isinstance(data, bytes) else data)
+    if _is_mapped_askew(image):
+        image.filename = ""  # reads the pixels instead of mapping the file
+    return image
+
+
+def _is_mapped_askew(image: Image.Image) -> bool:
+    """Whether Pillow would map a file into memory with width and height exchanged: a TIFF that lies on its side."""
+    tags, tiles = getattr(image, "tag_v2", {}), getattr(image, "tile", [])
+    sideways = tags.get(ORIENTATION) in SIDEWAYS and image.width != image.height
+    return sideways and len(tiles) == 1 and tiles[0][0] == "raw"
 
 
 def read_header(data: bytes | Path) -> Header | None:
@@ -71,6 +83,8 @@ def read_header(data: bytes | Path) -> Header | None:
 
 def _kind(image: Image.Image) -> str:
     """How the pixels of an opened, not yet decoded image are stored."""
+    if _raw_mode(image) == "I;12":
+        return "12-bit counts"
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
         return "16-bit counts"
     if image.mode == "I":
@@ -100,6 +114,13 @@ def _maximum(image: Image.Image) -> int:
     return 255
 
 
+def _whites(image: Image.Image) -> tuple[int, int]:
+    """White of a grey image of more than 8 bits: as Pillow decodes it, and as the file counts."""
+    if _raw_mode(image) == "I;12":
+        return DEPTH_12, DEPTH_12
+    return DEPTH, _maximum(image) if image.mode == "I" and image.format == "PPM" else DEPTH
+
+
 def _white_is_zero(image: Image.Image) -> bool:
     """Whether the largest count means black, which Pillow honours at 8 bits but not above."""
     tags = getattr(image, "tag_v2", {})
@@ -114,6 +135,8 @@ def _conversions(image: Image.Image) -> tuple[str, ...]:
         "transparent-16": deep and "transparency" in image.info,
         "white-is-zero-16": deep and _white_is_zero(image),
         "pgm-16": image.mode == "I" and image.format == "PPM",
+        "tiff-12": _raw_mode(image) == "I;12",
+        "sideways": _is_mapped_askew(image),
     }
     return tuple(name for name, applies in steps.items() if applies)
 
@@ -159,8 +182,7 @@ def read_counts(data: bytes | Path, name: str) -> Pixels:
 def _counts(data: bytes | Path, size: int | None, name: str, known: bool) -> tuple[Pixels, bool]:
     """Pixels, in 0..255 where ``known`` is true and else as stored, and whether the largest of them means black."""
     with _opened(data, name) as opened:
-        kind, maximum, inverted = _kind(opened), _maximum(opened), _white_is_zero(opened)
-        pgm = opened.mode == "I" and opened.format == "PPM"
+        kind, inverted, whites = _kind(opened), _white_is_zero(opened), _whites(opened)
         _refuse(opened.format, kind, known, name)
         factor = 1
         if size is not None and opened.width * opened.height > LARGE:
@@ -176,7 +198,7 @@ def _counts(data: bytes | Path, size: int | None, name: str, known: bool) -> tup
             image = ImageOps.exif_transpose(opened)
             image.load()
         if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-            return _deep(image, name, factor, maximum if pgm else DEPTH, inverted, known)
+            return _deep(image, name, factor, whites, inverted, known), inverted
         return _eight_bits(image), False
 
 
@@ -198,38 +220,42 @@ def _refuse(form: str | None, kind: str, known: bool, name: str) -> None:
 
 
 def _reduced(image: Image.Image, factor: int) -> Image.Image:
-    """A large 8-bit image whose pixels are the means of squares of ``factor`` pixels."""
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        small = image.convert("RGBA").convert("RGBa").reduce(factor).convert("RGBA")
-    elif image.mode == "1":
-        small = image.convert("L").reduce(factor)
-    elif image.mode == "P":
-        small = image.convert("RGB").reduce(factor)
-    else:
+    """A large 8-bit image whose pixels are the means of squares of ``factor`` pixels, converted in strips of rows."""
+    clear = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+    mode = "RGBA" if clear else {"1": "L", "P": "RGB"}.get(image.mode, image.mode)
+    if mode == image.mode and not clear:
         small = image.reduce(factor)
+    else:
+        small = Image.new(mode, (-(-image.width // factor), -(-image.height // factor)))
+        for top in range(0, small.height, STRIP):
+            box = (0, top * factor, image.width, min(image.height, (top + STRIP) * factor))
+            strip = image.crop(box).convert(mode)
+            means = strip.convert("RGBa").reduce(factor).convert("RGBA") if clear else strip.reduce(factor)
+            small.paste(means, (0, top))
     small.info = {key: value for key, value in image.info.items() if key != "transparency"}
     return small
 
 
 def _deep(
-    image: Image.Image, name: str, factor: int, white: int, inverted: bool, known: bool
-) -> tuple[NDArray[np.float32], bool]:
+    image: Image.Image, name: str, factor: int, whites: tuple[int, int], inverted: bool, known: bool
+) -> NDArray[np.float32]:
     """Greys of more than 8 bits, in 0..255 or as counts: (height, width, 1) float32."""
     pixels: NDArray[Any] = _means(image, factor) if factor > 1 else np.asarray(image, dtype=np.float32)
     if not np.isfinite(pixels).all():
         raise InputError(f"{name}: has pixels that are NaN or infinite; replace them by finite numbers")
     transparent = image.info.get("transparency")
     clear = pixels == transparent if isinstance(transparent, int) and factor == 1 else None
+    decoded, stored = whites
     if not known:
-        pixels = pixels if white == DEPTH else pixels * np.float32(white / DEPTH)
+        pixels = pixels if stored == decoded else pixels * np.float32(stored / decoded)
     else:
-        pixels = pixels / 257
+        pixels = pixels / 257 if decoded == DEPTH else pixels * np.float32(255 / decoded)
         pixels = 255 - pixels if inverted else pixels
         if (curve := grey_curve(image)) is not None:
             pixels = np.interp(pixels, np.arange(256), curve).astype(np.float32)
     if clear is not None:
         pixels[clear] = 0
-    return np.asarray(pixels, dtype=np.float32)[..., None], inverted
+    return np.asarray(pixels, dtype=np.float32)[..., None]
 
 
 def _means(image: Image.Image, factor: int) -> NDArray[np.float32]:

@@ -9,17 +9,23 @@ import torch
 
 @contextmanager
 def reproducible(wanted: bool) -> Iterator[None]:
-    """Makes torch choose deterministic algorithms, if ``wanted``; operations that have none raise RuntimeError."""
+    """Makes torch choose deterministic algorithms on one thread of the CPU, if ``wanted``.
+
+    Convolutions on the CPU split their sums among the threads, and so round by their number. Operations without a
+    deterministic algorithm raise RuntimeError.
+    """
     cudnn, before = torch.backends.cudnn, torch.are_deterministic_algorithms_enabled()
-    searches = cudnn.benchmark
+    searches, threads = cudnn.benchmark, torch.get_num_threads()
     try:
         if wanted:
             torch.use_deterministic_algorithms(True)
             cudnn.benchmark = False
+            torch.set_num_threads(1)
         yield
     finally:
         torch.use_deterministic_algorithms(before)
         cudnn.benchmark = searches
+        torch.set_num_threads(threads)
 
 
 @contextmanager

@@ -22,7 +22,23 @@ BEGINNINGS: dict[bytes, tuple[str, str]] = {
     b"{": ("JSON text", "give the image files themselves"),
 }
 BRANDS = {b"heic", b"heix", b"hevc", b"mif1", b"msf1"}  # of HEIF containers, at byte 8
-CUT_SHORT = ("truncated", "not enough image data", "unrecognized data stream", "unexpected end", "buffer too small")
+IMAGES = {
+    b"\x89PNG": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"GIF8": "GIF",
+    b"RIFF": "WebP",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+}
+AGAIN = "copy or download it again, or remove it"
+CUT_SHORT = (
+    "truncated",
+    "not enough image data",
+    "unrecognized data stream",
+    "unexpected end",
+    "buffer too small",
+    "could not create decoder object",  # of WebP
+)
 
 
 def unreadable(name: str, data: bytes | Path, error: Exception) -> InputError:
@@ -46,12 +62,12 @@ def _reason_and_remedy(data: bytes | Path, error: Exception) -> tuple[str, str]:
     except OSError as failure:
         return first_line(failure), "check the disk, or remove the file"
     if not head:
-        return "the file is empty", "copy or download it again, or remove it"
+        return "the file is empty", AGAIN
     if isinstance(error, UnidentifiedImageError):
         return _foreign(head)
     reason = first_line(error)
     if isinstance(error, EOFError) or any(words in reason.lower() for words in CUT_SHORT):
-        return reason, "the file ends too early or is damaged: copy or download it again, or remove it"
+        return reason, f"the file ends too early or is damaged: {AGAIN}"
     if "decoder" in reason.lower() and "not available" in reason.lower():
         return reason, "this Pillow has no decoder for it: re-save it as PNG"
     return reason, RESAVE
@@ -75,5 +91,8 @@ def _foreign(head: bytes) -> tuple[str, str]:
     if b"<svg" in beginning:
         return BEGINNINGS[b"<svg"]
     if not any(head):
-        return "it starts with zeros only", "copy or download it again, or remove it"
+        return "it starts with zeros only", AGAIN
+    for start, form in IMAGES.items():
+        if head.startswith(start):
+            return f"it begins as {form} but is damaged", AGAIN
     return "in no image format that Pillow knows", RESAVE

@@ -27,6 +27,6 @@ def report_command(arguments: list[str]) -> int:
         raise InputError(f"{chosen.output}: the report is one HTML file; give a name such as report.html")
     runs = load_runs(chosen.paths)
     table = load_results(chosen.paths)
-    write_report(runs, chosen.output, chosen.title, compare(table) if is_comparison(table) else None)
-    print(f"wrote {chosen.output}: {len(runs)} runs, {chosen.output.stat().st_size / 1e6:.1f} MB")
+    shown = write_report(runs, chosen.output, chosen.title, compare(table) if is_comparison(table) else None)
+    print(f"wrote {chosen.output}: {len(shown)} runs, {chosen.output.stat().st_size / 1e6:.1f} MB")
     return 0

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,9 +26,14 @@ from unseen_diffusion.reports.html.tables import (
     reconstruction_table,
     results_table,
 )
+from unseen_diffusion.reports.result import RESULTS
 from unseen_diffusion.reports.rows import REPLICATES, run_name
+from unseen_diffusion.reports.yardstick import yardstick_lines
 from unseen_diffusion.utils.digests import raw_digest
+from unseen_diffusion.utils.errors import InputError, first_line
 from unseen_diffusion.utils.files import atomic_path
+
+log = logging.getLogger(__name__)
 
 CAUGHT = 0.9  # least share of replayed references detected as copies for copy rates to be trusted
 MOST_GEOMETRIES = 12  # settings per domain whose latent geometry is drawn, at most
@@ -102,11 +108,48 @@ def render(runs: Sequence[Run], title: str, comparison: DataFrame | None = None)
     )
 
 
-def write_report(runs: Sequence[Run], path: Path, title: str, comparison: DataFrame | None = None) -> None:
-    """Writes the page into one file that needs nothing else."""
-    text = render(runs, title, comparison)
+def write_report(runs: Sequence[Run], path: Path, title: str, comparison: DataFrame | None = None) -> Sequence[Run]:
+    """Writes the page into one file that needs nothing else; returns the runs that it shows.
+
+    A run whose results.json was damaged by hand is skipped with one warning line.
+
+    Raises:
+        InputError: an artefact of the runs is missing, or all are damaged.
+    """
+    try:
+        text = render(runs, title, comparison)
+    except InputError:
+        raise
+    except Exception:  # values of another kind than a run writes raise many types
+        intact = _intact(runs, title)
+        if len(intact) == len(runs):  # no single run is to blame
+            raise
+        runs, text = intact, render(intact, title, comparison)
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+    return runs
+
+
+def _intact(runs: Sequence[Run], title: str) -> list[Run]:
+    """The runs of which a page of their own can be made; the others are named in warnings.
+
+    Raises:
+        InputError: none is left.
+    """
+    intact: list[Run] = []
+    refused: list[str] = []
+    for run in runs:
+        try:
+            render([run], title)
+            intact.append(run)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            refused.append(f"{run.folder / RESULTS}: damaged ({reason}); run this point again")
+    if not intact:
+        raise InputError(refused[0])
+    for line in refused:
+        log.warning("skipped: %s", line)
+    return intact
 
 
 def domain_part(runs: Sequence[Run], names: Names, share: float, prefix: str) -> DomainPart:
@@ -159,7 +202,7 @@ def caveats(runs: Sequence[Run]) -> list[str]:
         facts.append(f"FID-H of as many real images is {scores}; differences of that size mean nothing.")
     else:
         facts.append("No real images were scored here: the floor of FID-H and KID-H at these sizes is unknown.")
-    return facts
+    return [*facts, *yardstick_lines(runs)]
 
 
 def _range(score: str, values: Sequence[float]) -> str:

@@ -44,7 +44,10 @@ class StoredFit(FitSteps[StoredPrior]):
         return self.of.own_latents(count)
 
     def fit(self, prior: Prior, references: LatentSet, id_latents: LatentSet | None) -> StoredPrior:
-        return self.of.stages.prior(prior, self.of.settings.prior_config, references, id_latents)
+        # ``at_step`` may have changed a setting of the config's prior, which the key must name too.
+        given = vars(self.of.settings.prior)
+        at_step = {name: value for name, value in vars(prior).items() if value != given.get(name)}
+        return self.of.stages.prior(prior, self.of.settings.prior_config | at_step, references, id_latents)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from jaxtyping import Float32
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from unseen_diffusion.utils.batching import Size, in_batches
 from unseen_diffusion.utils.checks import require_finite
@@ -78,6 +79,15 @@ def check_images(images: Tensor) -> None:
         raise InputError(
             f"images of shape {tuple(images.shape)}: give (N, 1 or 3, height, width) with at least one image"
         )
+
+
+def resized(images: Tensor, side: int) -> Float32[Tensor, "n 3 s s"]:
+    """uint8 (N, 1 or 3, H, W) -> RGB in [0, 1] of side ``side``, by an antialiased bicubic filter.
+
+    The filter overshoots at edges: values are clamped to [0, 1], as in an image library, but not rounded.
+    """
+    unit = images.to(torch.float32).expand(-1, 3, -1, -1) / 255
+    return interpolate(unit, (side, side), mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
 
 
 class LazyNetwork(ABC):

@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from unseen_diffusion.models.folders import snapshot
-from unseen_diffusion.scores.features.base import LazyNetwork, check_images
+from unseen_diffusion.scores.features.base import LazyNetwork, check_images, resized
 from unseen_diffusion.utils.checked import Count, Text, checked_arguments
 from unseen_diffusion.utils.digests import digest, file_digest
 from unseen_diffusion.utils.errors import InputError
@@ -86,15 +85,10 @@ class DinoV2(LazyNetwork):
 
 
 def preprocess(images: Tensor) -> Float[Tensor, "n 3 224 224"]:
-    """uint8 (N, 1 or 3, H, W) -> (N, 3, 224, 224) float32, normalised by ImageNet's mean and deviation.
-
-    The bicubic filter overshoots at edges: values are clamped to [0, 1] before the normalisation, as in an image
-    library, but not rounded.
-    """
-    unit = images.to(torch.float32).expand(-1, 3, -1, -1) / 255
-    resized = interpolate(unit, (_SIDE, _SIDE), mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
-    mean, deviation = (resized.new_tensor(values)[:, None, None] for values in (_MEAN, _DEVIATION))
-    return (resized - mean) / deviation
+    """uint8 (N, 1 or 3, H, W) -> (N, 3, 224, 224) float32, normalised by ImageNet's mean and deviation."""
+    unit = resized(images, _SIDE)
+    mean, deviation = (unit.new_tensor(values)[:, None, None] for values in (_MEAN, _DEVIATION))
+    return (unit - mean) / deviation
 
 
 def transformers_or_refuse(name: str) -> Any:

@@ -1,0 +1,1 @@
+"""Small wrong changes to the source, and how many of them the tests notice (`make mutants`)."""
