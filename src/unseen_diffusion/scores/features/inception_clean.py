@@ -42,7 +42,8 @@ class InceptionClean(Inception):
         """uint8 (N, 1 or 3, H, W) -> float32 (N, 2048); grey is repeated to RGB."""
         check_images(images)
         resized = resize(images).expand(-1, 3, -1, -1).to(self._device)
-        return self._network.layers((resized - 128) / 128).flatten(1).float()
+        layers = self._network.get_submodule("layers")
+        return layers((resized - 128) / 128).flatten(1).float()
 
 
 def resize(images: Tensor) -> Float32[Tensor, "n c 299 299"]:
