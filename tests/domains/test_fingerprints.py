@@ -166,4 +166,4 @@ def test_every_field_of_every_domain_is_changed_above(root: Path) -> None:
 
 
 def test_the_fields_of_a_split_are_those_marked_so() -> None:
-    assert set(SPLITTING) == {"references", "validation", "heldout", "split_seed", "draw"}
+    assert set(SPLITTING) == {"references", "validation", "heldout", "split_seed", "draw", "redraw_heldout"}

@@ -142,6 +142,7 @@ EVERY: dict[str, Callable[[Row], float]] = {  # columns of every row
     **parts("kid_r", lambda row: kid(row.x.features, row.references.features), standard_error="standard_error"),
     "kid_h_p": lambda row: permutation_p_value(row.x.features, row.target.features, PERMUTATIONS, seed=0),
     "fid_h": lambda row: frechet_distance(row.x.features, row.target.features),
+    "fid_floor": lambda row: frechet_distance(row.references.first(len(row.x.images)).features, row.target.features),
     "fid_r": lambda row: frechet_distance(row.x.features, row.references.features),
     **parts("copy_rate", copies, value="share", p="p_value", expected="expected"),
     "novelty": lambda row: novelty_ratio(row.x.pixels, row.references.pixels, row.target.pixels),

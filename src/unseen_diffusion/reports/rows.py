@@ -201,3 +201,17 @@ def plus_minus(name: str, value: float, half: float) -> str:
         return text
     digits = len(text.rstrip("%").partition(".")[2])
     return f"{text.rstrip('%')}±{scaled(name, half):.{digits}f}{'%' * text.endswith('%')}"
+
+
+def share_text(value: float, low: float, high: float) -> str:
+    """A share in per cent with its interval, which need not be symmetric: ``30.9% (10 to 64)``."""
+    text = f"{100 * value:.1f}%"
+    return text if is_missing(low) or is_missing(high) else f"{text} ({100 * low:.0f} to {100 * high:.0f})"
+
+
+UNEQUAL = "*"  # marks a FID of another number of images
+
+
+def marked(name: str, text: str, count: int, usual: int) -> str:
+    """A score as text; a FID of another number of images than usual is marked, because its floor depends on it."""
+    return text + UNEQUAL if name in ("fid_h", "fid_r") and text and count != usual else text

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from unseen_diffusion.reports.populations import split_names
 from unseen_diffusion.reports.result import TABLE, RunResult, UsedArtefact
 from unseen_diffusion.reports.rows import run_name
 from unseen_diffusion.reports.signatures import signatures
@@ -82,6 +83,7 @@ def _result(run: Run, generated: Generated, folder: Path, searches: dict[str, An
         seconds=seconds(stages),
         artefacts=[UsedArtefact(stage=s, folder=str(a.folder), reused=a.reused) for s, a in stages.used],
         images=without_secrets({"source": settings.domain.source, "licence": settings.domain.licence}, secrets()),
+        split=split_names(run.split.facts["names"]),
         config=without_secrets(settings.plain, secrets()),
         environment=environment() | {"batch_size": settings.batch_size, "threads": torch.get_num_threads()},
     )

@@ -10,7 +10,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from unseen_diffusion.domains.base import Domain, check_sizes, pool_of, split_pool
+from unseen_diffusion.domains.base import Domain, check_sizes, parts_of, pool_of
 from unseen_diffusion.models.analytic import linear_schedule
 from unseen_diffusion.models.base import ModelSpec
 from unseen_diffusion.models.blocks import without_blocks
@@ -295,8 +295,7 @@ def check_references(
     """
     pool = pool_of(domain, spec.size, spec.channels)
     check_sizes(domain, len(pool.names))
-    sizes = (domain.references, domain.validation, domain.heldout)
-    parts = split_pool(pool, *sizes, domain.split_seed, domain.draw, name=domain.name)
+    parts = parts_of(domain, pool)
     counts = dict(zip(("references", "validation", "heldout"), map(len, parts), strict=True))
     check_counts(counts, prior, tolerances, scores, mixing)
     return counts["validation"]

@@ -17,6 +17,7 @@ class Metric:
         question: the question that the score answers.
         needs_features: whether its value depends on the feature extractor.
         in_tables: whether printed tables and dashboards show it; CSV files, reports and results.json have every score.
+        most: upper end of a share: 1, or more for a share over that of real images.
     """
 
     title: str
@@ -26,6 +27,7 @@ class Metric:
     question: str
     needs_features: bool = True
     in_tables: bool = True
+    most: float = 1.0
 
 
 NEAR, NEW, DIVERSE, INSIDE, COST = "near the domain?", "new?", "diverse?", "in the domain?", "at what cost?"
@@ -33,6 +35,7 @@ NEAR, NEW, DIVERSE, INSIDE, COST = "near the domain?", "new?", "diverse?", "in t
 METRICS = {
     "kid_h": Metric("KID-H x1000", "KID-H x1000", "lower", "kid", NEAR),
     "fid_h": Metric("FID-H", "FID-H", "lower", "number", NEAR),
+    "fid_floor": Metric("FID floor", "FID-H of as many real images", "", "number", NEAR),
     "kid_r": Metric("KID-R x1000", "KID-R x1000", "", "kid", NEW),
     "fid_r": Metric("FID-R", "FID-R", "", "number", NEW),
     "copy_rate": Metric("copies", "copies", "lower", "share", NEW, needs_features=False),
@@ -51,7 +54,7 @@ METRICS = {
     "coverage": Metric("cov", "coverage", "higher", "share", DIVERSE),
     "vendi": Metric("Vendi", "Vendi / H", "", "number", DIVERSE),
     "target_classifier": Metric("cls", "target, classifier", "higher", "share", INSIDE),
-    "target_conformal": Metric("conf", "target, conformal", "higher", "share", INSIDE),
+    "target_conformal": Metric("conf", "target, conformal", "higher", "share", INSIDE, most=1 / 0.95),
     "acceptance": Metric("kept", "kept", "", "share", COST, needs_features=False),
     "evaluations_per_image": Metric("NFE", "NFE / image", "lower", "number", COST, needs_features=False),
     "seconds_per_image": Metric("s", "s / image", "lower", "number", COST, needs_features=False),

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -43,7 +44,7 @@ class ScoreSettings:
     reconstructions: ZeroOrMore
     """references inverted and denoised for PSNR and SSIM; 0: none"""
     permutations: ZeroOrMore
-    """random relabellings behind the p-value of KID-H and the check of the extractor; 0: neither"""
+    """random relabellings of clusters behind the p-value of KID-H and the check of the extractor; 0: neither"""
     membership: bool
     """whether a classifier estimates the share of samples in the domain; it needs samples of the base model"""
     neighbours: Count
@@ -69,14 +70,20 @@ class ScoreSettings:
 
 
 class Views(NamedTuple):
-    """One set of images as scores use it: features (n, d) for distances, pixels (n, p) in [-1, 1] for copies.
+    """One set of images as scores use it.
 
-    ``images`` (n, C, H, W) uint8 are there for scores that need them whole.
+    Attributes:
+        features: (n, d), for distances.
+        pixels: (n, p) in [-1, 1], for copies.
+        images: (n, C, H, W) uint8, for scores that need them whole.
+        clusters: (n,) a number per image; images of one number depend on each other (cut-outs that overlap, frames of
+            one picture, equal images). None: each image is independent.
     """
 
     features: Tensor
     pixels: Tensor
     images: Tensor | None = None
+    clusters: Tensor | None = None
 
 
 class DomainViews(NamedTuple):
@@ -110,6 +117,7 @@ def score_row(row: str, samples: Views, domain: DomainViews, settings: ScoreSett
         **_p_value(samples, target, settings.permutations),
         **({"kid_r": None} if few else _prefixed("kid_r", asdict(kid(samples.features, references.features)))),
         "fid_h": frechet_distance(samples.features, target.features),
+        "fid_floor": fid_floor(domain, len(samples.features)),
         "fid_r": None if few else frechet_distance(samples.features, references.features),
         **_prefixed("copy_rate", _copies(copies)),
         **_novelty(samples, domain, settings),
@@ -122,6 +130,15 @@ def score_row(row: str, samples: Views, domain: DomainViews, settings: ScoreSett
         if isinstance(value, float) and math.isinf(value):
             raise InputError(f"scores: {name} of {row} is infinite; check the images and features that it is made of")
     return {name: None if value != value else value for name, value in scores.items()}  # JSON has no NaN
+
+
+def fid_floor(domain: DomainViews, count: int) -> float:
+    """FID-H of as many references: what real images of the domain score, which depends on their number.
+
+    NaN where there are fewer references: a floor of fewer images would be higher.
+    """
+    references = domain.references.features[:count]
+    return frechet_distance(references, domain.target.features) if len(references) == count else math.nan
 
 
 def _copies(copies: CopyRate) -> dict[str, float]:
@@ -154,7 +171,24 @@ def _novelty(samples: Views, domain: DomainViews, settings: ScoreSettings) -> di
 def _p_value(samples: Views, target: Views, permutations: int) -> dict[str, float]:
     if permutations == 0:
         return {}
-    return {"kid_h_p": permutation_p_value(samples.features, target.features, permutations, seed=0)}
+    clusters = pooled_clusters(samples, target)
+    p_value = permutation_p_value(samples.features, target.features, permutations, seed=0, clusters=clusters)
+    return {"kid_h_p": p_value}
+
+
+def pooled_clusters(first: Views, second: Views) -> Tensor | None:
+    """Cluster numbers of two sets, one after the other; an image of no cluster has a number of its own."""
+    if first.clusters is None and second.clusters is None:
+        return None
+    known = [views.clusters for views in (first, second) if views.clusters is not None and len(views.clusters)]
+    new = 1 + max((int(numbers.max()) for numbers in known), default=0)
+    parts = []
+    for views in (first, second):
+        numbers = views.clusters
+        if numbers is None:
+            numbers, new = torch.arange(new, new + len(views.features)), new + len(views.features)
+        parts.append(numbers)
+    return torch.cat(parts)
 
 
 def _membership(samples: Views, domain: DomainViews, neighbours: int) -> dict[str, float]:
@@ -185,8 +219,8 @@ def held_out_row(domain: DomainViews, count: int, settings: ScoreSettings) -> di
 
 
 def _first(views: Views, count: int) -> Views:
-    images = None if views.images is None else views.images[:count]
-    return Views(views.features[:count], views.pixels[:count], images)
+    images, clusters = (None if part is None else part[:count] for part in (views.images, views.clusters))
+    return Views(views.features[:count], views.pixels[:count], images, clusters)
 
 
 def _prefixed(prefix: str, values: dict[str, float]) -> dict[str, float]:
