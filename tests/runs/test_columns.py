@@ -146,7 +146,7 @@ EVERY: dict[str, Callable[[Row], float]] = {  # columns of every row
     "fid_r": lambda row: frechet_distance(row.x.features, row.references.features),
     **parts("copy_rate", copies, value="share", p="p_value", expected="expected"),
     "novelty": lambda row: novelty_ratio(row.x.pixels, row.references.pixels, row.target.pixels),
-    "novelty_features": lambda row: novelty_ratio(row.x.features, row.references.features, row.target.features),
+    "feature_novelty": lambda row: novelty_ratio(row.x.features, row.references.features, row.target.features),
     **parts("symmetric_copies", turned_copies, value="share", p="p_value", expected="expected"),
     "patch_copies": lambda row: patches(row, "in_place"),
     "shifted_patch_copies": lambda row: patches(row, "shifted"),
@@ -171,7 +171,7 @@ OF_GENERATED: dict[str, Callable[[Row], float]] = {  # what the generated images
 NAMES = ("row", "images")
 NOT_OF_THE_BASE_MODEL = {name for name in EVERY if name.startswith("target_classifier")}
 NOT_OF_REAL_IMAGES = {name for name in EVERY if name.startswith(("copy_rate_", "symmetric_copies_"))}
-AGAINST_R = ("kid_r", "fid_r", "novelty", "patch_", "shifted_")
+AGAINST_R = ("kid_r", "fid_r", "novelty", "feature_novelty", "patch_", "shifted_")
 
 
 @pytest.fixture(scope="module")

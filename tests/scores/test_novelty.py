@@ -95,10 +95,10 @@ def test_the_suite_has_them_and_real_images_score_as_new() -> None:
     assert row["symmetric_copies_p"] < 1e-6
     assert row["copy_rate"] < 0.2
     real = held_out_row(domain, COUNT, SETTINGS)
-    assert real["novelty"] == real["novelty_features"] == 1
+    assert real["novelty"] == real["feature_novelty"] == 1
     assert real["patch_copies"] == pytest.approx(0.05, abs=0.01)
     assert real["symmetric_copies"] == pytest.approx(0.05, abs=0.01)
-    assert {"novelty", "novelty_features", "patch_copies", "shifted_patch_copies", "symmetric_copies"} <= METRICS.keys()
+    assert {"novelty", "feature_novelty", "patch_copies", "shifted_patch_copies", "symmetric_copies"} <= METRICS.keys()
 
 
 def test_a_domain_without_symmetries_has_no_turned_copies() -> None:

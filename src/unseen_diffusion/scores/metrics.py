@@ -40,7 +40,7 @@ METRICS = {
     "fid_r": Metric("FID-R", "FID-R", "", "number", NEW),
     "copy_rate": Metric("copies", "copies", "lower", "share", NEW, needs_features=False),
     "novelty": Metric("new", "distance to R / H's", "", "number", NEW, needs_features=False),
-    "novelty_features": Metric("new f", "distance to R / H's, features", "", "number", NEW, in_tables=False),
+    "feature_novelty": Metric("new f", "distance to R / H's, features", "", "number", NEW, in_tables=False),
     "symmetric_copies": Metric(
         "sym", "copies, turned or mirrored", "lower", "share", NEW, needs_features=False, in_tables=False
     ),

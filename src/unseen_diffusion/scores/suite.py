@@ -24,7 +24,7 @@ from unseen_diffusion.utils.errors import InputError
 
 Row = Literal["held_out", "replay", "standard", "base_samples"]
 ROWS: tuple[str, ...] = get_args(Row)
-OF_NEW_IMAGES = ("copy_rate", "symmetric_copies", "novelty", "patch_", "shifted_")  # measured on H itself
+OF_NEW_IMAGES = ("copy_rate", "symmetric_copies", "novelty", "feature_novelty", "patch_", "shifted_")  # of H itself
 MINIMUM = 4  # images that every scored set must have; more for nearest-neighbour scores
 ZeroOrMore = Annotated[int, Field(ge=0)]
 OpenShare = Annotated[float, Field(gt=0, lt=1)]
@@ -157,7 +157,7 @@ def _novelty(samples: Views, domain: DomainViews, settings: ScoreSettings) -> di
     pixels = (samples.pixels, r.pixels, h.pixels)
     found = {
         "novelty": novelty_ratio(*pixels),
-        "novelty_features": novelty_ratio(samples.features, r.features, h.features),
+        "feature_novelty": novelty_ratio(samples.features, r.features, h.features),
         "patch_copies": patch_copy_rate(*pixels, "in_place", quantile),
     }
     if domain.symmetries != "none":
@@ -212,7 +212,8 @@ def held_out_row(domain: DomainViews, count: int, settings: ScoreSettings) -> di
     target = score_row("held_out", _first(domain.target, count), domain, settings)
     against_r = {key: value for key, value in target.items() if key.startswith(("kid_r", "fid_r"))}
     against_h = {key: value for key, value in references.items() if not key.startswith(OF_NEW_IMAGES)}
-    new = {key: value for key, value in target.items() if key.startswith(("novelty", "patch_", "shifted_"))}
+    of_h = ("novelty", "feature_novelty", "patch_", "shifted_")
+    new = {key: value for key, value in target.items() if key.startswith(of_h)}
     if "symmetric_copies" in references:
         new["symmetric_copies"] = references["symmetric_copies_expected"]
     return {**against_h, **against_r, **new, "copy_rate": references["copy_rate_expected"]}
