@@ -25,7 +25,7 @@ HERE = Path(__file__).parent
 EVERYWHERE = 0.02  # of mean power: what a dearer extractor must gain
 WORSE = 0.05  # of mean power on one domain: what the default may lack against the embedded features
 OLD = "embedded"
-SHOWN, COLUMNS, AT = ("photographs", "hubble"), 10, 100
+SHOWN, COLUMNS, AT = ("photographs", "hubble"), 8, 100
 KINDS = (*DAMAGES, *SELECTIONS)
 
 
@@ -180,7 +180,7 @@ def draw(table: pd.DataFrame, summary: pd.DataFrame) -> Figure:
 
 def sheets(table: pd.DataFrame, out: Path) -> None:
     """The first damaged images of two domains, with the power of the extractors beside each kind and strength."""
-    at = table[table["n"] == AT].set_index(["domain", "kind", "strength", "extractor"])["power"]
+    at = table[table["n"] == AT].set_index(["domain", "kind", "strength", "extractor"])["power"].sort_index()
     for name, load in domains(None):
         if name not in SHOWN:
             continue

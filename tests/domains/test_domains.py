@@ -21,8 +21,11 @@ from torch import Tensor
 from support import ROOT
 from support.options import values_of
 from unseen_diffusion.domains import Domain, Pool, base, check_sizes, load_split, pool_of, split_pool
+from unseen_diffusion.domains.digits8 import Digits8
+from unseen_diffusion.domains.faces import Faces
 from unseen_diffusion.domains.hubble import Hubble
 from unseen_diffusion.domains.parquet import read_parquet
+from unseen_diffusion.domains.split import clusters_of
 from unseen_diffusion.utils import images
 from unseen_diffusion.utils.configs import build
 from unseen_diffusion.utils.declarations import declared
@@ -746,3 +749,34 @@ def test_a_damaged_avif_is_an_unreadable_image() -> None:
     head, data = buffer.getvalue().split(b"mdat", 1)
     with pytest.raises(InputError, match=r"^row 7: not a readable image"):
         images.decode(head + b"mdat" + bytes(8) + data[8:], 8, 3, name="row 7")
+
+
+@pytest.mark.parametrize("domain", [Digits8, Faces])
+def test_redrawn_draws_share_no_image_while_the_pool_lasts(domain) -> None:
+    """Digits8 has room for two draws of 700 in an order; the 100 faces for one of 100."""
+    pool = domain().pool(8, 1)
+    sizes = (100, 100, 500) if domain is Digits8 else (50, 15, 35)
+    draws = [split_pool(pool, *sizes, 0, draw, redraw=True) for draw in range(4)]
+    for parts in draws:
+        assert tuple(map(len, parts)) == sizes
+        assert len(set().union(*parts)) == sum(sizes)
+    together = [set().union(*parts) for parts in draws]
+    assert not together[0] & together[1] or domain is Faces
+    assert draws[0][2] != draws[1][2]
+    assert split_pool(pool, *sizes, 0, 0, redraw=True) == draws[0]
+    assert split_pool(pool, *sizes, 1, 0, redraw=True) != draws[0]
+
+
+def test_redrawn_draws_keep_overlapping_cutouts_together() -> None:
+    pool = Hubble(sources=520).pool(32, 3)
+    clusters = clusters_of(pool)
+    for draw in range(3):
+        parts = [set(clusters[part]) for part in split_pool(pool, 100, 70, 200, 0, draw, redraw=True)]
+        assert not parts[0] & parts[1] | parts[0] & parts[2] | parts[1] & parts[2]
+
+
+def test_redrawing_too_small_a_pool_is_refused() -> None:
+    with pytest.raises(InputError, match="references requested"):
+        split_pool(Faces().pool(8, 1), 80, 15, 35, 0, 3, redraw=True)
+    parts = split_pool(Faces().pool(8, 1), None, None, None, 0, 3, redraw=True)
+    assert tuple(map(len, parts)) == (50, 15, 35)

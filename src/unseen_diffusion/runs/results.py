@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from unseen_diffusion.reports.populations import split_names
 from unseen_diffusion.reports.result import TABLE, RunResult, UsedArtefact
 from unseen_diffusion.reports.rows import run_name
 from unseen_diffusion.reports.signatures import signatures
@@ -58,6 +59,10 @@ def _result(run: Run, generated: Generated, folder: Path, searches: dict[str, An
     selection = generated.selection.facts if generated.selection else {}
     if selection:
         rows[0] |= {"acceptance": selection["acceptance"]["share"]}
+    if generated.choice:  # of the images of latents that the tolerances accepted
+        chosen = generated.choice.facts
+        selection = {**selection, "images": chosen}
+        rows[0] |= {"acceptance": rows[0].get("acceptance", 1.0) * chosen["acceptance"]["share"]}
     reconstruction = reconstruct(run, folder)
     if reconstruction and not settings.method.tuning:  # they are samples of the base model
         rows[0] |= {"psnr": reconstruction[f"eta{settings.eta:g}"]["psnr"]}
@@ -78,6 +83,7 @@ def _result(run: Run, generated: Generated, folder: Path, searches: dict[str, An
         seconds=seconds(stages),
         artefacts=[UsedArtefact(stage=s, folder=str(a.folder), reused=a.reused) for s, a in stages.used],
         images=without_secrets({"source": settings.domain.source, "licence": settings.domain.licence}, secrets()),
+        split=split_names(run.split.facts["names"]),
         config=without_secrets(settings.plain, secrets()),
         environment=environment() | {"batch_size": settings.batch_size, "threads": torch.get_num_threads()},
     )
@@ -86,7 +92,7 @@ def _result(run: Run, generated: Generated, folder: Path, searches: dict[str, An
 def flat_settings(settings: RunSettings, features: str) -> dict[str, Any]:
     """The settings that distinguish a run from others (``rows.SETTINGS``): columns of tables, filters of dashboards."""
     plain, solver = settings.plain, settings.solver
-    has_prior = settings.method.draws_from_prior
+    selects = settings.selection.judges and settings.method.draws_from_prior
     return {
         "domain": settings.domain.name,
         "draw": settings.domain.draw,
@@ -95,8 +101,9 @@ def flat_settings(settings: RunSettings, features: str) -> dict[str, Any]:
         "t": settings.t,
         "solver": "/".join([solver.name, solver.grid, str(solver.steps), *(["half"] * (solver.clean_end == "half"))]),
         "eta": settings.eta,
-        "prior": settings.prior.name if has_prior else None,
-        "tolerances": settings.tolerances.name if has_prior else None,
+        "prior": settings.prior.name if settings.method.draws_from_prior else None,
+        "tolerances": settings.tolerances.name if settings.method.rejects else None,
+        "selection": settings.selection.name if selects else None,
         "features": features,
         "target": settings.scores.target,
         "seed": settings.seed,
