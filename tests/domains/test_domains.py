@@ -714,7 +714,7 @@ def test_without_a_crop_the_whole_image_is_squeezed(folder: Path, make: Callable
     assert squeezed[0, 0, 0] > 150 > 50 > squeezed[0, 0, 1]
     cropped, whole = make("folder").pool(8, 1), make("folder", resize="stretch").pool(8, 1)
     assert cropped.fingerprint != whole.fingerprint
-    assert whole.load([3]).unique().tolist() == [30]
+    assert whole.load([3]).unique().tolist() == [60]
 
 
 def test_unreadable_bytes_and_unknown_ranges_are_named() -> None:
