@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from scipy.special import stdtrit
 from torch import Tensor
 
 from unseen_diffusion.reports.result import results_files
@@ -22,6 +23,7 @@ from unseen_diffusion.store.artefacts import RECORD, load_tensor, tensor_names
 from unseen_diffusion.utils.files import atomic_path, read_json, write_json
 
 ENDED = "sweep.json"  # commit, command, hardware and time in the folder of a finished sweep
+WORDS = 15  # of a verdict on the scoreboard, at most
 ANSWERS = "study.json"  # verdicts in a study's folder
 BEGIN, END = "<!-- results: written by analyse.py -->", "<!-- end of results -->"
 MODEL_COLOURS = {"photos32": "C0", "digits32": "C1", "untrained": "0.5"}
@@ -33,13 +35,21 @@ class Answer:
 
     Attributes:
         question: a key of ``experiments.scoreboard.QUESTIONS``, such as ``M1``, ``open 1`` or ``reviewer 5``.
-        verdict: one sentence, written from the numbers.
-        effect: the effect size with its interval, short.
+        verdict: one or two sentences, written from the numbers; the study's README shows it.
+        effect: the effect sizes with their intervals, likewise.
+        brief: the verdict in at most ``WORDS`` plain words, for the scoreboard; empty takes the verdict.
+        brief_effect: one effect and its interval, for the scoreboard; empty takes the effect.
     """
 
     question: str
     verdict: str
     effect: str
+    brief: str = ""
+    brief_effect: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.brief.split()) > WORDS:
+            raise ValueError(f"{self.question}: a brief verdict of {len(self.brief.split())} words; give {WORDS}")
 
 
 def runs(folders: Sequence[Path]) -> list[dict[str, Any]]:
@@ -167,6 +177,25 @@ def write_answers(out: Path, answers: Sequence[Answer], where: str, lines: Seque
     fill(out / "README.md", "\n".join([*lines, *said]))
 
 
+def rewrite(out: Path, answers: Sequence[Answer], text: pd.DataFrame | None = None) -> None:
+    """Writes new answers of a study whose sweeps are gone: analysed again from its committed results.csv.
+
+    Args:
+        out: the study's folder.
+        answers: the new ones.
+        text: a new formatted table, for table.md and the README; None keeps the old one.
+    """
+    readme = (out / "README.md").read_text(encoding="utf-8")
+    block = readme.partition(f"{BEGIN}\n")[2].partition(END)[0]
+    lines = block.partition("**Verdict.**")[0].rstrip().splitlines()
+    if text is not None:
+        table = text.to_markdown(index=False, disable_numparse=True)
+        (out / "table.md").write_text(table + "\n", encoding="utf-8")
+        rows = [number for number, line in enumerate(lines) if line.startswith("|")]
+        lines[rows[0] : rows[-1] + 1] = table.splitlines()
+    write_answers(out, answers, read_answers(out)[1], [*lines, "", "**Verdict.**", ""])
+
+
 def fill(readme: Path, block: str) -> None:
     """Replaces the text between the marks in a README; does nothing without a README or marks."""
     if not readme.exists():
@@ -216,18 +245,33 @@ def signed(value: float, low: float, high: float, scale: float = 1, digits: int 
     return f"{scale * value:{sign}} ({scale * low:{sign}} to {scale * high:{sign}})"
 
 
-def effect_of(line: Mapping[Hashable, Any], name: str, base: float) -> str:
+def widening(cells: int, freedom: float, level: float = 0.95) -> float:
+    """The factor that makes intervals of several cells hold together (Bonferroni): a ratio of Student's quantiles."""
+    each = 1 - (1 - level) / cells
+    return float(stdtrit(freedom, (1 + each) / 2) / stdtrit(freedom, (1 + level) / 2))
+
+
+def effect_of(line: Mapping[Hashable, Any], name: str, base: float, cells: int = 1) -> str:
     """The verdict on a paired difference of ``comparison.compare``, for a score where lower is better.
 
     ``helps`` or ``harms`` by Holm's p below .05; otherwise ``no effect beyond a tenth`` where the interval lies within
-    a tenth of ``base``, and ``not resolved`` where it does not.
+    a tenth of ``base``, and ``not resolved`` where it does not. The intervals of all cells that are looked at hold
+    together, with the fewest degrees of freedom that draws and seeds leave.
+
+    Args:
+        line: of one cell.
+        name: the score.
+        base: its value without the treatment.
+        cells: how many are looked at.
     """
     value, p = line.get(f"{name}_difference"), line.get(f"{name}_p")
     if value is None or value != value:
         return "not resolved"
     if p is not None and p < 0.05:
         return "helps" if value < 0 else "harms"
-    most = max(abs(line[f"{name}_difference_low"]), abs(line[f"{name}_difference_high"]))
+    wider = widening(cells, max(1, min(line["draws"], line["seeds"]) - 1)) if cells > 1 else 1.0
+    ends = (line[f"{name}_difference{end}"] for end in ("_low", "_high"))
+    most = max(abs(value + wider * (end - value)) for end in ends)
     return "no effect beyond a tenth" if most <= 0.1 * abs(base) else "not resolved"
 
 

@@ -50,7 +50,8 @@ def scoreboard(root: Path) -> str:
         name = path.parent.name
         for answer in read_answers(path.parent)[0]:
             link = f"[{name}]({name}/README.md)"
-            found[answer.question].append(f"| {answer.verdict} | {answer.effect} | {link} |")
+            verdict, effect = answer.brief or answer.verdict, answer.brief_effect or answer.effect
+            found[answer.question].append(f"| {verdict} | {effect} | {link} |")
     lines = ["| | question | verdict | effect (95% interval) | study |", "| --- | --- | --- | --- | --- |"]
     for key, question in QUESTIONS.items():
         lines += [f"| **{key}** | {question} {row}" for row in found[key] or [f"| {NOTES.get(key, OPEN)} | | |"]]

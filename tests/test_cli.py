@@ -26,6 +26,7 @@ from unseen_diffusion.runs.keys import FixedMixing, Paths, RunKeys
 from unseen_diffusion.runs.results import flat_settings
 from unseen_diffusion.runs.settings import check
 from unseen_diffusion.store.artefacts import load_tensor
+from unseen_diffusion.sweeps.catalogue import entry
 from unseen_diffusion.sweeps.composition import expand, run_config
 from unseen_diffusion.sweeps.options import GROUPS, key_lines, options
 from unseen_diffusion.sweeps.overrides import escape_values
@@ -39,6 +40,13 @@ NEEDED = {
     ("model", "diffusers"): "model.path",
     ("experiment", "base_quality"): "model.path",
 }
+PAPER = (
+    "released2023",
+    "released2024",
+    "paper_table1",
+    "paper_table2",
+    "fewshot",
+)  # need weights and images of the hub
 
 
 def results(folder: Path) -> list[dict]:
@@ -356,6 +364,7 @@ def one_at_a_time(group: str, name: str) -> list[list[str]]:
     """Overrides that sweep one parameter of an experiment's sweep at a time, the others at their first value."""
     config = OmegaConf.load(ROOT / "conf" / group / f"{name}.yaml")
     params = OmegaConf.select(config, "hydra.sweeper.params") or {}
+    params = {key: value for key, value in params.items() if "+" not in key}  # tests/sweeps/test_paper.py
     sweeps = {key: OverridesParser.create().parse_override(f"{key}={value}") for key, value in params.items()}
     if any(sweep.is_interval_sweep() for sweep in sweeps.values()):  # of a search, whose ends are checked together
         return [[]]
@@ -400,8 +409,16 @@ def test_every_option_composes_and_passes_the_checks(
         overrides = [f"{group}={name}"]
         if (key := NEEDED.get((group, name))) is not None:
             overrides.append(f"{key}={values.get(key, values.get((group, name)))}")
+        if group == "experiment" and name in PAPER:
+            overrides += [f"model.path={values['model.path']}", "domain=noise", "domain.references=12"]
+        if group == "method" and name == "dreambooth_lora":
+            continue  # needs a text model: tests/training/test_dreambooth.py
         if group == "model" and name not in ("analytic", "photos32", "digits32", "untrained", "diffusers"):
             overrides.append(f"model.path={values['model.path']}")
+        if group == "domain" and entry("domain", name).values.get("id"):
+            continue  # reads the hub: tests/domains/test_domains.py has a stand-in
+        if group == "domain" and str(entry("domain", name).values.get("path")).startswith("data/"):
+            overrides.append(f"domain.path={here / 'images'}")
         if group == "domain" and name in ("mnist", "cifar10"):
             overrides.append(f"domain.path={here / 'images.parquet'}")
         if group == "tolerances":

@@ -130,16 +130,36 @@ def _columns(entries: Sequence[tuple[str, str]], indent: int) -> list[str]:
 
 
 def _run(arguments: list[str]) -> int:
-    """Starts one run or a sweep; with --cfg and similar flags it only prints."""
+    """Starts one run or a sweep; with --dry-run, --cfg and similar flags it only prints."""
     from unseen_diffusion.sweeps.composition import hydra_task
     from unseen_diffusion.sweeps.jobs import run_job
-    from unseen_diffusion.sweeps.launch import call_hydra, start
+    from unseen_diffusion.sweeps.launch import call_hydra, dry_run, start
     from unseen_diffusion.sweeps.overrides import escape_values, is_information
 
+    if "--dry-run" in arguments:
+        given = [word for word in arguments if word.startswith("--tflops")]
+        rest = [word for word in arguments if word != "--dry-run" and word not in given]
+        return dry_run(escape_values(rest), _speed(given))
     arguments = escape_values(arguments)
     if is_information(arguments):
         return call_hydra(hydra_task("run", run_job), arguments)
     return start(arguments)
+
+
+def _speed(words: Sequence[str]) -> float:
+    """The number of ``--tflops=N``; 10 without it.
+
+    Raises:
+        InputError: no number above 0.
+    """
+    number = words[-1].partition("=")[2] if words else "10"
+    try:
+        speed = float(number)
+    except ValueError:
+        speed = 0.0
+    if not 0 < speed < float("inf"):
+        raise InputError(f"{words[-1]}: give the speed of your device in TFLOP/s, such as --tflops=20")
+    return speed
 
 
 def _status(arguments: list[str]) -> int:
@@ -186,18 +206,31 @@ def _train(overrides: list[str]) -> int:
 
 def _table(arguments: list[str]) -> int:
     """Prints, and on request saves, the table of any number of runs."""
+    from unseen_diffusion.reports.signatures import print_signatures
     from unseen_diffusion.reports.tables import load_results, print_table, write_table
 
     parser = Parser(prog="unseen table", description="Print any number of runs as one table.")
     parser.add_argument("paths", nargs="+", help="results.json files, or folders of runs")
     parser.add_argument("--save", action="append", default=[], type=Path, help="also write a .csv, .md or .tex file")
+    parser.add_argument("--published", action="store_true", help="also print the values that the paper published")
     chosen = parser.parse_args(arguments)
     table = load_results(chosen.paths)
     print_table(table, f"{table['run'].nunique()} runs")
+    print_signatures(chosen.paths)
+    if chosen.published:
+        _print_published(chosen.paths)
     for path in chosen.save:
         write_table(table, path)
         print(f"wrote {path}")
     return 0
+
+
+def _print_published(paths: Sequence[str]) -> None:
+    """Prints the published values beside those of the runs."""
+    from unseen_diffusion.reports.published import read_published, show_published
+    from unseen_diffusion.reports.result import RunResult, read_results
+
+    show_published(read_results(paths, RunResult), read_published())
 
 
 def _compare(arguments: list[str]) -> int:
@@ -259,6 +292,24 @@ def _convert(arguments: list[str]) -> int:
     return convert_command(arguments)
 
 
+def _models(arguments: list[str]) -> int:
+    """Lists the base models of conf/."""
+    from unseen_diffusion.sweeps.catalogue import models_command
+
+    parser = Parser(prog="unseen models", description="List base models: what is here, and how to fetch the others.")
+    parser.add_argument("names", nargs="*", help="models to show; all without names")
+    return models_command(parser.parse_args(arguments).names)
+
+
+def _domains(arguments: list[str]) -> int:
+    """Lists the domains of conf/."""
+    from unseen_diffusion.sweeps.catalogue import domains_command
+
+    parser = Parser(prog="unseen domains", description="List domains: source, split sizes and licence.")
+    parser.add_argument("names", nargs="*", help="domains to show; all without names")
+    return domains_command(parser.parse_args(arguments).names)
+
+
 def _report(arguments: list[str]) -> int:
     """Writes any number of runs as one HTML file."""
     from unseen_diffusion.reports.html import report_command
@@ -274,6 +325,7 @@ VERBS = {
             ("unseen run -m KEY=A,B,C ...", "a sweep: every combination is a run"),
             ("unseen run -m hydra/launcher=NAME ...", "a sweep in parallel: joblib, ray, submitit_slurm"),
             ("unseen run -m ... workers=8", "each run of a sweep is shared by 8 jobs (docs/clusters.md)"),
+            ("unseen run ... --dry-run [--tflops=N]", "print the cost in NFE and hours, and start nothing"),
             ("unseen run --cfg job", "print the whole config of a run"),
         ),
         _run,
@@ -302,6 +354,7 @@ VERBS = {
                 "unseen table OUTPUTS... [--save FILE]",
                 "print any number of runs as one table; save it as .csv, .md or .tex",
             ),
+            ("unseen table OUTPUTS... --published", "the same, with the values that the paper published"),
         ),
         _table,
     ),
@@ -339,6 +392,16 @@ VERBS = {
         ),
         _train,
         _train_help,
+    ),
+    "models": Verb(
+        "list base models: what is here, and how to fetch the others",
+        (("unseen models [NAME...]", "list base models: what is here, and how to fetch the others"),),
+        _models,
+    ),
+    "domains": Verb(
+        "list domains: source, split sizes and licence",
+        (("unseen domains [NAME...]", "list domains: source, split sizes and licence"),),
+        _domains,
     ),
     "convert": Verb(
         "convert an ADM, iDDPM or DDPM checkpoint to a diffusers folder",

@@ -19,9 +19,13 @@ from PIL import Image, features
 from torch import Tensor
 
 from support import ROOT
+from support.options import values_of
 from unseen_diffusion.domains import Domain, Pool, base, check_sizes, load_split, pool_of, split_pool
+from unseen_diffusion.domains.digits8 import Digits8
+from unseen_diffusion.domains.faces import Faces
 from unseen_diffusion.domains.hubble import Hubble
 from unseen_diffusion.domains.parquet import read_parquet
+from unseen_diffusion.domains.split import clusters_of
 from unseen_diffusion.utils import images
 from unseen_diffusion.utils.configs import build
 from unseen_diffusion.utils.declarations import declared
@@ -29,7 +33,13 @@ from unseen_diffusion.utils.errors import InputError
 
 CONF = ROOT / "conf" / "domain"
 LOCAL = ("folder", "parquet", "mnist", "cifar10", "hub")  # need images of the user's
-EMBEDDED = sorted(file.stem for file in CONF.glob("*.yaml") if file.stem not in LOCAL)
+NAMED = {  # options that start from another one
+    file.stem: base
+    for file in sorted(CONF.glob("*.yaml"))
+    for base in OmegaConf.load(file).get("defaults", [])
+    if base != "_self_"
+}
+EMBEDDED = sorted(file.stem for file in CONF.glob("*.yaml") if file.stem not in (*LOCAL, *NAMED))
 ROWS = 20
 # SHA-256 of the pools at 16 and 32 pixels and 3 channels: artefact keys contain them, so they must not change.
 FINGERPRINTS = {
@@ -56,6 +66,10 @@ FINGERPRINTS = {
     "turbulence": (
         "e400702781a668f875f2545c79280df5e29574056377e5a47e16320718693794",
         "77e1afd9257664579c9d01b800a2abfebd86327d608669f400490f8841307c73",
+    ),
+    "radiation": (
+        "639f2d8e328c142f86be11d6da2b650f5a063af113960f3946708c37cb54c22b",
+        "37d9ebbb1b8a043234f58e023251b5919cf29cfa2e2df5ac26f6db394c4be3fe",
     ),
     "noise": (
         "329773583b6191e4e31da533a774b81b34709e5325823ab3b2c48f5f87dc2aad",
@@ -111,7 +125,7 @@ def make(folder: Path, parquet: Path) -> Callable[..., Domain]:
     """Builds a config of conf/domain, with local images where it needs some."""
 
     def made(name: str, /, **changes: object) -> Domain:
-        config = OmegaConf.load(CONF / f"{name}.yaml")
+        config = values_of("domain", name)
         few = {"references": 8, "validation": 3, "heldout": 6}
         local = {
             "folder": {"path": str(folder)},
@@ -120,6 +134,10 @@ def make(folder: Path, parquet: Path) -> Callable[..., Domain]:
             "cifar10": {"path": str(parquet / "part-*.parquet")} | few,
             "hub": {"id": str(parquet)},  # load_dataset reads a local folder like a repository of the hub
         }
+        if base := NAMED.get(name):  # as small, and with local images in place of those of the hub
+            own = {"count": ROWS, "resolution": 16} if "count" in config else local[base]
+            labels = {"labels": None, "config": None, "revision": None} if base == "hub" else {}
+            local[name] = own | few | labels
         return build(OmegaConf.merge(config, local.get(name, {}), changes), "domain")
 
     return made
@@ -139,12 +157,12 @@ def test_every_config_is_described() -> None:
     for file in CONF.glob("*.yaml"):
         assert file.read_text().startswith("# ")
         assert len(file.read_text().splitlines()[0]) <= 110
-        config = OmegaConf.load(file)
+        config = values_of("domain", file.stem)
         assert {"name", "references", "validation", "heldout", "split_seed", "draw"} <= set(config)
-        assert config.name == ("" if file.stem in ("folder", "parquet", "hub") else file.stem)
+        assert config["name"] == ("" if file.stem in ("folder", "parquet", "hub") else file.stem)
 
 
-@pytest.mark.parametrize("name", [*EMBEDDED, *LOCAL])
+@pytest.mark.parametrize("name", [*EMBEDDED, *LOCAL, *NAMED])
 def test_config_gives_a_disjoint_repeatable_split(make: Callable[..., Domain], name: str) -> None:
     domain = make(name)
     assert domain.source
@@ -684,6 +702,21 @@ def test_resizing_is_antialiased() -> None:
     assert (small - 127.5).abs().max() < 3
 
 
+def test_without_a_crop_the_whole_image_is_squeezed(folder: Path, make: Callable[..., Domain]) -> None:
+    """Released code resizes without a crop; a split of its own, since the pixels differ."""
+    array = np.zeros((4, 10), dtype=np.uint8)
+    array[:, :5] = 200
+    encoded = png(Image.fromarray(array))
+    assert images.decode(encoded, 4, 1).unique().tolist() == [0, 200]
+    squeezed = images.decode(encoded, 2, 1, crop=False)
+    assert squeezed.shape == (1, 2, 2)
+    assert squeezed.float().mean() == 100
+    assert squeezed[0, 0, 0] > 150 > 50 > squeezed[0, 0, 1]
+    cropped, whole = make("folder").pool(8, 1), make("folder", resize="stretch").pool(8, 1)
+    assert cropped.fingerprint != whole.fingerprint
+    assert whole.load([3]).unique().tolist() == [30]
+
+
 def test_unreadable_bytes_and_unknown_ranges_are_named() -> None:
     with pytest.raises(InputError, match=r"^row 3: not a readable image"):
         images.decode(b"nothing", 8, 3, name="row 3")
@@ -716,3 +749,34 @@ def test_a_damaged_avif_is_an_unreadable_image() -> None:
     head, data = buffer.getvalue().split(b"mdat", 1)
     with pytest.raises(InputError, match=r"^row 7: not a readable image"):
         images.decode(head + b"mdat" + bytes(8) + data[8:], 8, 3, name="row 7")
+
+
+@pytest.mark.parametrize("domain", [Digits8, Faces])
+def test_redrawn_draws_share_no_image_while_the_pool_lasts(domain) -> None:
+    """Digits8 has room for two draws of 700 in an order; the 100 faces for one of 100."""
+    pool = domain().pool(8, 1)
+    sizes = (100, 100, 500) if domain is Digits8 else (50, 15, 35)
+    draws = [split_pool(pool, *sizes, 0, draw, redraw=True) for draw in range(4)]
+    for parts in draws:
+        assert tuple(map(len, parts)) == sizes
+        assert len(set().union(*parts)) == sum(sizes)
+    together = [set().union(*parts) for parts in draws]
+    assert not together[0] & together[1] or domain is Faces
+    assert draws[0][2] != draws[1][2]
+    assert split_pool(pool, *sizes, 0, 0, redraw=True) == draws[0]
+    assert split_pool(pool, *sizes, 1, 0, redraw=True) != draws[0]
+
+
+def test_redrawn_draws_keep_overlapping_cutouts_together() -> None:
+    pool = Hubble(sources=520).pool(32, 3)
+    clusters = clusters_of(pool)
+    for draw in range(3):
+        parts = [set(clusters[part]) for part in split_pool(pool, 100, 70, 200, 0, draw, redraw=True)]
+        assert not parts[0] & parts[1] | parts[0] & parts[2] | parts[1] & parts[2]
+
+
+def test_redrawing_too_small_a_pool_is_refused() -> None:
+    with pytest.raises(InputError, match="references requested"):
+        split_pool(Faces().pool(8, 1), 80, 15, 35, 0, 3, redraw=True)
+    parts = split_pool(Faces().pool(8, 1), None, None, None, 0, 3, redraw=True)
+    assert tuple(map(len, parts)) == (50, 15, 35)

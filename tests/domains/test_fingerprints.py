@@ -16,14 +16,19 @@ from PIL import Image
 from support import ROOT
 from support.changes import changed_field
 from unseen_diffusion.domains import Domain, hub, pool_of
-from unseen_diffusion.domains.base import LEADS, READING, SHOWN, SPLITS, SPLITTING
+from unseen_diffusion.domains.base import JUDGED, LEADS, READING, SHOWN, SPLITS, SPLITTING
 from unseen_diffusion.utils.configs import build
 from unseen_diffusion.utils.digests import digest
 from unseen_diffusion.utils.identity import marks_of
 
 CONF = ROOT / "conf" / "domain"
-NAMES = sorted(file.stem for file in CONF.glob("*.yaml"))
-SMALL = {"hubble": {"sources": 400, "largest": 40}, "turbulence": {"count": 20}, "noise": {"count": 20}}
+NAMES = sorted(file.stem for file in CONF.glob("*.yaml") if "_target_" in OmegaConf.load(file))  # one option a class
+SMALL = {
+    "hubble": {"sources": 400, "largest": 40},
+    "turbulence": {"count": 20},
+    "radiation": {"count": 20},
+    "noise": {"count": 20},
+}
 
 
 def png(value: int) -> bytes:
@@ -132,7 +137,7 @@ def test_fields_that_change_pixels_change_the_fingerprint(name: str, root: Path)
     for field, changed in variants(name, domain, root).items():
         pool_of(domain, 8, 1)
         other = pool_of(changed, 8, 1)
-        if {SHOWN, READING, SPLITS} & set(marks_of(type(domain))[field]):
+        if {SHOWN, READING, SPLITS, JUDGED} & set(marks_of(type(domain))[field]):
             assert other.fingerprint == pool.fingerprint, f"{field} changes no pixel"
             assert torch.equal(other.load(range(len(other.names))), pixels), (
                 f"{field} changes pixels: mark it otherwise"
@@ -161,4 +166,4 @@ def test_every_field_of_every_domain_is_changed_above(root: Path) -> None:
 
 
 def test_the_fields_of_a_split_are_those_marked_so() -> None:
-    assert set(SPLITTING) == {"references", "validation", "heldout", "split_seed", "draw"}
+    assert set(SPLITTING) == {"references", "validation", "heldout", "split_seed", "draw", "redraw_heldout"}

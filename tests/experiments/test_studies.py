@@ -19,7 +19,6 @@ from PIL import Image
 from scipy.stats import qmc
 
 from experiments import studies
-from experiments.bandwidth_vs_gap import analyse as bandwidth_vs_gap
 from experiments.base_quality.analyse import KEPT
 from experiments.common import BEGIN, END, bootstrap, fill, read_answers
 from experiments.scoreboard import QUESTIONS, scoreboard
@@ -88,7 +87,6 @@ def study(working: Path) -> Iterator[Callable[[str], Path]]:
         monkeypatch.chdir(working)
         monkeypatch.setattr(studies, "PROCESSES", get_context("fork"))
         monkeypatch.setattr(studies, "ThreadPoolExecutor", OneAfterAnother)
-        monkeypatch.setattr(bandwidth_vs_gap, "DRAWS", 40)
         monkeypatch.setattr(bootstrap, "__defaults__", (0, 100))
         for key, value in {"UNSEEN_CONF": "conf", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}.items():
             monkeypatch.setenv(key, value)

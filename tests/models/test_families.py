@@ -127,6 +127,20 @@ def test_a_batch_is_its_images_one_by_one(family: Family, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", families.FAMILIES)
+def test_every_family_gives_features_of_images(family: Family, name: str) -> None:
+    """Finite, of one evaluation an image, the same in any batch, different for different images."""
+    model = load(family, name)
+    shown = images(3, model.spec.size)
+    before = model.evaluations
+    features = model.features(shown, 2)
+    assert model.evaluations - before == 3
+    assert features.ndim == 2
+    assert bool(features.isfinite().all())
+    torch.testing.assert_close(model.features(shown[1:2]), features[1:2], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(features[0], features[1], rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", families.FAMILIES)
 def test_describe_and_inspect_need_no_weights_of_their_own(family: Family, name: str, tmp_path: Path) -> None:
     """JSON alone gives shapes and schedule; absent weights of a local folder are named before anything is read."""
     folder, spec = Path(shutil.copytree(family(name), tmp_path / name)), load(family, name).spec

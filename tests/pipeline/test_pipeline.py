@@ -338,7 +338,7 @@ def test_references_can_stay_at_home(pipe: UnseenDomainPipeline, tmp_path: Path)
 
 @pytest.mark.parametrize(
     "prior",
-    [SampleCovariance(), Slerp(), KernelDensity(), SubspaceKernelDensity(rank=6, bandwidth=0.3)],
+    [SampleCovariance(), Slerp(), Slerp(centre="mean"), KernelDensity(), SubspaceKernelDensity(rank=6, bandwidth=0.3)],
     ids=lambda prior: prior.name,
 )
 def test_a_prior_made_of_references_cannot_leave_them(pipe: UnseenDomainPipeline, tmp_path: Path, prior: Any) -> None:

@@ -18,6 +18,7 @@ from unseen_diffusion.priors import (
     Isotropic,
     KernelDensity,
     KernelNormal,
+    LinearCombination,
     LowRank,
     LowRankNormal,
     Mixture,
@@ -44,6 +45,7 @@ from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.seeds import normal_rows
 
 SHAPE, D, N = (3, 8, 8), 192, 60
+PAIRS = {"k": 2, "weights": "dirichlet", "concentration": 3.0, "spatial": None, "contrast": 2.0}
 GAUSSIAN: dict[str, Prior] = {
     "isotropic": Isotropic(),
     "diagonal": Diagonal(),
@@ -62,6 +64,10 @@ ALL: dict[str, Prior] = GAUSSIAN | {
     "gmm": Mixture(rank=5, components=3),
     "kde": KernelDensity(),
     "kde_subspace": SubspaceKernelDensity(rank=5),
+    "slerp around the mean": Slerp(centre="mean"),
+    "linear_combination": LinearCombination(**PAIRS),
+    "gaussian weights": LinearCombination(**PAIRS | {"k": 9, "weights": "gaussian"}),
+    "spatial weights": LinearCombination(**PAIRS | {"spatial": 2.0}),
 }
 
 

@@ -22,6 +22,7 @@ from unseen_diffusion.rejection import (
     select,
 )
 from unseen_diffusion.rejection.geometry import CRITERIA, References, draw_references, leave_one_out, statistics
+from unseen_diffusion.rejection.tolerances import jointly
 from unseen_diffusion.utils.errors import InputError
 
 SHAPE, D = (3, 4, 4), 48
@@ -166,6 +167,19 @@ def test_calibrated_acceptance_of_fresh_draws() -> None:
     for passed in got.passes.values():
         assert passed / got.proposals == pytest.approx(0.9, abs=0.05)
     assert 0.9**3 - 0.06 < 1000 / got.proposals < 0.9
+
+
+@pytest.mark.parametrize("coverage", [0.6, 0.9])
+def test_joint_bands_hold_their_share_of_the_references_together(coverage: float) -> None:
+    references = References.of(REFERENCES)
+    own = leave_one_out(references, 5, 0, 8)
+
+    def together(joint: bool) -> float:
+        bands = CalibratedTolerances(coverage=coverage, joint=joint, k=5).bands(references, 0)
+        return jointly(own, bands)
+
+    assert together(joint=True) == pytest.approx(coverage, abs=0.01)
+    assert together(joint=False) < coverage
 
 
 def test_calibrated_criteria_can_be_chosen() -> None:

@@ -167,11 +167,33 @@ def test_empty_tables_and_unknown_suffixes_are_refused(tmp_path) -> None:
         compare(made.assign(row="held_out"))
     with pytest.raises(InputError, match="unknown suffix"):
         write_comparison(compare(made), tmp_path / "table.xls")
-    write_comparison(compare(made), tmp_path / "table.md")
-    assert "full" in (tmp_path / "table.md").read_text()
+    for suffix in ("md", "tex"):
+        write_comparison(compare(made), tmp_path / f"table.{suffix}")
+        text = (tmp_path / f"table.{suffix}").read_text()
+        assert "full" in text
+        assert "this pool" in text
+        assert "f features" in text
 
 
 def test_draws_with_a_missing_point_are_left_out() -> None:
     made = table(full=values(0, 1.0))
     assert replicates(made.assign(kid_h=np.nan), "kid_h").empty
     assert len(replicates(made[~((made["draw"] == 2) & (made["seed"] == 1))], "kid_h")) == 4
+
+
+def test_intervals_of_shares_stay_within_their_range() -> None:
+    rng = np.random.default_rng(0)
+    made = table(full=values(0, 3.0)).assign(recall=np.clip(rng.normal(0.5, 0.5, 15), 0, 1), coverage=0.0)
+    made.loc[made["draw"] == 0, "coverage"] = 0.01
+    found = compare(made).iloc[0]
+    for name in ("recall", "coverage"):
+        assert 0 <= found[f"{name}_low"] < found[name] < found[f"{name}_high"] <= 1
+    assert "% (" in compact(compare(made), scores=["recall"])["rec"].iloc[0]
+
+
+def test_a_fid_of_another_number_of_images_is_marked() -> None:
+    made = table(full=values(0, 3.0), fitted=values(1, 3.0), slerp=values(2, 3.0)).assign(fid_h=5.0)
+    made.loc[made["method"] == "slerp", "n"] = 50
+    text = compact(compare(made), scores=["kid_h", "fid_h"])
+    marked = text["FID-H"].str.endswith("*")
+    assert list(text["method"][marked]) == ["slerp"]

@@ -99,6 +99,7 @@ def test_the_same_images_in_two_runs_keep_what_both_say() -> None:
         ({}, "full, low_rank, calibrated, t 500, eta 0.2"),
         ({"method": "fitted", "tolerances": "none"}, "fitted, low_rank, t 500, eta 0.2"),
         ({"method": "slerp", "prior": "slerp", "tolerances": "none"}, "slerp, t 500, eta 0.2"),
+        ({"selection": "copies"}, "full, low_rank, calibrated, copies, t 500, eta 0.2"),
         ({"method": "base_samples", "prior": None, "tolerances": None}, "base_samples, t 500, eta 0.2"),
     ],
 )
@@ -111,6 +112,8 @@ def test_names_in_wandb() -> None:
     settings = FULL | {"draw": 0, "seed": 3}
     assert tracking_name(settings) == "hubble low_rank calibrated t500 eta0.2 draw0 seed3"
     assert tracking_name(settings | {"prior": None}) == "hubble full t500 eta0.2 draw0 seed3"
+    twin = settings | {"method": "pixel_combination", "tolerances": None, "selection": "copies"}
+    assert tracking_name(twin) == "hubble low_rank pixel_combination copies t500 eta0.2 draw0 seed3"
 
 
 def test_scores_as_text() -> None:

@@ -22,6 +22,7 @@ from unseen_diffusion.scores.manifold import prdc
 from unseen_diffusion.scores.membership import classifier_share, conformal_share
 from unseen_diffusion.scores.memorisation import copy_rate
 from unseen_diffusion.scores.metrics import METRICS, P_VALUE
+from unseen_diffusion.scores.novelty import novelty_ratio, patch_copy_rate, symmetric_copy_rate
 from unseen_diffusion.scores.reconstruction import psnr
 from unseen_diffusion.store.artefacts import load_tensor
 
@@ -35,6 +36,7 @@ COMMAND = (
     *(f"samples={SAMPLES}", f"solver.steps={STEPS}", f"features.side={SIDE}", "tolerances=calibrated"),
     *(f"scores.neighbours={K}", f"scores.copy_quantile={QUANTILE}", f"scores.permutations={PERMUTATIONS}"),
     *(f"scores.reconstructions={RECONSTRUCTIONS}", "scores.paths=0", "scores.geometry=0"),
+    *("domain.symmetries=mirror", "scores.shifted_patches=true"),
     *(f"seed={RUN['seed']}", f"domain.draw={RUN['draw']}", f"mixing.t={RUN['t']}", f"bandwidth.eta={RUN['eta']}"),
     "hydra.sweep.dir=swept",
     "scores.target=heldout,validation",
@@ -110,6 +112,14 @@ def copies(row: Row) -> Any:
     return copy_rate(row.x.pixels, row.references.pixels, row.target.pixels, QUANTILE)
 
 
+def turned_copies(row: Row) -> Any:
+    return symmetric_copy_rate(row.x.pixels, row.references.pixels, row.target.pixels, "mirror", QUANTILE)
+
+
+def patches(row: Row, where: Any) -> float:
+    return patch_copy_rate(row.x.pixels, row.references.pixels, row.target.pixels, where, QUANTILE)
+
+
 def manifold(row: Row) -> Any:
     return prdc(row.x.features, row.target.features, K)
 
@@ -132,8 +142,14 @@ EVERY: dict[str, Callable[[Row], float]] = {  # columns of every row
     **parts("kid_r", lambda row: kid(row.x.features, row.references.features), standard_error="standard_error"),
     "kid_h_p": lambda row: permutation_p_value(row.x.features, row.target.features, PERMUTATIONS, seed=0),
     "fid_h": lambda row: frechet_distance(row.x.features, row.target.features),
+    "fid_floor": lambda row: frechet_distance(row.references.first(len(row.x.images)).features, row.target.features),
     "fid_r": lambda row: frechet_distance(row.x.features, row.references.features),
     **parts("copy_rate", copies, value="share", p="p_value", expected="expected"),
+    "novelty": lambda row: novelty_ratio(row.x.pixels, row.references.pixels, row.target.pixels),
+    "novelty_features": lambda row: novelty_ratio(row.x.features, row.references.features, row.target.features),
+    **parts("symmetric_copies", turned_copies, value="share", p="p_value", expected="expected"),
+    "patch_copies": lambda row: patches(row, "in_place"),
+    "shifted_patch_copies": lambda row: patches(row, "shifted"),
     **{name: lambda row, name=name: getattr(manifold(row), name) for name in ("precision", "recall")},
     **{name: lambda row, name=name: getattr(manifold(row), name) for name in ("density", "coverage")},
     "vendi": lambda row: vendi_ratio(row.x.features, row.target.features).value,
@@ -154,8 +170,8 @@ OF_GENERATED: dict[str, Callable[[Row], float]] = {  # what the generated images
 }
 NAMES = ("row", "images")
 NOT_OF_THE_BASE_MODEL = {name for name in EVERY if name.startswith("target_classifier")}
-NOT_OF_REAL_IMAGES = {name for name in EVERY if name.startswith("copy_rate_")}
-AGAINST_R = ("kid_r", "fid_r")
+NOT_OF_REAL_IMAGES = {name for name in EVERY if name.startswith(("copy_rate_", "symmetric_copies_"))}
+AGAINST_R = ("kid_r", "fid_r", "novelty", "patch_", "shifted_")
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +195,8 @@ def expected(finished: Finished, target: str, row: Mapping[str, Any]) -> dict[st
     if row["row"] == "held_out":  # R as if it had been generated; against R itself, H takes its place
         as_r, as_h = replace(here, x=r.first(SAMPLES)), replace(here, x=aim.first(SAMPLES))
         scores = {name: score(as_h if name.startswith(AGAINST_R) else as_r) for name, score in EVERY.items()}
-        scores["copy_rate"] = scores["copy_rate_expected"]
+        for name in ("copy_rate", "symmetric_copies"):
+            scores[name] = scores[f"{name}_expected"]
         return {name: value for name, value in scores.items() if name not in NOT_OF_REAL_IMAGES}
     here = replace(here, x=finished.images(row))
     columns = EVERY | (OF_GENERATED if row["row"] == GENERATED else {})
@@ -234,6 +251,7 @@ def test_settings_are_columns(finished: dict[str, Finished], target: str) -> Non
         "method": "full",
         "prior": "sample_covariance",
         "tolerances": "calibrated",
+        "selection": None,
         "model": "analytic",
         "solver": f"dpmpp_2m/karras/{STEPS}",
         "features": "pixels",

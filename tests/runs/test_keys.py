@@ -21,8 +21,10 @@ from unseen_diffusion.models import DiffusersModel
 from unseen_diffusion.models.analytic import natural_gaussian
 from unseen_diffusion.models.base import DiffusionModel
 from unseen_diffusion.pipeline.steps import LatentSet
-from unseen_diffusion.priors import SampleCovariance, Standard
+from unseen_diffusion.priors import Draws, SampleCovariance, Standard
 from unseen_diffusion.rejection import NoTolerances, Rejection
+from unseen_diffusion.rejection.images.base import ImageTask, NoSelection, Seen
+from unseen_diffusion.runs.image_stages import ImageChoice, network_features, pixel_combinations
 from unseen_diffusion.runs.methods.drawn import StoredFit
 from unseen_diffusion.runs.mixing import departure, latent_findings
 from unseen_diffusion.runs.run import Run
@@ -98,8 +100,9 @@ def extractor() -> Pixels:
 SOLVER = SolverSettings(name="ddim", grid="karras", steps=5)
 TUNING = Tuning(learning_rate=1e-3, max_steps=9, batch_size=2, check_every=3, patience=2, ema=0.5, flip=False)
 NOISE = Noise(name="n", source="s", licence="l", references=4, validation=3, heldout=5, count=20, contrast=0.5, seed=0)
+SEEN = Seen(torch.zeros(2, 3), None, torch.arange(2))
 CONFIG = {"name": "some", "scale": 0.5}
-WORDS = ("name", "source", "licence")  # fields of a domain that are only shown
+WORDS = ("name", "source", "licence", "symmetries")  # fields of a domain that decide no pixel
 
 
 @dataclass(frozen=True)
@@ -168,6 +171,7 @@ def examples() -> dict[str, Example]:
                 "rejection": Rejection(max_proposals=50),
             },
             named_by={"tolerances": "settings"},
+            free=("max_images",),
         ),
         "denoise": Example(
             Stages.denoising,
@@ -215,8 +219,66 @@ def examples() -> dict[str, Example]:
         "gaussianity": Example(
             departure, {"latents": set_of(9, "l"), "statistic": "radius", "seed": 1}, free=("statistic",)
         ),
+        "combine": Example(
+            pixel_combinations,
+            {
+                "prior": SampleCovariance(),
+                "settings": CONFIG,
+                "images": images(4, "i"),
+                "draws": Draws((1, 8, 8), range(2, 5), 1),
+            },
+            named_by={"prior": "settings"},
+            changes={
+                "draws": {
+                    "shape": Draws((1, 4, 4), range(2, 5), 1),
+                    "start": Draws((1, 8, 8), range(1, 5), 1),
+                    "stop": Draws((1, 8, 8), range(2, 6), 1),
+                    "seed": Draws((1, 8, 8), range(2, 5), 2),
+                }
+            },
+        ),
+        "network_features": Example(
+            network_features,
+            {"model": model, "key": "images", "images": images(3, "i")},
+            named_by={"images": "key"},
+        ),
+        "choose": Example(
+            chosen,
+            {
+                "settings": CONFIG,
+                "candidates": ["a", "b"],
+                "references": "split/references",
+                "model": model,
+                "count": 3,
+                "seed": 1,
+                "symmetries": "all",
+            },
+            changes={"symmetries": {"mirror": "mirror"}},
+        ),
         "latent_findings": Example(latent_findings, {"latents": set_of(9, "l"), "own": set_of(8, "own"), "seed": 1}),
     }
+
+
+def chosen(
+    stages: Stages,
+    settings: dict[str, Any],
+    candidates: list[str],
+    references: str,
+    model: DiffusionModel,
+    count: int,
+    seed: int,
+    symmetries: Any,
+) -> Artefact:
+    """A choice of images, by what identifies its inputs."""
+    return stages.run(
+        ImageChoice(
+            selection=Identified(settings, NoSelection()),
+            candidates=Identified(candidates, (images(2, "i"), SEEN)),
+            references=Identified(references, SEEN),
+            model=model,
+            task=ImageTask(count, seed, symmetries),
+        )
+    )
 
 
 NAMES = tuple(examples())
@@ -303,7 +365,7 @@ def test_how_a_stage_is_computed_makes_no_other_artefact(name: str) -> None:
     before = key(example, example.arguments)
     assert key(example, example.arguments, batch_size=7, progress=True) == before
     fixed = key(example, example.arguments, deterministic=True)
-    assert (fixed != before) == (name in ("invert", "base_latents", "denoise", "paths"))
+    assert (fixed != before) == (name in ("invert", "base_latents", "denoise", "paths", "network_features"))
     assert key(example, example.arguments, deterministic=True, batch_size=7) == fixed
     for argument, value in example.arguments.items():
         if hasattr(value, "batch_size") and hasattr(value, "fingerprint"):
@@ -324,6 +386,9 @@ PINNED = {
     "select": "6ecdaebc2433",
     "denoise": "c956ee74163e",
     "image_losses": "a6fbf0fcf4e2",
+    "combine": "a76a79ec6f0c",
+    "network_features": "4e4865fbb3ff",
+    "choose": "7be900480678",
     "features": "ce8c5ddcc76a",
     "fidelity": "6455913e2aae",
     "nearest": "fd448c7d0cce",

@@ -8,10 +8,20 @@ import torch
 
 from support.commands import TINY, run
 from unseen_diffusion.models.analytic import natural_gaussian
-from unseen_diffusion.priors import Standard
+from unseen_diffusion.priors import (
+    Draws,
+    Isotropic,
+    LinearCombination,
+    SampleCovariance,
+    Slerp,
+    Standard,
+    combined_pixels,
+)
+from unseen_diffusion.rejection import NoTolerances
 from unseen_diffusion.runs.methods import by_source
 from unseen_diffusion.runs.methods.drawn import DrawnFromPrior
 from unseen_diffusion.runs.methods.noised import NoisedReferences
+from unseen_diffusion.runs.methods.pixel_combination import PixelCombination
 from unseen_diffusion.runs.stages import Stages
 from unseen_diffusion.store.artefacts import Store, load_tensor
 from unseen_diffusion.utils.configs import build
@@ -96,6 +106,55 @@ def test_every_run_says_what_its_features_see(found: dict) -> None:
     assert sum(key.endswith(("/blurred", "/texture")) for key in inputs) == 2
 
 
+TWINS = ("prior=linear_combination", "prior=slerp", "prior=slerp_centred", "prior=sample_covariance", "prior=replay")
+
+
+def test_pixel_twins_need_no_model_and_are_scored_like_every_method(twins: Path) -> None:
+    """No NFE, no tolerances; images and scores of their own, not those of the row of real images."""
+    files = twins.rglob("results.json")
+    found = {r["settings"]["prior"]: r for r in (json.loads(path.read_text()) for path in files)}
+    assert set(found) == {one.removeprefix("prior=") for one in TWINS}
+    for result in found.values():
+        row = result["rows"][0]
+        assert row["row"] == "generated"
+        assert row["evaluations_per_image"] == 0
+        assert result["settings"]["tolerances"] is None
+        assert images(result).shape == (12, 3, 16, 16)
+    references = load_tensor(found["replay"]["details"]["split"], "references", 12)
+    assert torch.equal(images(found["replay"]), references)
+    assert found["replay"]["rows"][0]["copy_rate"] == 1
+    assert found["linear_combination"]["rows"][0]["copy_rate"] < 1
+
+
+@pytest.fixture(scope="module")
+def twins(shared_folder: Path) -> Path:
+    """Results of the twins of all priors that are made of references."""
+    priors = ",".join(one.removeprefix("prior=") for one in TWINS)
+    assert run("run", "-m", *TINY, "method=pixel_combination", f"prior={priors}", "paths.outputs=twins") == 0
+    return shared_folder / "twins"
+
+
+def test_a_pixel_twin_combines_the_same_references_with_the_same_weights() -> None:
+    """One reference: exactly that image; several: the weights of the latents, applied to the pixels and clamped."""
+    rng = torch.Generator().manual_seed(0)
+    latents, pixels = torch.randn(9, 3, 4, 4, generator=rng), torch.rand(9, 3, 8, 8, generator=rng) * 2 - 1
+    draws = Draws((3, 4, 4), range(3, 40), 5)
+    one = combined(1, None).fit(latents).sample(draws.indices, 5)
+    rows = [int((latents == latent).flatten(1).all(1).nonzero()) for latent in one]
+    assert torch.equal(combined_pixels(combined(1, None), pixels, draws), pixels[rows])
+    for prior in (combined(3, None), combined(2, 1.5), SampleCovariance()):
+        combination = prior.fit(latents).combination(draws.indices, 5)
+        assert combination is not None
+        torch.testing.assert_close(combined_pixels(prior, pixels, draws), combination.of(pixels))
+    for prior in (Isotropic(), Slerp(towards="id")):
+        with pytest.raises(InputError, match=f"prior={prior.name}: its candidates are no weighted sums"):
+            combined_pixels(prior, pixels, draws)
+
+
+def combined(k: int, spatial: float | None) -> LinearCombination:
+    return LinearCombination(k=k, weights="dirichlet", concentration=2.0, spatial=spatial, contrast=3.0)
+
+
 def test_noised_references_follow_the_forward_process(tmp_path: Path) -> None:
     """x_t = alpha x_0 + sigma eps with unit noise, image by image."""
     model = natural_gaussian(16, 3, 0.5, 2.0)
@@ -110,6 +169,8 @@ def test_noised_references_follow_the_forward_process(tmp_path: Path) -> None:
 
 
 def test_senseless_methods_are_refused() -> None:
+    with pytest.raises(InputError, match="method=x: applies no tolerances; leave them out"):
+        PixelCombination(name="x", tolerances=NoTolerances())
     with pytest.raises(InputError, match="source=heldout: choose one of"):
         by_source(name="x", source="heldout")
     with pytest.raises(InputError, match="draws from no prior"):

@@ -16,11 +16,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from support import ROOT
-from unseen_diffusion.scores.features import dinov2, embedded, inception, lite0, pixels
+from unseen_diffusion.scores.features import dinov2, embedded, inception, inception_clean, lite0, pixels
 from unseen_diffusion.scores.features.base import FeatureExtractor, extract
 from unseen_diffusion.scores.features.dinov2 import DinoV2, preprocess
 from unseen_diffusion.scores.features.embedded import EmbeddedFeatures, FeatureNetwork
 from unseen_diffusion.scores.features.inception import SHA256, URL, Inception
+from unseen_diffusion.scores.features.inception_clean import InceptionClean, resize
 from unseen_diffusion.scores.features.lite0 import Lite0
 from unseen_diffusion.scores.features.pixels import Pixels
 from unseen_diffusion.utils.digests import file_digest
@@ -39,8 +40,19 @@ def images(count: int, channels: int = 3, size: int = 32) -> Tensor:
     return torch.randint(0, 256, shape, generator=generator(0, "images", size)).to(torch.uint8)
 
 
+class Layers(nn.Module):
+    """The part of NVIDIA's file behind its resize: images in [-1, 1] of 299 x 299."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)[:, :2048]
+
+
 class StandIn(nn.Module):
     """Called like NVIDIA's file: 2048 features from the first pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = Layers()
 
     def forward(self, x: Tensor, return_features: bool = False) -> Tensor:
         if x.shape[1] != 3:
@@ -93,13 +105,13 @@ def make(name: str, request: pytest.FixtureRequest) -> FeatureExtractor:
         return DinoV2(str(request.getfixturevalue("dino")))
     if name == "lite0":
         return Lite0(size=32, stage=8, batch_size=4)
-    if name == "inception":
+    if name.startswith("inception"):
         script = request.getfixturevalue("script")
-        return Inception(script, sha256=file_digest(script))
+        return (Inception if name == "inception" else InceptionClean)(str(script), sha256=file_digest(script))
     return Pixels(side=32)
 
 
-@pytest.fixture(params=["dinov2", "embedded", "inception", "lite0", "pixels"])
+@pytest.fixture(params=["dinov2", "embedded", "inception", "inception_clean", "lite0", "pixels"])
 def extractor(request: pytest.FixtureRequest) -> FeatureExtractor:
     return make(request.param, request)
 
@@ -124,7 +136,7 @@ def test_grey_images_have_the_features_of_their_rgb_copies(extractor: FeatureExt
 
 
 @pytest.mark.parametrize(
-    "module", [dinov2, embedded, inception, lite0, pixels], ids=lambda m: m.__name__.split(".")[-1]
+    "module", [dinov2, embedded, inception, inception_clean, lite0, pixels], ids=lambda m: m.__name__.split(".")[-1]
 )
 def test_fingerprint_follows_the_version_of_the_preprocessing(
     module, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
@@ -282,6 +294,31 @@ def test_inception_moves_its_network(script: Path) -> None:
     assert torch.equal(extractor(images(1)), before)
 
 
+@pytest.mark.parametrize("side", [32, 299, 640])
+def test_the_clean_resize_is_the_antialiased_bicubic_filter(side: int) -> None:
+    """Against the filter written out: a = -0.5, stretched where an image is made smaller, and not rounded."""
+    rng = np.random.default_rng(side)
+    image = torch.from_numpy(rng.integers(0, 256, (1, 1, side, side), dtype=np.uint8))
+
+    def cubic(x: np.ndarray) -> np.ndarray:
+        x = np.abs(x)
+        near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * (x**3 - 5 * x**2 + 8 * x - 4)
+        return np.where(x < 1, near, np.where(x < 2, far, 0))
+
+    scale = side / 299
+    centres = (np.arange(299)[:, None] + 0.5) * scale - 0.5
+    weights = cubic((np.arange(side) - centres) / max(scale, 1))
+    weights /= weights.sum(1, keepdims=True)
+    wanted = weights @ image[0, 0].numpy().astype(np.float64) @ weights.T
+    np.testing.assert_allclose(resize(image)[0, 0].numpy(), wanted, atol=2e-3)
+
+
+def test_the_clean_features_see_resized_images_in_the_range_of_the_network(script: Path) -> None:
+    features = InceptionClean(str(script), sha256=file_digest(script))(images(2))
+    wanted = (resize(images(2)) - 128) / 128
+    torch.testing.assert_close(features, wanted.flatten(1)[:, :2048])
+
+
 def test_tf32_is_off_inside_and_restored_after() -> None:
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = (matmul.allow_tf32, cudnn.allow_tf32)
@@ -383,7 +420,7 @@ def test_foreign_dinov2_folders_are_refused(copied: Path, tmp_path: Path) -> Non
 # ---------------------------------------------------------------- configs
 
 
-@pytest.mark.parametrize("name", ["dinov2", "embedded", "inception", "lite0", "pixels"])
+@pytest.mark.parametrize("name", ["dinov2", "embedded", "inception", "inception_clean", "lite0", "pixels"])
 def test_config_describes_itself_and_instantiates(
     name: str, script: Path, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -393,7 +430,7 @@ def test_config_describes_itself_and_instantiates(
         OmegaConf.create({"paths": {"cache": str(tmp_path)}}), {"features": OmegaConf.create(text)}
     )
     changes = {}
-    if name == "inception":
+    if name.startswith("inception"):
         changes = {"path": str(script), "sha256": file_digest(script)}
     elif name == "dinov2":
         changes = {"model": str(request.getfixturevalue("dino"))}

@@ -3,8 +3,8 @@
 import logging
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Annotated, Any
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from unseen_diffusion.domains.pixel_check import check_contents, check_pixels
 from unseen_diffusion.domains.pools import Pool, array_pool, fingerprint, stack
 from unseen_diffusion.domains.split import LABELS, SHARES, Split, check_counts, split_pool
+from unseen_diffusion.domains.symmetries import Symmetries
 from unseen_diffusion.utils.checked import settings
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.identity import Unnamed, marks_of, named
@@ -28,6 +29,7 @@ __all__ = [
     "check_sizes",
     "fingerprint",
     "load_split",
+    "parts_of",
     "pool_of",
     "read_split",
     "split_pool",
@@ -41,8 +43,10 @@ KEPT = 2  # pools in memory, which may hold the encoded images
 SHOWN = Unnamed("people read it, no pixel depends on it")
 READING = Unnamed("how the images are read, not which")
 SPLITS = Unnamed("divides the pool, and is named by the key of the split")
+JUDGED = Unnamed("for scores and selections, no pixel depends on it")
 LEADS = Unnamed("leads to the images, whose content the fingerprint names")
 Size = Annotated[int, Field(ge=0)] | None
+Resize = Literal["crop", "stretch"]
 
 
 @settings("domain")
@@ -68,6 +72,13 @@ class Domain(ABC):
     """seed that decides which images are held out"""
     draw: Annotated[int, SPLITS] = 0
     """seed that decides which of the other images are references; several draws share the held-out images"""
+    symmetries: Annotated[Symmetries, JUDGED] = "none"
+    """turned or mirrored images that are as likely: none, mirror (left to right) or all 8; for finding copies"""
+    resize: Annotated[Resize, READING] = "crop"
+    """of images that are not square, which arrays are not: crop keeps the centred square; stretch squeezes the image"""
+    redraw_heldout: Annotated[bool, SPLITS] = False
+    """true: the draw decides which images are held out too, and draws share no image as long as the pool lasts; then
+    intervals over draws contain the choice of the held-out images"""
 
     @abstractmethod
     def pool(self, size: int, channels: int) -> Pool:
@@ -139,11 +150,9 @@ def read_split(domain: Domain, size: int, channels: int) -> Split:
     check_contents(domain.name, pool)
     decoded: dict[int, Tensor] = {}
     unreadable: dict[int, str] = {}
-    sizes = (domain.references, domain.validation, domain.heldout)
-    seeds = (domain.split_seed, domain.draw)
     while True:
         try:
-            parts = split_pool(pool, *sizes, *seeds, name=domain.name, exclude=unreadable.keys())
+            parts = parts_of(domain, pool, unreadable.keys())
         except InputError as error:
             _require_readable(domain.name, decoded, unreadable)
             copies = f" (of {len(pool.names)} files {len(set(pool.contents or ()))} differ, and copies stay together)"
@@ -161,6 +170,13 @@ def read_split(domain: Domain, size: int, channels: int) -> Split:
     r, v, h = (stack([decoded[i] for i in part], size, channels) for part in parts)
     r_names, v_names, h_names = (tuple(pool.names[i] for i in part) for part in parts)
     return Split(r, v, h, r_names, v_names, h_names, pool.fingerprint, len(unreadable))
+
+
+def parts_of(domain: Domain, pool: Pool, exclude: Collection[int] = ()) -> tuple[list[int], list[int], list[int]]:
+    """Indices of the domain's references, validation and held-out images in its pool (``split_pool``)."""
+    sizes = (domain.references, domain.validation, domain.heldout)
+    seeds, redraw = (domain.split_seed, domain.draw), domain.redraw_heldout
+    return split_pool(pool, *sizes, *seeds, redraw=redraw, name=domain.name, exclude=exclude)
 
 
 def check_sizes(domain: Domain, available: int) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from torch import Tensor
 
-from unseen_diffusion.domains.base import READING, Domain, Pool, fingerprint
+from unseen_diffusion.domains.base import READING, Domain, Pool, Resize, fingerprint
 from unseen_diffusion.domains.levels import Cell, Levels, Range, check_range
 from unseen_diffusion.utils import images
 from unseen_diffusion.utils.checked import settings
@@ -31,6 +31,8 @@ class EncodedDomain(Domain):
     range: Annotated[Range | None, OmittedIf(None)] = None
     """counts that become black and white: [low, high], percentiles of all files such as [0.5%, 99.5%], or files for
     their smallest and largest count; null takes the whole range of 8 or 16 bits"""
+    resize: Annotated[Resize, OmittedIf("crop")] = "crop"
+    """crop: keep the centred square; stretch: squeeze the whole image into a square, as the released code does"""
 
     def __post_init__(self) -> None:
         check_range(self.range)
@@ -105,7 +107,8 @@ class EncodedDomain(Domain):
         try:
             if isinstance(cell, InputError):
                 raise cell
-            return images.decode(cell, size, channels, name=name, interval=levels.interval)
+            crop = self.resize == "crop"
+            return images.decode(cell, size, channels, name=name, interval=levels.interval, crop=crop)
         except InputError as error:
             if self.on_unreadable == "skip":
                 raise

@@ -2,8 +2,10 @@
 
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Annotated
 
 from PIL import Image
 
-from unseen_diffusion.domains.base import LEADS, Pool
+from unseen_diffusion.domains.base import LEADS, SPLITS, Pool
 from unseen_diffusion.domains.encoded import EncodedDomain, require_path
 from unseen_diffusion.domains.levels import Cell
 from unseen_diffusion.utils.checked import Text, as_written, settings
@@ -40,6 +42,17 @@ class Folder(EncodedDomain):
     uses all"""
     exclude: Annotated[Patterns, LEADS] = None
     """patterns such as '*mask*' of the images that are left out"""
+    cluster: Annotated[Text | None, SPLITS] = None
+    """regular expression of what the paths of one cluster share, such as '^(.*)_frame' for frames of one picture (its
+    first group, or the whole match); a cluster stays on one side of the split, and tests permute it whole; null: only
+    equal images are one cluster"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        try:
+            re.compile(self.cluster or "")
+        except re.error as error:
+            raise InputError(f"domain.cluster={self.cluster}: no regular expression ({error}); correct it") from error
 
     def default_name(self) -> str:
         """The name of the folder."""
@@ -62,9 +75,10 @@ class Folder(EncodedDomain):
         def read(indices: Sequence[int]) -> list[Cell]:
             return [files[index] for index in indices]
 
-        return self.encoded_pool(
+        pool = self.encoded_pool(
             names, read, headers, contents, names=names, files=digests, size=size, channels=channels
         )
+        return pool if self.cluster is None else replace(pool, clusters=cluster_names(names, self.cluster))
 
     def _folder(self) -> Path:
         return Path(os.path.abspath(Path(self.path).expanduser()))  # noqa: PTH100 - resolve() would follow links
@@ -76,6 +90,13 @@ class Folder(EncodedDomain):
             if self.on_unreadable == "skip":
                 return UNREADABLE
             raise InputError(f"{file}: cannot be read ({error}); remove it or set domain.on_unreadable=skip") from error
+
+
+def cluster_names(names: Sequence[str], pattern: str) -> tuple[str, ...]:
+    """The part of each name that a regular expression finds (its first group, if it has one); else the name itself."""
+    found = [re.search(pattern, name) for name in names]
+    parts = [match and (match[1] if match.re.groups else match[0]) for match in found]
+    return tuple(name if part is None else f"{part}/" for name, part in zip(names, parts, strict=True))
 
 
 def list_images(folder: Path, include: Patterns = None, exclude: Patterns = None) -> list[Path]:

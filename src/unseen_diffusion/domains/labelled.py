@@ -43,6 +43,7 @@ class Labelled(EncodedDomain):
             "licence": self.licence,
             "on_unreadable": self.on_unreadable,
             "range": self.range,
+            "resize": self.resize,
             "label": self.label,
             "labels": self.labels,
         }

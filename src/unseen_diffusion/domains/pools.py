@@ -29,6 +29,8 @@ class Pool:
         skip_unreadable: whether the next image replaces one that ``load`` cannot read; otherwise that is an error.
         contents: a digest of each image's encoded bytes, where they are known before decoding; a split keeps equal
             images together.
+        clusters: a name per image of what it belongs to, such as one picture of several frames; images of one name
+            depend on each other, so a split keeps them together and tests permute them together.
         load_uncropped: indices -> images (channels, height, width) uint8 in their original sizes; None where the pool
             has one size only.
         levels: the counts that become black and white; None where the images are not files.
@@ -44,6 +46,7 @@ class Pool:
     load_uncropped: Callable[[Sequence[int]], list[Tensor]] | None = None
     levels: Levels | None = None
     sides: tuple[int, ...] | None = None
+    clusters: tuple[str, ...] | None = None
 
     @property
     def repeated(self) -> int:

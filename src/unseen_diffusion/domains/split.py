@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
@@ -47,6 +48,7 @@ def split_pool(
     split_seed: int,
     draw: int,
     *,
+    redraw: bool = False,
     name: str = "pool",
     exclude: Collection[int] = (),
 ) -> tuple[list[int], list[int], list[int]]:
@@ -57,13 +59,16 @@ def split_pool(
     of a larger one. Cut-outs with common pixels, and equal images, form clusters, which stay together in every order.
     If a part uses a cluster in part, the rest of the cluster is left out of the other parts.
 
+    With ``redraw``, every draw has an H of its own, and draws share no image as long as the pool lasts.
+
     Args:
         pool: the images.
         references: size of R; None takes its share of the pool (see ``SHARES``), or what is left if that is less.
         validation: size of V, likewise.
         heldout: size of H, likewise.
-        split_seed: decides H.
+        split_seed: decides H, or with ``redraw`` the order of the pool.
         draw: decides R and V among the remaining images.
+        redraw: whether the draw decides H too.
         name: the domain's, for messages.
         exclude: indices of unreadable images; the next ones in the order take their places.
 
@@ -73,22 +78,91 @@ def split_pool(
     Raises:
         InputError: too few images; the message has the numbers and the remedy.
     """
-    want_h, want_v, want_r = _sizes(len(pool.names), references, validation, heldout)
-    clusters = _clusters(pool)
+    sizes = Sizes(references, validation, heldout)
+    clusters = clusters_of(pool)
+    if redraw:
+        return _redrawn(clusters, sizes, split_seed, draw, name, exclude)
     usable = [i for i in _order(clusters, range(len(clusters)), split_seed, "heldout") if i not in exclude]
-    if heldout is not None:
-        _require(name, "heldout", want_h, len(usable), "of all readable images")
+    want_h, want_v, want_r = sizes.of(len(clusters))
+    sizes.require(name, "heldout", want_h, len(usable), "of all readable images")
     h = usable[:want_h]
     rest = _without(clusters, usable, h)
     rest = _order(clusters, sorted(rest), split_seed, "references", draw)
-    if validation is not None:
-        _require(name, "validation", want_v, len(rest), f"after {len(h)} held-out images")
+    sizes.require(name, "validation", want_v, len(rest), f"after {len(h)} held-out images")
     v = rest[len(rest) - min(want_v, len(rest)) :][::-1]
     rest = _without(clusters, rest, v)
-    if references is not None:
-        after = f"after {len(h)} held-out and {len(v)} validation images"
-        _require(name, "references", want_r, len(rest), after)
+    sizes.require(name, "references", want_r, len(rest), _after(h, v))
     return rest[:want_r], v, h
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes that were asked for; None takes a share of the pool, or what is left if that is less."""
+
+    references: int | None
+    validation: int | None
+    heldout: int | None
+
+    def of(self, total: int) -> tuple[int, int, int]:
+        """Sizes of H, V and R in a pool of ``total`` images."""
+        return _sizes(total, self.references, self.validation, self.heldout)
+
+    def require(self, name: str, part: str, asked: int, left: int, after: str) -> None:
+        """Refuses a size that was given and of which too few images are left; a share of the pool may be short."""
+        if getattr(self, part) is not None:
+            _require(name, part, asked, left, after)
+
+
+def _redrawn(
+    clusters: NDArray[np.int64], sizes: Sizes, split_seed: int, draw: int, name: str, exclude: Collection[int]
+) -> tuple[list[int], list[int], list[int]]:
+    """R, V and H of a draw that shares no image with others as long as the pool lasts.
+
+    A random order of the pool is divided into as many draws as fit into it, each H, V and R in this order; the next
+    draws come from the next order. The first order says how many fit. Where clusters leave another order too little,
+    the draw begins an order of its own.
+    """
+
+    def left(*stream: str | int) -> list[int]:
+        order = _order(clusters, range(len(clusters)), split_seed, "draws", *stream)
+        return [index for index in order if index not in exclude]
+
+    wanted = sizes.of(len(clusters))
+    fit = len(_blocks(clusters, left(0), wanted))
+    found = _blocks(clusters, left(draw // fit), wanted) if fit else []
+    if fit and draw % fit < len(found):
+        h, v, r = found[draw % fit]
+        return r, v, h
+    rest = left("alone", draw)
+    sizes.require(name, "heldout", wanted[0], len(rest), "of all readable images")
+    h, rest = _take(clusters, rest, wanted[0])
+    sizes.require(name, "validation", wanted[1], len(rest), f"after {len(h)} held-out images")
+    v, rest = _take(clusters, rest, wanted[1])
+    sizes.require(name, "references", wanted[2], len(rest), _after(h, v))
+    return rest[: wanted[2]], v, h
+
+
+def _blocks(clusters: NDArray[np.int64], left: list[int], wanted: tuple[int, int, int]) -> list[list[list[int]]]:
+    """The images of an order divided into parts of the wanted sizes, as often as they last; no parts of no images."""
+    blocks: list[list[list[int]]] = []
+    while sum(wanted):
+        parts = []
+        for want in wanted:
+            part, left = _take(clusters, left, want)
+            parts.append(part)
+        if tuple(map(len, parts)) != wanted:
+            break
+        blocks.append(parts)
+    return blocks
+
+
+def _take(clusters: NDArray[np.int64], left: list[int], want: int) -> tuple[list[int], list[int]]:
+    """The first images of a list, and the rest without their clusters."""
+    return left[:want], _without(clusters, left, left[:want])
+
+
+def _after(h: Sequence[int], v: Sequence[int]) -> str:
+    return f"after {len(h)} held-out and {len(v)} validation images"
 
 
 def check_counts(
@@ -135,8 +209,24 @@ def _require(name: str, part: str, asked: int, left: int, after: str) -> None:
         )
 
 
-def _clusters(pool: Pool) -> NDArray[np.int64]:
-    """A cluster number per image: equal images, and chains of overlapping boxes, share one."""
+def clusters_of(pool: Pool) -> NDArray[np.int64]:
+    """A cluster number per image: equal images, chains of overlapping boxes, and images of one named cluster share one.
+
+    Splits keep clusters together, and permutation tests relabel them as a whole.
+    """
+    numbers = _by_content_or_box(pool)
+    if pool.clusters is None:
+        return numbers
+    links = [(numbers.tolist(), "image"), (list(pool.clusters), "cluster")]
+    first: dict[tuple[str, int | str], int] = {}
+    edges = [(first.setdefault((kind, key), index), index) for keys, kind in links for index, key in enumerate(keys)]
+    rows, columns = np.array(edges).T
+    graph = coo_array((np.ones(len(edges)), (rows, columns)), shape=(len(numbers), len(numbers)))
+    return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
+
+
+def _by_content_or_box(pool: Pool) -> NDArray[np.int64]:
+    """A number per image: equal encoded images share one, or chains of overlapping boxes."""
     if pool.contents is not None:
         # Equal images share the number of the last one, so that an added copy changes no other number.
         numbers = {content: index for index, content in enumerate(pool.contents)}

@@ -53,10 +53,18 @@ class Turbulence(Domain):
 
     def log_density(self, index: int) -> NDArray[np.float64]:
         """A Gaussian field: (resolution, resolution) float64, a quarter of a box of unit variance."""
-        width = 2 * self.resolution  # the box is periodic, a quarter of it is not
-        noise = torch.randn((width, width), generator=generator(self.seed, "turbulence", index)).numpy()
-        k = np.hypot(np.fft.fftfreq(width)[:, None], np.fft.rfftfreq(width)[None, :])
-        amplitude = np.zeros_like(k)
-        amplitude[k > 0] = k[k > 0] ** (-self.slope / 2)  # no constant: the mean is zero
-        box = np.fft.irfft2(np.fft.rfft2(noise.astype(np.float64)) * amplitude, s=(width, width))
-        return np.asarray(box / box.std())[: self.resolution, : self.resolution]
+        return gaussian_field(self.resolution, self.slope, generator(self.seed, "turbulence", index))
+
+
+def gaussian_field(width: int, slope: float, rng: torch.Generator) -> NDArray[np.float64]:
+    """A Gaussian random field with power spectrum k^-slope: (width, width) float64.
+
+    It is a quarter of a box of unit variance. The box is periodic, and a quarter of it is not.
+    """
+    side = 2 * width
+    noise = torch.randn((side, side), generator=rng).numpy()
+    k = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None, :])
+    amplitude = np.zeros_like(k)
+    amplitude[k > 0] = k[k > 0] ** (-slope / 2)  # no constant: the mean is zero
+    box = np.fft.irfft2(np.fft.rfft2(noise.astype(np.float64)) * amplitude, s=(side, side))
+    return np.asarray(box / box.std())[:width, :width]

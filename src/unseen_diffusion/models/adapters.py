@@ -1,6 +1,7 @@
 """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) on attention and convolution layers, by peft."""
 
 import copy
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -19,21 +20,21 @@ def check_peft() -> None:
         InputError: peft is not installed.
     """
     if find_spec("peft") is None:
-        raise InputError("method=finetune_lora: needs the package peft; pip install 'unseen-diffusion[tuning]'")
+        raise InputError("method.tuning: adapters need the package peft; pip install 'unseen-diffusion[tuning]'")
 
 
-def with_adapters(network: nn.Module, rank: int, seed: int) -> Any:
+def with_adapters(network: nn.Module, rank: int, seed: int, layers: Sequence[str] | None = None) -> Any:
     """A copy of ``network`` with B A added to every layer; B is zero, so its output is exactly the same.
 
-    Only A and B are trainable; A depends on ``seed`` alone.
+    Only A and B are trainable; A depends on ``seed`` alone. ``layers`` are those adapted; None: ``target_layers``.
 
     Raises:
         InputError: peft is not installed.
     """
     check_peft()
     peft = import_module("peft")
-    layers = target_layers(network)
-    config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=layers, lora_dropout=0.0)
+    names = list(target_layers(network) if layers is None else layers)
+    config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=names, lora_dropout=0.0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(seed, "adapters").initial_seed())
         return peft.get_peft_model(copy.deepcopy(network).cpu(), config).to(next(network.parameters()).device).eval()
@@ -48,17 +49,25 @@ def target_layers(network: nn.Module) -> list[str]:
     ]
 
 
+def attention_layers(network: nn.Module) -> list[str]:
+    """Names of the projections of attention to queries, keys, values and outputs."""
+    projections = (".to_q", ".to_k", ".to_v", ".to_out.0")
+    return [
+        name for name, module in network.named_modules() if name.endswith(projections) and hasattr(module, "weight")
+    ]
+
+
 def adapter_weights(network: nn.Module) -> dict[str, Tensor]:
     """A and B of every adapted layer, by name."""
     return import_module("peft").get_peft_model_state_dict(network)
 
 
-def merged(network: nn.Module, rank: int, weights: dict[str, Tensor]) -> nn.Module:
+def merged(network: nn.Module, rank: int, weights: dict[str, Tensor], layers: Sequence[str] | None = None) -> nn.Module:
     """A copy of ``network`` with B A of ``weights`` added to its weights: without adapter layers, at the original cost.
 
     Raises:
         InputError: peft is not installed.
     """
-    adapted = with_adapters(network, rank, seed=0)
+    adapted = with_adapters(network, rank, 0, layers)
     import_module("peft").set_peft_model_state_dict(adapted, weights)
     return adapted.merge_and_unload()

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from unseen_diffusion.models.blocks import without_blocks
 from unseen_diffusion.models.schedules import Node, Schedule
 from unseen_diffusion.utils.batching import Size
 from unseen_diffusion.utils.precision import full_float32
@@ -84,6 +85,14 @@ class DiffusionModel(ABC):
     def for_denoising(self) -> "DiffusionModel":
         """The model that denoises: this one, or its guided version if it has guidance."""
         return self
+
+    def features(self, images: Float[Tensor, "n c h w"], batch_size: Size = 64) -> Float[Tensor, "n d"]:
+        """Features of images in [-1, 1] from inside the network, float32 on the CPU; counts one NFE an image.
+
+        Raises:
+            InputError: a model without a network whose blocks could be read.
+        """
+        raise without_blocks(self.name)
 
     @torch.inference_mode()
     def predict(self, x: Float[Tensor, "b c h w"], node: Node) -> Prediction:

@@ -48,7 +48,8 @@ def resolve(path: str, revision: str | None = None, weights: bool = True, varian
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
         near = f"did you mean {near_folder(local)}? else " if near_folder(local) else ""
         raise InputError(
-            f"model.path={path}: no such folder; {near}give a diffusers folder or a hub id such as owner/name"
+            f"model.path={path}: no such folder; {near}give a diffusers folder or a hub id such as owner/name "
+            "(unseen models says how to get those of conf/)"
         )
     folder = snapshot("model.path", path, revision, ["*.json", *WORDS])
     if not weights:

@@ -1,5 +1,8 @@
 """The simple loss of Ho et al. 2020 (arXiv 2006.11239, equation 14) in the parameterisation of a network."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -81,18 +84,44 @@ class DiffusionLoss:
         unit = {"epsilon": snr, "sample": torch.ones_like(snr), "v_prediction": snr + 1}[self.prediction_type]
         return snr.clamp(max=self.min_snr) / unit
 
+    def clean(self, images: Tensor) -> Tensor:
+        """The clean states x0 of some images."""
+        return dequantise(images)
+
+    def condition(self, count: int) -> dict[str, Tensor]:
+        """What the network takes beside the noisy states, for ``count`` of them."""
+        return {}
+
     def squares(self, network: nn.Module, *batch: Tensor) -> Tensor:
         """Squared errors of a batch, (B, C, H, W)."""
         images, mirrored, t, eps = (tensor.to(self.device) for tensor in batch)
-        x0 = dequantise(images)
+        x0 = self.clean(images)
         x0 = torch.where(mirrored[:, None, None, None], x0.flip(-1), x0)
         ac = self.alphas_cumprod[t][:, None, None, None]
         alpha, sigma = ac.sqrt(), (1 - ac).sqrt()
         target = {"epsilon": lambda: eps, "sample": lambda: x0, "v_prediction": lambda: alpha * eps - sigma * x0}
         with mixed_precision(self.device, self.dtype):
-            predicted = unet_forward(network, alpha * x0 + sigma * eps, t, self.factor)
+            predicted = unet_forward(network, alpha * x0 + sigma * eps, t, self.factor, **self.condition(len(t)))
         # Some networks append a learned variance to the prediction; it is not trained.
         return (predicted[:, : x0.shape[1]].float() - target[self.prediction_type]()).square()
+
+
+class ConditionalLoss(DiffusionLoss):
+    """The same loss on clean states (N, C, H, W) float32, such as an autoencoder's latents, under one condition.
+
+    Attributes:
+        given: the condition, one row of each tensor.
+    """
+
+    def __init__(self, states: Tensor, given: Mapping[str, Tensor], *settings: Any) -> None:
+        super().__init__(states, *settings)
+        self.given = given
+
+    def clean(self, images: Tensor) -> Tensor:
+        return images
+
+    def condition(self, count: int) -> dict[str, Tensor]:
+        return {name: value.expand(count, *value.shape[1:]) for name, value in self.given.items()}
 
 
 @torch.no_grad()

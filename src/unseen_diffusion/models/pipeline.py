@@ -16,9 +16,10 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 from unseen_diffusion.models.anatomy import Anatomy, examine
 from unseen_diffusion.models.autoencoders import Codec, QuantisedCodec, UnitRange, VariationalCodec, convert_all
 from unseen_diffusion.models.base import DiffusionModel, Prediction
+from unseen_diffusion.models.blocks import READ_AT, block_features, readable_blocks
 from unseen_diffusion.models.folders import part_file, resolve, weighted_parts
 from unseen_diffusion.models.loading import initialise, load_checked, weights_digest
-from unseen_diffusion.models.losses import DiffusionLoss
+from unseen_diffusion.models.losses import ConditionalLoss, DiffusionLoss
 from unseen_diffusion.models.options import Options, check_options, needed_weights
 from unseen_diffusion.models.options import describe as describe  # also importable from here until version 0.5
 from unseen_diffusion.models.options import inspect_model as inspect_model
@@ -27,13 +28,14 @@ from unseen_diffusion.models.schedules import Node
 from unseen_diffusion.models.text import Weights, stable_diffusion_3_embedding, stable_diffusion_embedding
 from unseen_diffusion.models.trial import CONFIG, try_model
 from unseen_diffusion.models.unet import unet_forward
-from unseen_diffusion.utils.batching import Size
+from unseen_diffusion.utils.batching import Size, in_batches
 from unseen_diffusion.utils.checked import Text, checked_arguments
 from unseen_diffusion.utils.digests import digest, file_digest
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.files import file_states
 from unseen_diffusion.utils.identity import named
-from unseen_diffusion.utils.precision import mixed_precision
+from unseen_diffusion.utils.images import dequantise
+from unseen_diffusion.utils.precision import full_float32, mixed_precision
 from unseen_diffusion.utils.renamed import new_names
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -123,16 +125,32 @@ class DiffusersModel(DiffusionModel):
         """Clean states -> images around [-1, 1], unclamped float32 on the CPU."""
         return states if self.codec is None else convert_all(self.codec.decode, states, batch_size, self.device)
 
+    @torch.inference_mode()
+    def features(self, images: Float[Tensor, "n c h w"], batch_size: Size = 64) -> Float[Tensor, "n d"]:
+        """Means and deviations of the blocks' outputs at a low noise level, without noise (``models.blocks``)."""
+        blocks = readable_blocks(self.network, self.name)
+        node = self.schedule.node(float(round(READ_AT * (self.schedule.timesteps - 1))))
+        states = node.alpha * self.encode(images, batch_size)
+
+        def read(rows: slice) -> Tensor:
+            state = self.family.network_input(states[rows].to(self.device, torch.float32), node)
+            t = torch.full((len(state),), self.family.time(node), dtype=torch.float32, device=self.device)
+            with full_float32():
+                return block_features(blocks, lambda: self._output(state, t, self.condition))
+
+        features = torch.cat(list(in_batches(read, len(states), batch_size)))
+        self.evaluations += len(states)
+        return features
+
     def loss(self, images: Tensor, flip: bool = False, kept: Tensor | None = None) -> DiffusionLoss:
         """The training loss of this network's parameterisation on uint8 ``images``, on its device.
 
         Raises:
             InputError: see ``check_tunable``.
         """
-        if not isinstance(self.family, VariancePreserving) or self.codec is not None or self.condition:
+        if not isinstance(self.family, VariancePreserving):
             raise InputError(f"model={self.name}: no training loss is known for it; see model families in the README")
-        return DiffusionLoss(
-            images,
+        settings = (
             self.schedule.table,
             self.factor,
             flip,
@@ -141,10 +159,14 @@ class DiffusersModel(DiffusionModel):
             self.family.prediction_type,
             DTYPES[self.options.dtype],
         )
+        if self.codec is None and not self.condition:
+            return DiffusionLoss(images, *settings)
+        return ConditionalLoss(self.encode(dequantise(images)), self.condition, *settings)
 
     def with_network(self, network: nn.Module, fingerprint: str) -> "DiffusersModel":
         """This model with another network of the same architecture, frozen; ``fingerprint`` identifies it."""
         other = copy.copy(self)
+        other.__dict__.pop("_guided", None)  # which has the first network
         other.network = network.to(self.device).requires_grad_(False).eval()
         other.fingerprint, other.evaluations = fingerprint, 0
         return other

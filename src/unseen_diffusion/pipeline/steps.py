@@ -45,6 +45,14 @@ class LatentSet:
         """The first ``count`` latents."""
         return LatentSet(self.t, self.latents[:count], self.indices[:count])
 
+    def after(self, start: int) -> "LatentSet":
+        """The latents from number ``start`` on."""
+        return LatentSet(self.t, self.latents[start:], self.indices[start:])
+
+    def at(self, positions: list[int]) -> "LatentSet":
+        """The latents at these positions."""
+        return LatentSet(self.t, self.latents[positions], [self.indices[i] for i in positions])
+
 
 class FitSteps(ABC, Generic[Fitted]):
     """The steps before a prior is fitted (arXiv 2310.09213, section 4.1)."""

@@ -17,6 +17,7 @@ from unseen_diffusion.priors.base import (
     require,
     require_fitted,
 )
+from unseen_diffusion.priors.combination import Combination
 from unseen_diffusion.priors.gaussian import (
     Diagonal,
     DiagonalNormal,
@@ -30,6 +31,7 @@ from unseen_diffusion.priors.gaussian import (
     StandardNormal,
     ledoit_wolf,
 )
+from unseen_diffusion.priors.linear_combination import LinearCombination
 from unseen_diffusion.priors.mixture import (
     KernelDensity,
     KernelNormal,
@@ -37,6 +39,7 @@ from unseen_diffusion.priors.mixture import (
     MixtureNormal,
     SubspaceKernelDensity,
 )
+from unseen_diffusion.priors.pixels import Draws, combined_pixels
 from unseen_diffusion.priors.rank import held_out_likelihood
 from unseen_diffusion.priors.references import Replay, ReplayedLatents, Slerp, SlerpReferences, SlerpToId, slerp
 from unseen_diffusion.priors.stationary import (
@@ -50,8 +53,10 @@ from unseen_diffusion.utils.renamed import new_names
 
 __all__ = [
     "Batches",
+    "Combination",
     "Diagonal",
     "DiagonalNormal",
+    "Draws",
     "EmpiricalNormal",
     "FittedPrior",
     "IdLatents",
@@ -59,6 +64,7 @@ __all__ = [
     "KernelDensity",
     "KernelNormal",
     "Latents",
+    "LinearCombination",
     "LowRank",
     "LowRankNormal",
     "Mixture",
@@ -79,6 +85,7 @@ __all__ = [
     "StationaryLowRankNormal",
     "StationaryNormal",
     "SubspaceKernelDensity",
+    "combined_pixels",
     "fit_streamed",
     "held_out_likelihood",
     "is_restorable",

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unseen_diffusion.models.schedules import Schedule
+from unseen_diffusion.priors.combination import Combination
 from unseen_diffusion.utils.checked import settings
 from unseen_diffusion.utils.checks import is_finite, require_finite
 from unseen_diffusion.utils.errors import InputError
@@ -79,6 +80,13 @@ class FittedPrior(ABC):
 
     def spherical(self) -> SphericalRest | None:
         """The prior as a few coordinates and a spherical rest; None where its rest is not spherical."""
+        return None
+
+    def combination(self, indices: Sequence[int], seed: int) -> Combination | None:
+        """The references and weights that the candidates of these indices consist of; None where they are no such sums.
+
+        ``sample`` is this combination of the references' latents, up to rounding.
+        """
         return None
 
     def contains_references(self, count: int) -> bool:

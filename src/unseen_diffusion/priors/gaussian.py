@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unseen_diffusion.models.schedules import Schedule
 from unseen_diffusion.priors.base import Batches, FittedPrior, IdLatents, Latents, Prior, SphericalRest
+from unseen_diffusion.priors.combination import Combination
 from unseen_diffusion.priors.rank import NEGLIGIBLE, chosen_rank, least_references
 from unseen_diffusion.priors.streaming import all_directions, leading_directions, moments
 from unseen_diffusion.utils.checked import Count, Positive, Share, settings
@@ -168,6 +169,11 @@ class EmpiricalNormal(FittedPrior):
         count = len(self.residuals)
         w = normal_rows((count,), seed, "candidate", list(indices)).double()
         return (self.mean + torch.einsum("bn,nchw->bchw", w, self.residuals) / math.sqrt(count - 1)).float()
+
+    def combination(self, indices: Sequence[int], seed: int) -> Combination:
+        count = len(self.residuals)
+        w = normal_rows((count,), seed, "candidate", list(indices)).double() / math.sqrt(count - 1)
+        return Combination(torch.arange(count).expand(len(w), -1), w, centred=True)
 
     def spherical(self) -> SphericalRest:
         rows = self.residuals.flatten(1)

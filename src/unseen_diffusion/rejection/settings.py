@@ -1,8 +1,9 @@
 """The settings of a rejection. Imports no torch: the command's help reads them."""
 
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from unseen_diffusion.utils.checked import Count, settings
+from unseen_diffusion.utils.identity import Unnamed
 
 RouteName = Literal["direct", "exact_statistics"]
 ROUTES: tuple[str, ...] = get_args(RouteName)
@@ -15,6 +16,8 @@ class Rejection:
     max_proposals: Count
     """largest number of candidates; a run that needs more fails"""
     allow_fewer: bool = False
-    """if max_proposals is reached: continue with the accepted latents, if the scores have enough, instead of failing"""
+    """if a maximum is reached: continue with what was accepted, if the scores have enough, instead of failing"""
+    max_images: Annotated[Count, Unnamed("bounds the selection by images, and changes no latents")] = 2000
+    """largest number of candidates that a selection by images denoises; a run that needs more fails"""
     route: RouteName = "direct"
     """direct: every candidate is drawn in full; exact_statistics: same distribution, faster for large images"""

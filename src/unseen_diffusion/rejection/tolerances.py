@@ -7,9 +7,12 @@ A new kind of tolerances is one class with ``bands``::
         def bands(self, references, seed): return {"pair_angle": Band(59.0, 61.0)}
 """
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
+from statistics import NormalDist
 from typing import Annotated, Any, ClassVar, NamedTuple, get_args
 
 import torch
@@ -25,6 +28,9 @@ from unseen_diffusion.utils.checked import Count, settings
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.renamed import new_names
 
+log = logging.getLogger(__name__)
+
+HALVINGS = 20  # of the interval of levels: to a millionth
 NonNegative = Annotated[float, Field(ge=0)]
 
 
@@ -64,6 +70,14 @@ class Tolerances(ABC):
         if name == "exact_statistics":
             return ExactStatistics(task.prior, task.references, self.k, task.seed, task.shape)
         return Direct(task.prior, task.references, self.k, task.seed, task.chunk)
+
+    def drawing(self, k: int) -> "Tolerances":
+        """The same tolerances with another number of references per candidate."""
+        return replace(self, k=k)
+
+    def half_widths(self, deviations: Mapping[str, float]) -> dict[str, float] | None:
+        """Half the width of each band, for statistics of these standard deviations; None where it is unknown."""
+        return None
 
     def fixed(self, references: References, seed: int) -> "Tolerances":
         """The same tolerances with their bands measured now: later draws of any seed use these bands."""
@@ -131,6 +145,9 @@ class AbsoluteTolerances(Tolerances):
             if name not in CRITERIA:
                 raise InputError(f"tolerances: unknown criterion {name}; choose among {', '.join(CRITERIA)}")
 
+    def half_widths(self, deviations: Mapping[str, float]) -> dict[str, float]:
+        return {name: width for name, width in self.tolerance.items() if width is not None}
+
     def bands(self, references: References, seed: int) -> dict[str, Band]:
         used = [name for name in CRITERIA if self.tolerance.get(name) is not None]
         measured = None
@@ -147,10 +164,16 @@ class AbsoluteTolerances(Tolerances):
 
 @settings("tolerances")
 class CalibratedTolerances(Tolerances):
-    """Central quantiles of the references' own leave-one-out statistics."""
+    """Central quantiles of the references' own leave-one-out statistics.
+
+    Each band alone holds ``coverage`` of them. All three bands together hold fewer: 75 to 78 % at 0.9 on the bundled
+    domains. With ``joint`` they hold ``coverage`` together, and each alone holds more.
+    """
 
     coverage: Annotated[float, Field(gt=0, le=1)] = 0.9
-    """share of the references within each band"""
+    """share of the references within each band, or with joint within all of them"""
+    joint: bool = False
+    """true: coverage is the share of the references within all bands together (tolerances=calibrated_joint)"""
     criteria: Sequence[Criterion] = get_args(Criterion)
     """statistics that are applied"""
     name: str = "calibrated"
@@ -159,9 +182,27 @@ class CalibratedTolerances(Tolerances):
 
     widened_by: ClassVar[str] = "tolerances.coverage"
 
+    def half_widths(self, deviations: Mapping[str, float]) -> dict[str, float]:
+        quantile = NormalDist().inv_cdf((1 + self.coverage) / 2) if self.coverage < 1 else inf
+        return {name: quantile * deviations[name] for name in self.criteria}
+
     def bands(self, references: References, seed: int) -> dict[str, Band]:
         measured = leave_one_out(references, self.k, seed, self.repeats)
-        tail = (1 - self.coverage) / 2
+        bands = self._central(measured, self.coverage)
+        if self.joint:
+            low, high = self.coverage, 1.0  # each band alone holds at least as many as all together
+            for _ in range(HALVINGS):
+                middle = (low + high) / 2
+                bands = self._central(measured, middle)
+                low, high = (middle, high) if jointly(measured, bands) < self.coverage else (low, middle)
+            bands = self._central(measured, high)
+        message = "tolerances=%s: %.0f %% of the references lie within all bands"
+        log.info(message, self.name, 100 * jointly(measured, bands))
+        return bands
+
+    def _central(self, measured: Tensor, coverage: float) -> dict[str, Band]:
+        """Bands that each hold the central share ``coverage`` of the measured statistics (n, 3)."""
+        tail = (1 - coverage) / 2
         ends = torch.quantile(measured, torch.tensor([tail, 1 - tail], dtype=measured.dtype), dim=0)
         index = {name: CRITERIA.index(name) for name in self.criteria}
         return {name: Band(float(ends[0, i]), float(ends[1, i])) for name, i in index.items()}
@@ -177,6 +218,12 @@ class Matched(Tolerances):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "k", self.match.k)
+
+    def drawing(self, k: int) -> Tolerances:
+        return replace(self, match=self.match.drawing(k))
+
+    def half_widths(self, deviations: Mapping[str, float]) -> dict[str, float] | None:
+        return self.match.half_widths(deviations)
 
     def bands(self, references: References, seed: int) -> dict[str, Band]:
         return self.match.bands(references, seed)
@@ -208,6 +255,11 @@ class RandomControl(Matched):
 
     def stored(self) -> dict[str, Any] | None:
         return (self.match.stored() or {}) | {"name": self.name, "control": True}
+
+
+def jointly(judged: Tensor, bands: Mapping[str, Band]) -> float:
+    """Share of statistics (n, 3) that lie within all bands."""
+    return float(within(judged, bands).all(1).double().mean())
 
 
 def within(judged: Float[Tensor, "b 3"], bands: Mapping[str, Band]) -> Bool[Tensor, "b criteria"]:

@@ -1,8 +1,10 @@
 """Compares methods over reference draws and seeds.
 
 Draws and seeds are crossed: the seeds of a draw share its references, and the draws of a seed share its noise.
-Intervals and tests take both as random (``scores.intervals.crossed_interval``). For a method that uses no references,
-only the seeds vary. All runs share the held-out images, so no interval covers the choice of those.
+Intervals and tests take both as random (``scores.intervals.crossed_interval``), and count that draws of one pool share
+images (``reports.populations``). Each comparison says what its intervals are for: the domain, where every draw has
+held-out images of its own (``domain.redraw_heldout=true``); otherwise the domain's references against these held-out
+images. For a method that uses no references, only the seeds vary then.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -13,17 +15,21 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
+from unseen_diffusion.reports.populations import Overlap, overlap_of, shared_text
 from unseen_diffusion.reports.rows import (
     GENERATED,
     METHOD,
     REPLICATES,
+    UNEQUAL,
     is_missing,
     is_setting,
+    marked,
     plus_minus,
     setting_text,
+    share_text,
 )
-from unseen_diffusion.reports.tables import YARDSTICK, print_frame, width, write_frame
-from unseen_diffusion.scores.intervals import MeanInterval, combined_p, crossed_interval, holm
+from unseen_diffusion.reports.tables import SPLIT, YARDSTICK, extractors, print_frame, width, write_frame
+from unseen_diffusion.scores.intervals import MeanInterval, combined_p, crossed_interval, holm, share_interval
 from unseen_diffusion.scores.metrics import METRICS
 from unseen_diffusion.utils.errors import InputError
 
@@ -36,6 +42,7 @@ SHOWN = (
     "vendi",
     "target_conformal",
     "target_classifier",
+    "fid_floor",
     "fid_h",
     "acceptance",
 )
@@ -55,9 +62,11 @@ def compare(table: pd.DataFrame, reference: str = "fitted") -> pd.DataFrame:
         reference: the method that the others are paired with, point by point.
 
     Returns:
-        Settings, method, prior, tolerances, draws, seeds, n; for each score s of ``METRICS`` in the table: s, s_low,
-        s_high (mean, 95% interval) and s_difference, s_difference_low, s_difference_high, s_p (of paired points,
-        Holm-corrected over the methods of the setting). NaN where there are fewer than two points. copies_p: p-value of
+        Settings, method, prior, tolerances, draws, seeds, n; overlap and overlap_target (mean share of references and
+        of target images that two draws have in common), population (what the intervals are for); for each score s of
+        ``METRICS`` in the table: s, s_low, s_high (mean, 95% interval) and s_difference, s_difference_low,
+        s_difference_high, s_p (of paired points, Holm-corrected over the methods of the setting). NaN where there are
+        fewer than two points. copies_p: p-value of
         as many copies among new images of the domain, combined over the points (``scores.intervals.combined_p``).
 
     Raises:
@@ -66,7 +75,8 @@ def compare(table: pd.DataFrame, reference: str = "fitted") -> pd.DataFrame:
     generated = table[table["row"] == GENERATED]
     if generated.empty:
         raise InputError("no generated images in these results; give folders of runs")
-    empty_if_missing = {name: generated[name].astype(object).where(generated[name].notna(), "") for name in METHOD}
+    known = {name: generated.get(name, pd.Series(None, generated.index, object)) for name in METHOD}  # of older tables
+    empty_if_missing = {name: values.astype(object).where(values.notna(), "") for name, values in known.items()}
     generated = generated.assign(**empty_if_missing)
     scores = [name for name in METRICS if name in generated and generated[name].notna().any()]
     fixed = [name for name in generated if is_setting(name) and name not in (*REPLICATES, *METHOD)]
@@ -90,13 +100,15 @@ def _lines_of_setting(
         line = setting | dict(zip(METHOD, kind, strict=True))
         points = replicates(part, scores[0])
         line |= {"draws": points.shape[0], "seeds": points.shape[1], "n": int(part["n"].median())}
+        overlap = _overlap(part)
+        line |= {"overlap": overlap.references, "overlap_target": overlap.target, "population": overlap.population}
         if "copy_rate_p" in part and part["copy_rate_p"].notna().all():
             line["copies_p"] = combined_p(part["copy_rate_p"].tolist())
         base = _runs_to_pair_with(kind, methods, reference)
         for score in scores:
-            line |= _mean_of(score, part)
+            line |= _mean_of(score, part, overlap.correlation)
             if base is not None:
-                line |= _difference(score, part, base)
+                line |= _difference(score, part, base, overlap.correlation)
         lines.append(line)
     for score in scores:
         tested = [line for line in lines if f"{score}_p" in line]
@@ -130,22 +142,35 @@ def _runs_to_pair_with(kind: Any, methods: dict[Any, pd.DataFrame], reference: s
     return methods[(same or candidates)[0]]
 
 
-def _difference(score: str, runs: pd.DataFrame, base: pd.DataFrame) -> dict[str, float]:
+def _overlap(runs: pd.DataFrame) -> Overlap:
+    """The overlap of the draws of one method's runs."""
+    by_draw = runs.drop_duplicates("draw")
+    target = str(runs["target"].iloc[0]) if "target" in runs else "heldout"
+    splits = list(by_draw[SPLIT]) if SPLIT in by_draw else [None] * len(by_draw)
+    return overlap_of(splits, target)
+
+
+def _difference(score: str, runs: pd.DataFrame, base: pd.DataFrame, correlation: float) -> dict[str, float]:
     """The mean difference over the points that both have; empty for fewer than two points."""
     pairs = replicates(runs, score) - replicates(base, score)
     pairs = pairs.dropna(axis=1, how="all").dropna(axis=0)
     if pairs.size < 2:
         return {}
-    difference = crossed_interval(pairs.to_numpy().tolist())
-    return _prefixed(f"{score}_difference", difference) | {f"{score}_p": difference.p_value}
+    difference = crossed_interval(pairs.to_numpy().tolist(), correlation=correlation)
+    parts = _prefixed(f"{score}_difference", difference)
+    if METRICS[score].kind == "share":
+        most = METRICS[score].most
+        parts = {name: min(most, max(-most, value)) for name, value in parts.items()}
+    return parts | {f"{score}_p": difference.p_value}
 
 
-def _mean_of(name: str, runs: pd.DataFrame) -> dict[str, float]:
+def _mean_of(name: str, runs: pd.DataFrame, correlation: float) -> dict[str, float]:
     """Mean and 95% interval over draws and seeds; NaN bounds for a single point."""
     values = replicates(runs, name)
     if values.size < 2:
         return {name: runs[name].mean(), f"{name}_low": nan, f"{name}_high": nan}
-    mean = _prefixed(name, crossed_interval(values.to_numpy().tolist()))
+    found, metric = crossed_interval(values.to_numpy().tolist(), correlation=correlation), METRICS[name]
+    mean = _prefixed(name, share_interval(found, metric.most) if metric.kind == "share" else found)
     bounds = (f"{name}_low", f"{name}_high")
     if mean[bounds[0]] == mean[bounds[1]]:  # all points are equal, such as 0 copies: takes the bounds of the runs
         mean |= {bound: runs[bound].mean() if bound in runs else nan for bound in bounds}
@@ -157,12 +182,13 @@ def _prefixed(name: str, interval: MeanInterval) -> dict[str, float]:
 
 
 def compact(frame: pd.DataFrame, reference: str = "fitted", scores: Sequence[str] = SHOWN) -> pd.DataFrame:
-    """The comparison as text: means ± half a 95% interval, the difference in KID-H and its p-value."""
+    """The comparison as text: means with 95% intervals, the difference in KID-H and its p-value."""
     text = pd.DataFrame({"method": frame["method"]})
     for name in varying_settings(frame):
         text.insert(0 if name == "domain" else len(text.columns), name, frame[name])
     for name in [score for score in scores if score in frame]:
-        text[METRICS[name].title] = [_mean(name, line) for line in frame.to_dict("records")]
+        lines, usual = frame.to_dict("records"), int(frame["n"].mode().iloc[0])
+        text[METRICS[name].title] = [marked(name, _mean(name, line), line["n"], usual) for line in lines]
         if name == "kid_h" and "kid_h_difference" in frame:
             text[f"against {reference}"] = [_against(line) for line in frame.to_dict("records")]
     return text
@@ -182,7 +208,12 @@ def varying_settings(frame: pd.DataFrame) -> list[str]:
 
 def _mean(name: str, line: Mapping[Hashable, Any]) -> str:
     value = line[name]
-    return "" if is_missing(value) else plus_minus(name, value, (line[f"{name}_high"] - line[f"{name}_low"]) / 2)
+    low, high = line[f"{name}_low"], line[f"{name}_high"]
+    if is_missing(value):
+        return ""
+    if METRICS[name].kind == "share":
+        return share_text(value, low, high)
+    return plus_minus(name, value, (high - low) / 2)
 
 
 def _against(line: Mapping[Hashable, Any]) -> str:
@@ -205,18 +236,32 @@ def print_comparison(
     while len(scores) > 1 and width(text) > console.width:
         scores.pop()
         text = compact(frame, reference, scores)
+    print_frame(text, title, caption(frame, reference), console)
+
+
+def caption(frame: pd.DataFrame, reference: str) -> str:
+    """The meaning of the columns of a comparison, as one paragraph."""
     first = frame.iloc[0]
-    caption = (
-        f"Means over {frame['draws'].max()} reference draws x {frame['seeds'].max()} seeds, ± half a 95% interval "
-        f"over both. {first['features']} features, {first['n']} images "
-        f"a point. against {reference}: paired point by point, Holm-corrected p."
+    return (
+        f"Means over {frame['draws'].max()} reference draws x {frame['seeds'].max()} seeds, with 95% intervals "
+        f"(± half, or low to high) for {first['population']}. {_shared(first)}{extractors(frame)} features, "
+        f"{', '.join(str(n) for n in frame['n'].unique())} images a point. FID floor: FID-H of as many real images; "
+        f"{UNEQUAL}: of another number of images, so not comparable. "
+        f"against {reference}: paired point by point, Holm-corrected p."
     )
-    print_frame(text, title, caption, console)
+
+
+def _shared(line: "pd.Series[Any]") -> str:
+    """One sentence on the images that two draws have in common; empty for a single draw."""
+    if line["draws"] < 2:
+        return ""
+    references, target = shared_text(line["overlap"]), shared_text(line["overlap_target"])
+    return f"Two draws share on average {references} of their references and {target} of the images scored against. "
 
 
 def write_comparison(frame: pd.DataFrame, path: Path, reference: str = "fitted") -> None:
     """Writes the comparison as .csv (every column), .md or .tex (the compact one)."""
-    write_frame(frame, compact(frame, reference), path, frame.attrs.get(YARDSTICK, ()))
+    write_frame(frame, compact(frame, reference), path, caption(frame, reference), frame.attrs.get(YARDSTICK, ()))
 
 
 def show_comparison(table: pd.DataFrame, title: str, paths: Sequence[Path], reference: str = "fitted") -> pd.DataFrame:

@@ -121,7 +121,7 @@ def _section(question: str) -> Any:
     import wandb_workspaces.reports.v2.interface as wr
     import wandb_workspaces.workspaces.interface as ws
 
-    names = [name for name, metric in METRICS.items() if metric.question == question]
+    names = [name for name, metric in METRICS.items() if metric.question == question and metric.in_tables]
     panels: list[Any] = []
     for name in names:
         title = f"{name}, {METRICS[name].better} is better" if METRICS[name].better else name

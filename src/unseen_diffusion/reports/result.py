@@ -41,6 +41,7 @@ CONTENT: dict[str, Any] = {  # types of the parts, as far as tables and reports 
     "seconds": Mapping[str, float],
     "artefacts": list[Mapping[str, Any]],
     "images": Mapping[str, Any],
+    "split": Mapping[str, list[str]],
     "config": Mapping[str, Any],
     "environment": Mapping[str, Any],
 }
@@ -94,6 +95,8 @@ class RunResult:
     """every artefact that the run used, in order"""
     images: Mapping[str, Any] = field(default_factory=dict)
     """source and licence of the domain's images"""
+    split: Mapping[str, Sequence[str]] | None = None
+    """digests of the names of references, validation and held-out images (``reports.populations``)"""
     config: Mapping[str, Any]
     """the resolved configuration, without secrets"""
     environment: Mapping[str, Any] = field(default_factory=dict)

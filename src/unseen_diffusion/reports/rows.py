@@ -15,6 +15,7 @@ SETTINGS = (
     "method",
     "prior",
     "tolerances",
+    "selection",
     "t",
     "eta",
     "model",
@@ -24,7 +25,7 @@ SETTINGS = (
     "draw",
     "seed",
 )
-METHOD = ("method", "prior", "tolerances")
+METHOD = ("method", "prior", "tolerances", "selection")
 REPLICATES = ("draw", "seed")  # repetitions of one setting
 REPLICATE_KEYS = ("domain.draw", "seed")  # the same repetitions, as keys of the configuration
 GENERATED = "generated"  # the row of the images that a run generated; the others are comparison rows
@@ -52,7 +53,14 @@ COMPARISON_ROWS = {
     "base_samples": ComparisonRow("[base samples]", "the base model's own samples"),
 }
 SCALES = {"kid": 1000, "share": 100}  # factors from a score's value to the unit in which it is shown
-UNNAMED = ("method", "prior", "tolerances", "model", "solver")  # settings whose values need no key before them
+UNNAMED = (
+    "method",
+    "prior",
+    "tolerances",
+    "selection",
+    "model",
+    "solver",
+)  # settings whose values need no key before them
 
 
 def independent_of(row: str) -> tuple[str, ...]:
@@ -117,8 +125,8 @@ def run_name(settings: Mapping[str, Any], keys: Sequence[str] = ()) -> str:
 
     Args:
         settings: those of ``SETTINGS``, or any others that ``keys`` names.
-        keys: the settings to name. By default the method, prior, tolerances, t and eta, without a prior that has the
-            method's name and without tolerances that accept everything.
+        keys: the settings to name. By default the method, prior, tolerances, selection, t and eta, without a prior
+            that has the method's name and without tolerances that accept everything.
     """
     if not keys:
         keys = ("method", *_telling_draw(settings), "t", "eta")
@@ -127,15 +135,16 @@ def run_name(settings: Mapping[str, Any], keys: Sequence[str] = ()) -> str:
 
 
 def _telling_draw(settings: Mapping[str, Any]) -> list[str]:
-    """The prior and the tolerances, each only if the method's name does not imply it."""
+    """The prior and the tolerances, each only if the method's name does not imply it, and the selection."""
     own_prior = settings.get("prior") != settings.get("method")
-    return ["prior"] * own_prior + ["tolerances"] * (settings.get("tolerances") != "none")
+    return ["prior"] * own_prior + ["tolerances"] * (settings.get("tolerances") != "none") + ["selection"]
 
 
 def tracking_name(settings: Mapping[str, Any]) -> str:
     """A run's name in wandb, such as ``hubble isotropic none t500 eta0.2 draw0 seed0``."""
     s = settings
-    what = f"{s['prior']} {s['tolerances']}" if s["prior"] else s["method"]
+    what = f"{s['prior']} {s['tolerances'] or s['method']}" if s["prior"] else s["method"]
+    what += f" {s['selection']}" if s.get("selection") else ""
     return f"{s['domain']} {what} t{s['t']:g} eta{s['eta']:g} draw{s['draw']} seed{s['seed']}"
 
 
@@ -192,3 +201,17 @@ def plus_minus(name: str, value: float, half: float) -> str:
         return text
     digits = len(text.rstrip("%").partition(".")[2])
     return f"{text.rstrip('%')}±{scaled(name, half):.{digits}f}{'%' * text.endswith('%')}"
+
+
+def share_text(value: float, low: float, high: float) -> str:
+    """A share in per cent with its interval, which need not be symmetric: ``30.9% (10 to 64)``."""
+    text = f"{100 * value:.1f}%"
+    return text if is_missing(low) or is_missing(high) else f"{text} ({100 * low:.0f} to {100 * high:.0f})"
+
+
+UNEQUAL = "*"  # marks a FID of another number of images
+
+
+def marked(name: str, text: str, count: int, usual: int) -> str:
+    """A score as text; a FID of another number of images than usual is marked, because its floor depends on it."""
+    return text + UNEQUAL if name in ("fid_h", "fid_r") and text and count != usual else text

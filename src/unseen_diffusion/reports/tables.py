@@ -11,15 +11,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from unseen_diffusion.reports.populations import SplitNames, stored_names
 from unseen_diffusion.reports.result import RunResult, read_results
 from unseen_diffusion.reports.rows import (
     COMPARISON_ROWS,
     GENERATED,
     SETTINGS,
+    UNEQUAL,
     as_text,
     distinct_rows,
     independent_of,
     is_missing,
+    marked,
     method_name,
     plus_minus,
     setting_text,
@@ -40,11 +43,14 @@ NARROW = (
     "psnr",
     "precision",
     "fid_h",
+    "fid_floor",
     "target_conformal",
     "coverage",
     "target_classifier",
     "vendi",
 )
+ROOM = "novelty"  # the column that a terminal's table has only where there is room beside the others
+SPLIT = "split"  # a column for comparisons, which is not exported
 YARDSTICK = "yardstick"  # attribute of a table: what the feature extractors can see in its domains, a line each
 IN_LABEL = ("prior", "method")  # settings that the first column already shows
 
@@ -63,6 +69,8 @@ def load_results(paths: Sequence[Path | str]) -> pd.DataFrame:
     for result, row in distinct_rows(results):
         line = {**dict.fromkeys(SETTINGS), **result.settings, **row, "run": str(result.folder), "config": result.flat}
         line |= {"searched_t": bool(result.mixing), "searched_eta": bool(result.bandwidth)}
+        names = result.split or stored_names(result.artefacts)
+        line |= {SPLIT: SplitNames.of(names) if names else None}
         lines.append(line | dict.fromkeys(independent_of(row["row"])))
     lines[0].setdefault("kid_h", None)  # by which tables are sorted
     table = _tell_apart(pd.DataFrame(lines)).drop(columns="config").reset_index(drop=True)
@@ -102,9 +110,10 @@ def compact(table: pd.DataFrame) -> pd.DataFrame:
         text["run"] = [os.path.relpath(run, os.path.commonpath(runs)) for run in runs]
     if table["n"].nunique() > 1:
         text["n"] = table["n"]
+    usual = int(generated["n"].mode().iloc[0])
     for name, metric in METRICS.items():
-        if name in table:
-            text[metric.title] = [_score(name, line) for line in lines]
+        if name in table and metric.in_tables:
+            text[metric.title] = [marked(name, _score(name, line), line["n"], usual) for line in lines]
     order = table.assign(is_generated=is_generated)
     order = order.sort_values([*_grouping(varying), "is_generated", "kid_h"])
     return text.loc[order.index].reset_index(drop=True)
@@ -138,28 +147,43 @@ def _score(name: str, line: Mapping[Hashable, Any]) -> str:
 
 def caption(table: pd.DataFrame) -> str:
     """The meaning of the columns for these runs, as one paragraph."""
-    first = table[table["row"] == GENERATED].iloc[0]
+    generated = table[table["row"] == GENERATED]
+    first = generated.iloc[0]
     against = "held-out" if first["target"] == "heldout" else "validation"
     return (
-        f"KID and FID: {first['features']} features, lower is better, ± half a 95% jackknife interval. "
+        f"KID and FID: {extractors(generated)} features, lower is better, ± half a 95% jackknife interval. "
+        f"FID floor: FID-H of as many real images; {UNEQUAL}: of another number of images, so not comparable. "
         f"H: {against} images, R: references. copies: share of samples nearer to R (in pixels) than a share of H is "
         "(scores.copy_quantile, by default 1%; with fewer than 99 images in H: than the nearest one). "
         "prec to cov: precision, recall, density, coverage (k nearest in H). Vendi: score over that of H. "
         "cls: share of samples that a classifier takes for the domain; conf: the same by nearest neighbours, over that "
-        "of real images. kept: share of candidates within the tolerances. dB: PSNR of references inverted and denoised."
+        "of real images. kept: share of candidates that were accepted. dB: PSNR of references inverted and denoised."
         " [real images]: the best to expect; [replay]: references denoised from their latents, mere copies; "
         "[base samples]: the base model's own samples."
     )
 
 
+def extractors(table: pd.DataFrame) -> str:
+    """The names of all feature extractors in a table."""
+    return ", ".join(str(name) for name in table["features"].unique())
+
+
 def print_table(table: pd.DataFrame, title: str, console: Console | None = None) -> None:
     """Prints the compact table; for a sweep over two settings it fits into 80 characters."""
     console = console or Console()
-    text = compact(table)
+    text = narrowed(compact(table), console.width)
+    room = " new: mean distance to the nearest of R (in pixels) over that of H." * (METRICS[ROOM].title in text)
+    print_frame(text, title, "\n".join([caption(table) + room, *table.attrs.get(YARDSTICK, ())]), console)
+
+
+def narrowed(text: pd.DataFrame, columns: int) -> pd.DataFrame:
+    """The table of text without the columns of ``NARROW`` that do not fit, and with that of ``ROOM`` if it fits."""
+    shown = text.drop(columns=METRICS[ROOM].title, errors="ignore")
     for name in NARROW:
-        if width(text) > console.width:
-            text = text.drop(columns=METRICS[name].title, errors="ignore")
-    print_frame(text, title, "\n".join([caption(table), *table.attrs.get(YARDSTICK, ())]), console)
+        if width(shown) > columns:
+            shown = shown.drop(columns=METRICS[name].title, errors="ignore")
+    with_room = text[[name for name in text if name in shown or name == METRICS[ROOM].title]]
+    return with_room if width(with_room) <= columns else shown
 
 
 def print_frame(text: pd.DataFrame, title: str, below: str, console: Console) -> None:
@@ -190,26 +214,30 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
     Raises:
         InputError: another suffix.
     """
-    write_frame(table, compact(table), path, table.attrs.get(YARDSTICK, ()))
+    write_frame(table, compact(table), path, caption(table), table.attrs.get(YARDSTICK, ()))
 
 
-def write_frame(full: pd.DataFrame, text: pd.DataFrame, path: Path, notes: Sequence[str] = ()) -> None:
-    """Writes ``full`` as .csv, or ``text`` as .md or .tex with ``notes`` below it (in .tex as comments).
+def write_frame(full: pd.DataFrame, text: pd.DataFrame, path: Path, below: str = "", notes: Sequence[str] = ()) -> None:
+    """Writes ``full`` as .csv, or ``text`` as .md or .tex with a caption that names the feature extractor.
+
+    Args:
+        full: every column, ``features`` among them.
+        text: the compact table.
+        path: its suffix decides.
+        below: the caption.
+        notes: further lines below it (in .tex as comments).
 
     Raises:
         InputError: another suffix.
     """
+    full = full.drop(columns=SPLIT, errors="ignore")
+    after = "\n" + "".join(f"\n{md_cell(note)}\n" for note in (below, *notes) if note)
+    comments = "".join(f"% {one_line(note)}\n" for note in notes)
+    in_tex = {"index": False, "escape": False, "caption": tex_cell(below) or None}
     writers = {
         ".csv": lambda: full.rename(columns=csv_cell).map(csv_cell).to_csv(index=False),
-        ".md": lambda: (
-            text.rename(columns=md_cell).map(md_cell).to_markdown(index=False)
-            + "\n"
-            + "".join(f"\n{md_cell(note)}\n" for note in notes)
-        ),
-        ".tex": lambda: (
-            text.rename(columns=tex_cell).map(tex_cell).to_latex(index=False, escape=False)
-            + "".join(f"% {one_line(note)}\n" for note in notes)
-        ),
+        ".md": lambda: text.rename(columns=md_cell).map(md_cell).to_markdown(index=False) + after,
+        ".tex": lambda: text.rename(columns=tex_cell).map(tex_cell).to_latex(**in_tex) + comments,
     }
     if path.suffix not in writers:
         raise InputError(f"{path}: unknown suffix; choose .csv, .md or .tex")

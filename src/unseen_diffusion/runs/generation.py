@@ -67,6 +67,9 @@ class SplitDomain(WholeStage):
     draw: int
     repeated: Annotated[str | None, OmittedIf(None)]
     """``together`` where images occur more than once: earlier splits put equal images into different parts"""
+    redraw_heldout: Annotated[bool, OmittedIf(False)] = False
+    clusters: Annotated[str | None, OmittedIf(None)] = None
+    """digest of the clusters that the domain names"""
 
     def make(self, how: How) -> StageOutput:
         domain, spec = self.pool.value
@@ -77,6 +80,7 @@ class SplitDomain(WholeStage):
             heldout=self.heldout,
             split_seed=self.split_seed,
             draw=self.draw,
+            redraw_heldout=self.redraw_heldout,
         )
         split = read_split(domain, spec.size, spec.channels)
         names = {part: list(getattr(split, f"{part}_names")) for part in ("reference", "validation", "heldout")}

@@ -17,6 +17,7 @@ GROUPS = (
     "mixing",
     "bandwidth",
     "tolerances",
+    "selection",
     "prior",
     "solver",
     "scores",

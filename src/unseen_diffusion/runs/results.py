@@ -1,14 +1,18 @@
 """The results of one run: executes it, and writes results.json, results.parquet, the sheets and the tracking."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 
+from unseen_diffusion.reports.populations import split_names
 from unseen_diffusion.reports.result import TABLE, RunResult, UsedArtefact
 from unseen_diffusion.reports.rows import run_name
+from unseen_diffusion.reports.signatures import signatures
 from unseen_diffusion.reports.tracking import record_of, secrets, without_secrets
+from unseen_diffusion.runs.acceptance import announce, with_expectation
 from unseen_diffusion.runs.details import details, reconstruct, tested_latents, tuning_of
 from unseen_diffusion.runs.methods.base import Generated
 from unseen_diffusion.runs.run import Run, generate, searched
@@ -19,6 +23,8 @@ from unseen_diffusion.scores.extra import description as extra_description
 from unseen_diffusion.store.artefacts import environment
 from unseen_diffusion.utils.files import atomic_path
 
+log = logging.getLogger(__name__)
+
 
 def execute(settings: RunSettings, folder: Path, group: str) -> RunResult:
     """Executes one run and writes its results into ``folder``.
@@ -28,13 +34,17 @@ def execute(settings: RunSettings, folder: Path, group: str) -> RunResult:
         folder: gets results.json, results.parquet, samples.png, reconstructions.png and of a search bandwidth.png.
         group: name of the sweep, for tracking.
     """
-    run, searches = searched(Run(settings), folder)
+    run = Run(settings)
+    announce(run)
+    run, searches = searched(run, folder)
     settings = run.settings  # with the values that the searches chose
     result = _result(run, generate(run), folder, searches)
     table = pd.DataFrame([{**result.settings, **row} for row in result.rows])
     with atomic_path(folder / TABLE) as temporary:
         table.to_parquet(temporary, index=False)
     result.write()
+    for sign in signatures(result):
+        log.warning("%s", sign.text)
     settings.tracker.record(record_of(result, table, group))
     return result
 
@@ -49,6 +59,10 @@ def _result(run: Run, generated: Generated, folder: Path, searches: dict[str, An
     selection = generated.selection.facts if generated.selection else {}
     if selection:
         rows[0] |= {"acceptance": selection["acceptance"]["share"]}
+    if generated.choice:  # of the images of latents that the tolerances accepted
+        chosen = generated.choice.facts
+        selection = {**selection, "images": chosen}
+        rows[0] |= {"acceptance": rows[0].get("acceptance", 1.0) * chosen["acceptance"]["share"]}
     reconstruction = reconstruct(run, folder)
     if reconstruction and not settings.method.tuning:  # they are samples of the base model
         rows[0] |= {"psnr": reconstruction[f"eta{settings.eta:g}"]["psnr"]}
@@ -61,7 +75,7 @@ def _result(run: Run, generated: Generated, folder: Path, searches: dict[str, An
         rows=rows,
         **extra_description(settings.scores.extra),
         yardstick=yardstick(run),
-        selection=selection,
+        selection=with_expectation(selection, run),
         tuning=tuning_of(run),
         geometry=geometry_of(stages, settings.t),
         reconstruction=reconstruction,
@@ -69,6 +83,7 @@ def _result(run: Run, generated: Generated, folder: Path, searches: dict[str, An
         seconds=seconds(stages),
         artefacts=[UsedArtefact(stage=s, folder=str(a.folder), reused=a.reused) for s, a in stages.used],
         images=without_secrets({"source": settings.domain.source, "licence": settings.domain.licence}, secrets()),
+        split=split_names(run.split.facts["names"]),
         config=without_secrets(settings.plain, secrets()),
         environment=environment() | {"batch_size": settings.batch_size, "threads": torch.get_num_threads()},
     )
@@ -77,7 +92,7 @@ def _result(run: Run, generated: Generated, folder: Path, searches: dict[str, An
 def flat_settings(settings: RunSettings, features: str) -> dict[str, Any]:
     """The settings that distinguish a run from others (``rows.SETTINGS``): columns of tables, filters of dashboards."""
     plain, solver = settings.plain, settings.solver
-    has_prior = settings.method.draws_from_prior
+    selects = settings.selection.judges and settings.method.draws_from_prior
     return {
         "domain": settings.domain.name,
         "draw": settings.domain.draw,
@@ -86,8 +101,9 @@ def flat_settings(settings: RunSettings, features: str) -> dict[str, Any]:
         "t": settings.t,
         "solver": "/".join([solver.name, solver.grid, str(solver.steps), *(["half"] * (solver.clean_end == "half"))]),
         "eta": settings.eta,
-        "prior": settings.prior.name if has_prior else None,
-        "tolerances": settings.tolerances.name if has_prior else None,
+        "prior": settings.prior.name if settings.method.draws_from_prior else None,
+        "tolerances": settings.tolerances.name if settings.method.rejects else None,
+        "selection": settings.selection.name if selects else None,
         "features": features,
         "target": settings.scores.target,
         "seed": settings.seed,

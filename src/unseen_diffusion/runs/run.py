@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from unseen_diffusion.domains.base import LABELS, pool_of
+from unseen_diffusion.domains.split import clusters_of
 from unseen_diffusion.models.base import DiffusionModel, ModelSpec
 from unseen_diffusion.models.pipeline import DiffusersModel
 from unseen_diffusion.models.trial import try_model
 from unseen_diffusion.pipeline.steps import LatentSet
+from unseen_diffusion.reports.populations import NAMES
 from unseen_diffusion.reports.sheets import rows_sheet
 from unseen_diffusion.runs.bandwidth import Bandwidth, find_bandwidth
 from unseen_diffusion.runs.keys import section
@@ -113,11 +115,18 @@ class Run:
         """Features and pixels of images; ``key`` identifies them."""
         device = self.settings.device
         features = self.stages.features(self.extractor, key, images, device)
-        return Views(features, self.stages.features(Pixels(), key, images, device))
+        return Views(features, self.stages.features(Pixels(), key, images, device), images)
 
     def views_of(self, part: str) -> Views:
-        """Features and pixels of the references, validation or held-out images."""
-        return self.views(f"{self.split.key}/{part}", self.split.tensors[part])
+        """Features, pixels and clusters of the references, validation or held-out images."""
+        return self.views(f"{self.split.key}/{part}", self.split.tensors[part])._replace(clusters=self.clusters(part))
+
+    def clusters(self, part: str) -> Tensor:
+        """A number (n,) for each of the references, validation or held-out images; those of one cluster share it."""
+        s = self.settings
+        pool = pool_of(s.domain, s.spec.size, s.spec.channels)
+        numbers = dict(zip(pool.names, clusters_of(pool).tolist(), strict=True))
+        return torch.tensor([numbers[name] for name in self.split.facts["names"][NAMES[part]]], dtype=torch.int64)
 
     def denoised(self, latents: LatentSet, eta: float) -> Artefact:
         """Denoises latents with this run's solver and seed."""

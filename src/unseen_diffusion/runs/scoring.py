@@ -22,13 +22,13 @@ def domain_views(run: Run) -> DomainViews:
     if scores.membership:
         samples = run.own_images()
         base_samples = run.views(samples.key, samples.tensors["images"]).features
-    return DomainViews(r, target, base_samples)
+    return DomainViews(r, target, base_samples, run.settings.domain.symmetries)
 
 
 def compared(run: Run, generated: Generated) -> Iterator[tuple[str, Artefact | None]]:
     """Yields the images of every row, the generated ones first; None for the held-out images."""
     s = run.settings
-    yield GENERATED, None if generated.latents is None else generated.images
+    yield GENERATED, generated.images if s.method.generates else None
     for row in s.scores.rows:
         if row == "held_out":
             yield row, None
@@ -53,7 +53,10 @@ def score_rows(run: Run, generated: Generated) -> list[dict[str, Any]]:
         # The classifier was trained on the model's own samples, so it cannot score these.
         trained_on = row == "base_samples" or (s.method.own_domain and row == GENERATED)
         against = domain._replace(base_samples=None) if trained_on else domain
-        scores = score_row(row, run.views(artefact.key, artefact.tensors["images"]), against, s.scores)
+        views = run.views(artefact.key, artefact.tensors["images"])
+        if row == "replay" and domain.references.clusters is not None:  # they depend on each other as the references do
+            views = views._replace(clusters=domain.references.clusters[: len(views.features)])
+        scores = score_row(row, views, against, s.scores)
         return {**scores, "images": artefact.key}
 
     return [{**of(row, artefact), "row": row} for row, artefact in compared(run, generated)]

@@ -10,16 +10,19 @@ from hydra.utils import get_object
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from unseen_diffusion.domains.base import Domain, check_sizes, pool_of, split_pool
+from unseen_diffusion.domains.base import Domain, check_sizes, parts_of, pool_of
 from unseen_diffusion.models.analytic import linear_schedule
 from unseen_diffusion.models.base import ModelSpec
+from unseen_diffusion.models.blocks import without_blocks
 from unseen_diffusion.models.options import inspect_model
 from unseen_diffusion.models.schedules import CLEAN
 from unseen_diffusion.priors import Prior
 from unseen_diffusion.rejection import Rejection, Tolerances, check_route
 from unseen_diffusion.rejection.geometry import check_left_out
+from unseen_diffusion.rejection.images.base import ImageSelection, NoSelection
 from unseen_diffusion.reports.tracking import Tracker
 from unseen_diffusion.runs.bandwidth import BandwidthSearch
+from unseen_diffusion.runs.fewshots import follow_references
 from unseen_diffusion.runs.keys import FixedMixing, Paths, run_keys, section
 from unseen_diffusion.runs.methods.base import Method
 from unseen_diffusion.runs.mixing import MINIMUM, MixingSearch
@@ -51,6 +54,7 @@ class RunSettings:
     prior_config: dict[str, Any]
     tolerances: Tolerances
     tolerances_config: dict[str, Any]
+    selection: ImageSelection
     solver: SolverSettings
     scores: ScoreSettings
     tracker: Tracker
@@ -114,6 +118,9 @@ def _check(config: DictConfig) -> RunSettings:
     method: Method = build(config.method, "method", kind=Method)
     prior: Prior = method.prior or build(config.prior, "prior", kind=Prior)
     tolerances: Tolerances = method.tolerances or build(config.tolerances, "tolerances", kind=Tolerances)
+    selection = NoSelection()  # that of configs written before version 0.4
+    if "selection" in plain:
+        selection = build(config.selection, "selection", kind=ImageSelection)
     solver: SolverSettings = build(config.solver, "solver", kind=SolverSettings)
     spec = spec_of(plain["model"])
     bandwidth_search, eta = _bandwidth(plain)
@@ -127,6 +134,7 @@ def _check(config: DictConfig) -> RunSettings:
         prior_config=plain["method"].get("prior") or plain["prior"],
         tolerances=tolerances,
         tolerances_config=plain["method"].get("tolerances") or plain["tolerances"],
+        selection=selection,
         solver=solver,
         scores=build(config.scores, "scores", kind=ScoreSettings),
         tracker=build(config.tracking, "tracking", kind=Tracker),
@@ -143,12 +151,13 @@ def _check(config: DictConfig) -> RunSettings:
         progress=keys.progress,
         device=device,
     )
-    _check_together(settings)
-    return settings
+    return _checked_together(settings)
 
 
-def _check_together(s: RunSettings) -> None:
+def _checked_together(s: RunSettings) -> RunSettings:
     """Checks that settings of different groups fit each other, and that the domain has enough images for them.
+
+    Returns them; some follow a small number of references (``fewshots``).
 
     Raises:
         InputError: the first that does not fit.
@@ -158,12 +167,34 @@ def _check_together(s: RunSettings) -> None:
         raise InputError(f"samples={s.samples}: give {s.scores.minimum} or more, which the scores need")
     if s.rejection.max_proposals < s.samples:
         raise InputError(f"rejection.max_proposals={s.rejection.max_proposals}: give samples={s.samples} or more")
+    check_selection(s)
     s.tracker.check()
     if s.mixing_search:
         check_mixing(s.mixing_search, s.method, s.rejection.max_proposals)
+    s = follow_references(s)
     validation = check_references(s.domain, s.prior, s.tolerances, s.scores, s.spec, s.mixing_search)
     if s.method.tuning:
         s.method.tuning.check(s.plain["model"], validation)
+    return s
+
+
+def check_selection(s: RunSettings) -> None:
+    """Checks that a selection by images has candidates enough, and a model that has features if it needs them.
+
+    Raises:
+        InputError: it does not fit the run.
+    """
+    if not s.selection.judges or not s.method.draws_from_prior:
+        return
+    for one in s.selection.every():
+        if not one.judges:
+            raise InputError(f"selection={s.selection.name}: contains selection={one.name}, which keeps every image")
+    if s.rejection.max_images < s.samples:
+        raise InputError(f"rejection.max_images={s.rejection.max_images}: give samples={s.samples} or more")
+    if not s.prior.random:
+        raise InputError(f"selection={s.selection.name}: prior={s.prior.name} draws nothing; set selection=none")
+    if s.selection.needs_features and "path" not in s.plain["model"]:
+        raise without_blocks(s.plain["model"].get("name") or "analytic")
 
 
 def _check_files(features: dict[str, Any]) -> None:
@@ -264,8 +295,7 @@ def check_references(
     """
     pool = pool_of(domain, spec.size, spec.channels)
     check_sizes(domain, len(pool.names))
-    sizes = (domain.references, domain.validation, domain.heldout)
-    parts = split_pool(pool, *sizes, domain.split_seed, domain.draw, name=domain.name)
+    parts = parts_of(domain, pool)
     counts = dict(zip(("references", "validation", "heldout"), map(len, parts), strict=True))
     check_counts(counts, prior, tolerances, scores, mixing)
     return counts["validation"]
@@ -288,8 +318,9 @@ def check_counts(
         raise InputError(
             f"domain.references={references}: prior={prior.name} needs {prior.minimum_references} or more; "
             "raise domain.references or choose another prior"
+            + (", such as slerp_id or replay" if references == 1 else "")
         )
-    if references < scores.minimum:
+    if references < scores.minimum and {"held_out", "replay"} & set(scores.rows):
         raise InputError(f"domain.references={references}: the scores need {scores.minimum} or more")
     if counts[scores.target] < scores.minimum:
         raise InputError(f"domain.{scores.target}={counts[scores.target]}: the scores need {scores.minimum} or more")

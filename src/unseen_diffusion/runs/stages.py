@@ -35,6 +35,8 @@ from unseen_diffusion.runs.stage import Identified
 from unseen_diffusion.solvers.settings import SolverSettings
 from unseen_diffusion.store.artefacts import Artefact
 from unseen_diffusion.training.finetuning import Tuning, describe
+from unseen_diffusion.utils.digests import json_digest
+from unseen_diffusion.utils.identity import named
 from unseen_diffusion.utils.images import dequantise
 from unseen_diffusion.utils.precision import reproducible
 from unseen_diffusion.utils.renamed import new_names
@@ -52,7 +54,8 @@ class Stages(Measurements):
         source = Identified(pool.fingerprint, (domain, spec))
         repeated = "together" if pool.repeated else None
         parts = {name: getattr(domain, name) for name in SPLITTING}
-        artefact = self.run(SplitDomain(pool=source, repeated=repeated, **parts))
+        clusters = None if pool.clusters is None else json_digest(pool.clusters)
+        artefact = self.run(SplitDomain(pool=source, repeated=repeated, clusters=clusters, **parts))
         check_pixels(domain.name, list(artefact.tensors.values()), pool)
         return artefact
 
@@ -123,7 +126,7 @@ class Stages(Measurements):
                 tolerances=Identified(settings, tolerances),
                 count=count,
                 seed=seed,
-                **vars(rejection),
+                **named(rejection),
             )
         )
         indices = artefact.tensors["indices"].tolist()

@@ -78,7 +78,7 @@ def show_columns(results: Mapping[str, Any]) -> None:
     Raises:
         InputError: a description that ``description`` does not write; the file may come from anyone.
     """
-    described = checked_value("metrics", results.get("metrics") or {}, Mapping[str, Mapping[str, str | bool]])
+    described = checked_value("metrics", results.get("metrics") or {}, Mapping[str, Mapping[str, str | bool | float]])
     for column, metric in described.items():
         if not REQUIRED <= metric.keys() <= KEYS:
             raise InputError(f"metrics.{column}: has {', '.join(metric)}, not {', '.join(KEYS)}; run this point again")

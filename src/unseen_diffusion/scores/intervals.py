@@ -1,13 +1,13 @@
 """Intervals of shares and of means, p-values, and Holm's correction for several tests. Needs no torch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from math import isfinite, sqrt
+from dataclasses import dataclass, replace
+from math import isfinite, log, sqrt
 from statistics import NormalDist, fmean, median, stdev
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import stdtr, stdtrit
+from scipy.special import expit, stdtr, stdtrit
 
 from unseen_diffusion.utils.errors import InputError
 
@@ -70,42 +70,80 @@ class MeanInterval:
     count: int
 
 
-def t_interval(values: Sequence[float], level: float = 0.95) -> MeanInterval:
-    """Student's interval for the mean of independent values, e.g. one score per reference draw.
+def t_interval(values: Sequence[float], level: float = 0.95, correlation: float = 0.0) -> MeanInterval:
+    """Student's interval for the mean of values that are independent, or equally correlated.
+
+    Values from overlapping draws are correlated. Their sample variance S^2 is then too small by 1 - rho, and the mean
+    of n keeps the variance S^2 (1 / n + rho / (1 - rho)) (Nadeau and Bengio 2003, section 3).
 
     The p-value is that of the two-sided t test of a mean of zero. If all values are equal, the interval is a point, and
     the p-value is 1 (all zero) or that of the sign test, 2^(1 - n).
 
     Args:
-        values: one per independent repetition, at least 2.
+        values: one per repetition, at least 2, e.g. one score per reference draw.
         level: two-sided confidence level in (0, 1).
+        correlation: rho in [0, 1) of two values; for draws from a pool, the share of images that two draws have in
+            common (``inflation``).
 
     Raises:
-        InputError: fewer than 2 values, one that is not finite, or a level outside (0, 1).
+        InputError: fewer than 2 values, one that is not finite, or a level or correlation outside its range.
     """
     normal_quantile(level)  # checks the level
-    count = len(values)
+    count, factor = len(values), inflation(len(values), correlation)
     if count < 2:
         raise InputError(f"{count} value{'s' * (count != 1)}: an interval needs at least 2 independent draws")
     if not all(isfinite(value) for value in values):
         raise InputError(f"values {[float(value) for value in values if not isfinite(value)]}: give finite scores")
-    average, error = fmean(values), stdev(values) / sqrt(count)
+    average, error = fmean(values), stdev(values) * sqrt(factor / count)
     half = float(stdtrit(count - 1, (1 + level) / 2)) * error
     return MeanInterval(average, error, average - half, average + half, _t_test(average, error, count), count)
 
 
-def crossed_interval(table: Sequence[Sequence[float]], level: float = 0.95) -> MeanInterval:
+def share_interval(found: MeanInterval, most: float = 1.0) -> MeanInterval:
+    """The interval of a mean of shares on the scale of log odds: it stays within [0, most] (delta method).
+
+    A mean at an end of the range has no log odds: its interval is cut there.
+
+    Args:
+        found: the mean of shares, and its interval.
+        most: upper end of the shares.
+    """
+    mean, half = found.mean / most, (found.high - found.mean) / most
+    if not 0 < mean < 1:
+        low, high = (min(most, max(0.0, bound)) for bound in (found.low, found.high))
+        return replace(found, low=min(low, found.mean), high=max(high, found.mean))
+    odds, width = log(mean / (1 - mean)), half / (mean * (1 - mean))
+    return replace(found, low=most * float(expit(odds - width)), high=most * float(expit(odds + width)))
+
+
+def inflation(draws: int, correlation: float) -> float:
+    """The factor 1 + n rho / (1 - rho) by which correlated draws make the variance of their mean larger than S^2 / n.
+
+    For a score that is a mean over the images of a draw, rho is the share of images that two draws have in common, and
+    the factor is exact. For a score of products of images rho is smaller, about that share squared, and the factor is
+    too large: the interval then covers more than its level.
+
+    Raises:
+        InputError: a correlation outside [0, 1).
+    """
+    if not 0 <= correlation < 1:
+        raise InputError(f"correlation={correlation}: give the share that two draws have in common, 0 or more, below 1")
+    return 1 + draws * correlation / (1 - correlation)
+
+
+def crossed_interval(table: Sequence[Sequence[float]], level: float = 0.95, correlation: float = 0.0) -> MeanInterval:
     """Interval for the mean of scores over reference draws (rows) crossed with seeds (columns), both random.
 
-    Every draw uses the same seeds, so more draws do not average out the effect of a seed. With the
-    mean squares of the two-way layout without replication, the variance of the mean is (MS_draw + MS_seed -
-    MS_rest) / (D S) (Scheffe 1959, chapter 7), taken to be at least that of either factor alone; the degrees of
-    freedom are Satterthwaite's (1946), not below the smaller of D - 1 and S - 1, or those of the factor. One
-    seed gives Student's interval over draws, one draw that over seeds.
+    Every draw uses the same seeds, so more draws do not average out the effect of a seed. With the mean squares of the
+    two-way layout without replication, the variance of the mean is (f (MS_draw - MS_rest) + MS_seed) / (D S) (Scheffe
+    1959, chapter 7), where f is the ``inflation`` by draws that overlap. It is taken to be at least that of either
+    factor alone; the degrees of freedom are Satterthwaite's (1946), not below the smaller of D - 1 and S - 1, or those
+    of the factor. One seed gives Student's interval over draws, one draw that over seeds.
 
     Args:
         table: a row of scores per draw, one per seed, D S >= 2.
         level: two-sided confidence level in (0, 1).
+        correlation: as in ``t_interval``, of two draws.
 
     Raises:
         InputError: rows of differing lengths, or ``t_interval`` refuses the values.
@@ -114,9 +152,9 @@ def crossed_interval(table: Sequence[Sequence[float]], level: float = 0.95) -> M
     if any(len(row) != seeds for row in table):
         raise InputError("scores of draws and seeds: every draw needs the same seeds")
     if draws < 2 or seeds < 2:
-        return t_interval([value for row in table for value in row], level)
+        return t_interval([value for row in table for value in row], level, correlation if draws > 1 else 0.0)
     t_interval([value for row in table for value in row], level)  # checks that all are finite
-    values = np.asarray(table, dtype=np.float64)
+    values, factor = np.asarray(table, dtype=np.float64), inflation(draws, correlation)
     if values.min() == values.max():  # exactly, without the rounding of a mean
         value = float(values[0, 0])
         return MeanInterval(value, 0.0, value, value, _t_test(value, 0.0, max(draws, seeds)), draws)
@@ -126,9 +164,10 @@ def crossed_interval(table: Sequence[Sequence[float]], level: float = 0.95) -> M
     freedom = np.array([draws - 1, seeds - 1, (draws - 1) * (seeds - 1)])
     squares = np.array([seeds * (of_draws**2).sum(), draws * (of_seeds**2).sum(), (rest**2).sum()]) / freedom
     total, degrees = max((float(square), float(free)) for square, free in zip(squares[:2], freedom, strict=False))
-    both = float(squares[0] + squares[1] - squares[2])
+    parts = squares * np.array([factor, 1, factor])
+    both = float(parts[0] + parts[1] - parts[2])
     if both > total:
-        total, degrees = both, max(both**2 / float((squares**2 / freedom).sum()), float(freedom.min()))
+        total, degrees = both, max(both**2 / float((parts**2 / freedom).sum()), float(freedom.min()))
     error = sqrt(total / (draws * seeds))
     half = float(stdtrit(degrees, (1 + level) / 2)) * error
     p_value = _t_test(average, error, degrees + 1)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from unseen_diffusion.scores.inputs import as_pair, require_count, rows_at_a_time
 from unseen_diffusion.scores.intervals import normal_p, normal_quantile, upper_p
+from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.seeds import generator
 
 FEW = 2**14  # entries of a product that one thread computes in milliseconds
@@ -119,11 +120,19 @@ def kid_difference(a: Tensor, b: Tensor, target: Tensor, block: int | None = Non
     return KernelDifference(value, error, value - half, value + half, normal_p(value, error))
 
 
-def permutation_p_value(x: Tensor, y: Tensor, permutations: int, seed: int, block: int | None = None) -> float:
+def permutation_p_value(
+    x: Tensor,
+    y: Tensor,
+    permutations: int,
+    seed: int,
+    block: int | None = None,
+    clusters: Tensor | None = None,
+) -> float:
     """P-value of "x and y have the same distribution": the share of relabelled sets at least as far apart.
 
     The observed labelling counts as one of the permutations, so the value lies in [1 / (permutations + 1), 1]
-    and the test is exact (Phipson and Smyth 2010).
+    and the test is exact (Phipson and Smyth 2010). Images that depend on each other are not exchangeable, their
+    clusters are: each keeps one label then, and the sets keep their sizes up to one cluster (``cluster_labels``).
 
     Args:
         x: features (N, d), N >= 3.
@@ -131,22 +140,27 @@ def permutation_p_value(x: Tensor, y: Tensor, permutations: int, seed: int, bloc
         permutations: number of random relabellings, at least 1.
         seed: permutation i is a function of (seed, i).
         block: rows of the kernel in memory at a time; no result depends on it.
+        clusters: (N + M,) a number for each row of x, then of y; rows of one number belong together. None: each row is
+            independent.
 
     Raises:
-        InputError: fewer than 3 images, differing dimensions, features that are not finite, no permutations.
+        InputError: fewer than 3 images, differing dimensions, features that are not finite, no permutations, or another
+            number of clusters than rows.
     """
     require_count("permutations", permutations)
     x, y = as_pair(x, y, _NAMES, 3)
     pooled = torch.cat([x, y])
-    labels = _labels(len(pooled), len(x), permutations, seed)
+    labels = _labels(len(pooled), len(x), permutations, seed, clusters)
     inside, rows = torch.zeros(permutations + 1, dtype=torch.float64), []
     for start, kernel in _kernel_blocks(pooled, pooled, block):
         inside += (labels[start : start + len(kernel)] * (kernel @ labels)).sum(0)
         rows.append(kernel.sum(1))
-    return _permutation_test(labels, inside, torch.cat(rows), len(x))[1]
+    return _permutation_test(labels, inside, torch.cat(rows))[1]
 
 
-def discrepancy(kernel: Float[Tensor, "N N"], first: int, permutations: int, seed: int) -> Discrepancy:
+def discrepancy(
+    kernel: Float[Tensor, "N N"], first: int, permutations: int, seed: int, clusters: Tensor | None = None
+) -> Discrepancy:
     """mean k(x, x') + mean k(y, y') - 2 mean k(x, y) over pairs of different rows (Gretton et al. 2012, eq. 3).
 
     With k = <x, y> this is the squared distance of the centres, with k = -|x - y| the energy distance of
@@ -157,16 +171,17 @@ def discrepancy(kernel: Float[Tensor, "N N"], first: int, permutations: int, see
         first: rows of the first set, at least 3 of each.
         permutations: random relabellings, at least 1.
         seed: relabelling i is the stream (seed, "permutation", i).
+        clusters: as in ``permutation_p_value``.
 
     Raises:
-        InputError: no permutations.
+        InputError: no permutations, or another number of clusters than rows.
     """
     require_count("permutations", permutations)
     kernel = kernel.clone().fill_diagonal_(0)
-    labels = _labels(len(kernel), first, permutations, seed)
+    labels = _labels(len(kernel), first, permutations, seed, clusters)
     sums = kernel.sum(1)
     to_labelled = kernel @ labels
-    value, p_value = _permutation_test(labels, (labels * to_labelled).sum(0), sums, first)
+    value, p_value = _permutation_test(labels, (labels * to_labelled).sum(0), sums)
     to_first = to_labelled[:, 0]
     to_second = sums - to_first
     _, without_x, without_y = _replicates(to_first[:first], to_second[:first], to_first[first:], to_second[first:])
@@ -175,15 +190,15 @@ def discrepancy(kernel: Float[Tensor, "N N"], first: int, permutations: int, see
     return Discrepancy(value, error, value - half, value + half, p_value)
 
 
-def unbiased_mmd(xx: Tensor, yy: Tensor, xy: Tensor, n: int, m: int) -> Tensor:
+def unbiased_mmd(xx: Tensor, yy: Tensor, xy: Tensor, n: int | Tensor, m: int | Tensor) -> Tensor:
     """Gretton et al. 2012, eq. 3: MMD^2 of n and m rows from sums of the kernel over ordered pairs of different rows.
 
     Args:
         xx: sum over pairs within the first set: a number, or one per replicate.
         yy: the same within the second set.
         xy: sum of k(x, y) over all x and y.
-        n: rows of the first set.
-        m: rows of the second set.
+        n: rows of the first set, or of each replicate's.
+        m: rows of the second set, likewise.
     """
     return xx / (n * (n - 1)) + yy / (m * (m - 1)) - 2 * xy / (n * m)
 
@@ -194,26 +209,56 @@ def jackknife_variance(replicates: Float[Tensor, " n"]) -> float:
     return float((replicates - replicates.mean()).square().sum()) * (count - 1) / count
 
 
-def _labels(count: int, first: int, permutations: int, seed: int) -> Float[Tensor, "N P"]:
+def _labels(count: int, first: int, permutations: int, seed: int, clusters: Tensor | None) -> Float[Tensor, "N P"]:
     """1 where a row belongs to the first set: column 0 as observed, the others relabelled at random."""
     labels = torch.zeros(count, permutations + 1, dtype=torch.float64)
     labels[:first, 0] = 1
+    if clusters is not None and len(clusters) != count:
+        raise InputError(f"clusters of {len(clusters)} rows for {count} rows; give one number for each")
+    numbers = None if clusters is None else clusters.unique(return_inverse=True)[1]
+    if numbers is None or int(numbers.max()) + 1 == count:
+        for index in range(permutations):
+            labels[torch.randperm(count, generator=generator(seed, "permutation", index))[:first], index + 1] = 1
+        return labels
+    sizes = numbers.bincount()
     for index in range(permutations):
-        labels[torch.randperm(count, generator=generator(seed, "permutation", index))[:first], index + 1] = 1
+        order = torch.randperm(len(sizes), generator=generator(seed, "permutation", index))
+        labels[:, index + 1] = cluster_labels(sizes, order, first)[numbers]
     return labels
 
 
-def _permutation_test(labels: Tensor, inside: Tensor, sums: Tensor, first: int) -> tuple[float, float]:
+def cluster_labels(sizes: Tensor, order: Tensor, first: int) -> Tensor:
+    """1 for the clusters of the first set: those at the beginning of an order, with nearly ``first`` rows together.
+
+    Clusters have different sizes, so the two sets can only be as near to their own sizes as whole clusters allow. Each
+    set keeps 2 rows or more; where that cannot be, all clusters stay together, and the test does not reject.
+
+    Args:
+        sizes: (C,) rows of each cluster.
+        order: (C,) a permutation of the clusters.
+        first: rows of the first set.
+    """
+    rows = sizes[order].cumsum(0)
+    off = (rows - first).abs().double()
+    off[(rows < 2) | (rows > int(rows[-1]) - 2)] = torch.inf
+    labels = torch.zeros(len(sizes), dtype=torch.float64)
+    if bool(off.isfinite().any()):
+        labels[order[: int(off.argmin()) + 1]] = 1
+    return labels
+
+
+def _permutation_test(labels: Tensor, inside: Tensor, sums: Tensor) -> tuple[float, float]:
     """MMD^2 as observed and its p-value.
 
     Args:
         labels: (N, P), as ``_labels`` returns them.
         inside: (P,) sums of the kernel over pairs within the labelled set.
         sums: (N,) sums of the kernel's rows.
-        first: rows of the first set.
     """
     across = labels.T @ sums - inside
+    first = labels.sum(0)
     values = unbiased_mmd(inside, sums.sum() - inside - 2 * across, across, first, len(sums) - first)
+    values = values.nan_to_num(nan=torch.inf)  # a relabelling that is not possible counts against rejecting
     observed = float(values[0])
     tied = observed - 1e-12 * float(sums.abs().max()) / len(sums)  # equal labellings differ by rounding
     return observed, upper_p(values[1:], tied)

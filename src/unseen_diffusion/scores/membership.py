@@ -4,10 +4,11 @@ The classifier compares two domains and cannot recognise images that belong to n
 and cannot recognise another one that lies within its spread.
 """
 
-from math import nan, sqrt
+from math import ceil, floor, hypot, nan, sqrt
 from typing import NamedTuple
 
 import torch
+from scipy.stats import beta
 from torch import Tensor
 
 from unseen_diffusion.scores.inputs import as_features, as_pair, attained_rank
@@ -18,7 +19,7 @@ from unseen_diffusion.utils.errors import InputError
 
 
 class TargetShare(NamedTuple):
-    """Share of samples in the target domain, with an interval; not clipped to [0, 1].
+    """Share of samples in the target domain, with an interval within [0, 1]; noise may put the value itself outside.
 
     Attributes:
         value: (raw - fpr) / (tpr - fpr); NaN, with its interval, where the classifier cannot separate the domains.
@@ -79,7 +80,10 @@ def conformal_share(
     """Share of samples with a conformal p > alpha over the share of real images with it (Vovk et al. 2005).
 
     The strangeness of a sample is the distance to its k-th nearest neighbour in H, that of an image of H the distance
-    to its k-th nearest among the others; p = (1 + images of H at least as strange) / (M + 1). The interval is Wilson's.
+    to its k-th nearest among the others; p = (1 + images of H at least as strange) / (M + 1).
+
+    The interval contains the choice of H: Wilson's for the samples, combined (MOVER; Zou and Donner 2008) with the
+    shares at the ends of a 95% interval for the threshold, of which H is a sample (its rank has a beta distribution).
 
     Args:
         samples: features (N, d).
@@ -105,9 +109,18 @@ def conformal_share(
     strange = neighbour_squares(samples, target, k, block)
     margin = RESOLUTION * (samples.square().sum(1) + target.square().sum(1).max())
     as_strange = count - torch.searchsorted(usual, strange - margin)
-    passed = int((1 + as_strange > attained_rank(count, alpha)).sum())
-    share = wilson(passed, len(samples))
-    return ConformalShare(*(bound / real for bound in (share.share, share.low, share.high)))
+    rank = attained_rank(count, alpha)
+    share = wilson(int((1 + as_strange > rank).sum()), len(samples))
+    tails = beta.ppf([0.025, 0.975], rank, count + 1 - rank) * (count + 1)  # of the ranks that other H would give
+    wide, narrow = (_share_above(as_strange, edge) for edge in (floor(tails[0]), ceil(tails[1])))
+    low = share.share - hypot(share.share - share.low, share.share - narrow)
+    high = share.share + hypot(share.high - share.share, wide - share.share)
+    return ConformalShare(share.share / real, max(0.0, low) / real, min(1.0, high) / real)
+
+
+def _share_above(as_strange: Tensor, rank: int) -> float:
+    """Share of samples that would pass if the threshold had another rank among the images of H."""
+    return float((1 + as_strange > rank).double().mean())
 
 
 def real_pass_rate(count: int, alpha: float = 0.05) -> float:
@@ -130,7 +143,8 @@ def _adjusted(samples: Tensor, target: Tensor, source: Tensor, z: float) -> Targ
     middle = over * gap - z**2 * fpr_var
     constant = over**2 - z**2 * (raw_var + fpr_var)
     half = sqrt(max(0.0, middle**2 - square * constant))
-    return TargetShare(over / gap, (middle - half) / square, (middle + half) / square, raw, tpr, fpr)
+    low, high = (min(1.0, max(0.0, (middle + side * half) / square)) for side in (-1, 1))
+    return TargetShare(over / gap, low, high, raw, tpr, fpr)
 
 
 def _share(calls: Tensor, z: float) -> tuple[float, float]:

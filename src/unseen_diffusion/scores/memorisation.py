@@ -66,9 +66,12 @@ def copy_rate(samples: Tensor, references: Tensor, heldout: Tensor, quantile: fl
     Raises:
         InputError: as ``copy_threshold``.
     """
-    of_heldout, _ = nearest(heldout, references)
+    return share_below(nearest(samples, references)[0], nearest(heldout, references)[0], quantile)
+
+
+def share_below(of_samples: Tensor, of_heldout: Tensor, quantile: float) -> CopyRate:
+    """``copy_rate`` from the distances of samples (N,) and held-out images (M,) to the nearest reference."""
     threshold = _threshold(of_heldout, quantile)
-    of_samples, _ = nearest(samples, references)
     count, total, rank = int((of_samples <= threshold).sum()), len(of_samples), int((of_heldout <= threshold).sum())
     p_value = float(betabinom.sf(count - 1, total, rank, len(of_heldout) + 1 - rank))
     share = wilson(count, total)

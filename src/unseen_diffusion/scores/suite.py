@@ -5,9 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
+from unseen_diffusion.domains.symmetries import Symmetries
 from unseen_diffusion.scores.diversity import vendi_ratio
 from unseen_diffusion.scores.extra import Score, check_columns, extra_columns
 from unseen_diffusion.scores.frechet import frechet_distance
@@ -16,11 +18,13 @@ from unseen_diffusion.scores.manifold import prdc
 from unseen_diffusion.scores.membership import classifier_share, conformal_share
 from unseen_diffusion.scores.memorisation import CopyRate, copy_rate
 from unseen_diffusion.scores.metrics import CLASSIFIER
+from unseen_diffusion.scores.novelty import novelty_ratio, patch_copy_rate, symmetric_copy_rate
 from unseen_diffusion.utils.checked import Count, WholeNumber, settings
 from unseen_diffusion.utils.errors import InputError
 
 Row = Literal["held_out", "replay", "standard", "base_samples"]
 ROWS: tuple[str, ...] = get_args(Row)
+OF_NEW_IMAGES = ("copy_rate", "symmetric_copies", "novelty", "patch_", "shifted_")  # measured on H itself
 MINIMUM = 4  # images that every scored set must have; more for nearest-neighbour scores
 ZeroOrMore = Annotated[int, Field(ge=0)]
 OpenShare = Annotated[float, Field(gt=0, lt=1)]
@@ -40,11 +44,13 @@ class ScoreSettings:
     reconstructions: ZeroOrMore
     """references inverted and denoised for PSNR and SSIM; 0: none"""
     permutations: ZeroOrMore
-    """random relabellings behind the p-value of KID-H and the check of the extractor; 0: neither"""
+    """random relabellings of clusters behind the p-value of KID-H and the check of the extractor; 0: neither"""
     membership: bool
     """whether a classifier estimates the share of samples in the domain; it needs samples of the base model"""
     neighbours: Count
     """k of precision, recall, density, coverage and the conformal share"""
+    shifted_patches: bool = False  # configs written before version 0.4 lack it
+    """whether copied patches are also looked for at other places of the references: some seconds per row"""
     paths: ZeroOrMore
     """pairs of references between which images are generated; 0: none"""
     geometry: ZeroOrMore
@@ -64,18 +70,32 @@ class ScoreSettings:
 
 
 class Views(NamedTuple):
-    """One set of images as scores use it: features (n, d) for distances, pixels (n, p) in [-1, 1] for copies."""
+    """One set of images as scores use it.
+
+    Attributes:
+        features: (n, d), for distances.
+        pixels: (n, p) in [-1, 1], for copies.
+        images: (n, C, H, W) uint8, for scores that need them whole.
+        clusters: (n,) a number per image; images of one number depend on each other (cut-outs that overlap, frames of
+            one picture, equal images). None: each image is independent.
+    """
 
     features: Tensor
     pixels: Tensor
+    images: Tensor | None = None
+    clusters: Tensor | None = None
 
 
 class DomainViews(NamedTuple):
-    """Images to compare samples with: references R, target images H (or V), features of the base model's samples."""
+    """Images to compare samples with: references R, target images H (or V), features of the base model's samples.
+
+    Copies are also looked for among references that are turned and mirrored as the domain's symmetries allow.
+    """
 
     references: Views
     target: Views
     base_samples: Tensor | None = None
+    symmetries: Symmetries = "none"
 
 
 def score_row(row: str, samples: Views, domain: DomainViews, settings: ScoreSettings) -> dict[str, Any]:
@@ -88,16 +108,19 @@ def score_row(row: str, samples: Views, domain: DomainViews, settings: ScoreSett
         InputError: a score is infinite.
     """
     references, target = domain.references, domain.target
+    few = len(references.features) < MINIMUM
     copies = copy_rate(samples.pixels, references.pixels, target.pixels, settings.copy_quantile)
     scores = {
         "row": row,
         "n": len(samples.features),
         **_prefixed("kid_h", asdict(kid(samples.features, target.features))),
         **_p_value(samples, target, settings.permutations),
-        **_prefixed("kid_r", asdict(kid(samples.features, references.features))),
+        **({"kid_r": None} if few else _prefixed("kid_r", asdict(kid(samples.features, references.features)))),
         "fid_h": frechet_distance(samples.features, target.features),
-        "fid_r": frechet_distance(samples.features, references.features),
+        "fid_floor": fid_floor(domain, len(samples.features)),
+        "fid_r": None if few else frechet_distance(samples.features, references.features),
         **_prefixed("copy_rate", _copies(copies)),
+        **_novelty(samples, domain, settings),
         **prdc(samples.features, target.features, settings.neighbours)._asdict(),
         "vendi": vendi_ratio(samples.features, target.features).value,
         **_membership(samples, domain, settings.neighbours),
@@ -107,6 +130,15 @@ def score_row(row: str, samples: Views, domain: DomainViews, settings: ScoreSett
         if isinstance(value, float) and math.isinf(value):
             raise InputError(f"scores: {name} of {row} is infinite; check the images and features that it is made of")
     return {name: None if value != value else value for name, value in scores.items()}  # JSON has no NaN
+
+
+def fid_floor(domain: DomainViews, count: int) -> float:
+    """FID-H of as many references: what real images of the domain score, which depends on their number.
+
+    NaN where there are fewer references: a floor of fewer images would be higher.
+    """
+    references = domain.references.features[:count]
+    return frechet_distance(references, domain.target.features) if len(references) == count else math.nan
 
 
 def _copies(copies: CopyRate) -> dict[str, float]:
@@ -119,10 +151,44 @@ def _copies(copies: CopyRate) -> dict[str, float]:
     }
 
 
+def _novelty(samples: Views, domain: DomainViews, settings: ScoreSettings) -> dict[str, float]:
+    """Distances to the references over those of new images, turned copies and copied patches."""
+    r, h, quantile = domain.references, domain.target, settings.copy_quantile
+    pixels = (samples.pixels, r.pixels, h.pixels)
+    found = {
+        "novelty": novelty_ratio(*pixels),
+        "novelty_features": novelty_ratio(samples.features, r.features, h.features),
+        "patch_copies": patch_copy_rate(*pixels, "in_place", quantile),
+    }
+    if domain.symmetries != "none":
+        copies = symmetric_copy_rate(*pixels, domain.symmetries, quantile)
+        found |= _prefixed("symmetric_copies", _copies(copies))
+    if settings.shifted_patches:
+        found["shifted_patch_copies"] = patch_copy_rate(*pixels, "shifted", quantile)
+    return found
+
+
 def _p_value(samples: Views, target: Views, permutations: int) -> dict[str, float]:
     if permutations == 0:
         return {}
-    return {"kid_h_p": permutation_p_value(samples.features, target.features, permutations, seed=0)}
+    clusters = pooled_clusters(samples, target)
+    p_value = permutation_p_value(samples.features, target.features, permutations, seed=0, clusters=clusters)
+    return {"kid_h_p": p_value}
+
+
+def pooled_clusters(first: Views, second: Views) -> Tensor | None:
+    """Cluster numbers of two sets, one after the other; an image of no cluster has a number of its own."""
+    if first.clusters is None and second.clusters is None:
+        return None
+    known = [views.clusters for views in (first, second) if views.clusters is not None and len(views.clusters)]
+    new = 1 + max((int(numbers.max()) for numbers in known), default=0)
+    parts = []
+    for views in (first, second):
+        numbers = views.clusters
+        if numbers is None:
+            numbers, new = torch.arange(new, new + len(views.features)), new + len(views.features)
+        parts.append(numbers)
+    return torch.cat(parts)
 
 
 def _membership(samples: Views, domain: DomainViews, neighbours: int) -> dict[str, float]:
@@ -139,17 +205,22 @@ def held_out_row(domain: DomainViews, count: int, settings: ScoreSettings) -> di
     """The row of real images: the scores of as many real images of the domain.
 
     Scores against H take the references as the real images (R and H share no image), scores against R take H. The
-    copy rate is its mean for new images: H sets the threshold, so copies counted among H would have no meaning.
+    copy rate is its mean for new images: H sets the threshold, so copies counted among H would have no meaning. The
+    ratios of distances and the copied patches are those of H itself: about 1 and about the quantile.
     """
     references = score_row("held_out", _first(domain.references, count), domain, settings)
     target = score_row("held_out", _first(domain.target, count), domain, settings)
     against_r = {key: value for key, value in target.items() if key.startswith(("kid_r", "fid_r"))}
-    against_h = {key: value for key, value in references.items() if not key.startswith("copy_rate")}
-    return {**against_h, **against_r, "copy_rate": references["copy_rate_expected"]}
+    against_h = {key: value for key, value in references.items() if not key.startswith(OF_NEW_IMAGES)}
+    new = {key: value for key, value in target.items() if key.startswith(("novelty", "patch_", "shifted_"))}
+    if "symmetric_copies" in references:
+        new["symmetric_copies"] = references["symmetric_copies_expected"]
+    return {**against_h, **against_r, **new, "copy_rate": references["copy_rate_expected"]}
 
 
 def _first(views: Views, count: int) -> Views:
-    return Views(views.features[:count], views.pixels[:count])
+    images, clusters = (None if part is None else part[:count] for part in (views.images, views.clusters))
+    return Views(views.features[:count], views.pixels[:count], images, clusters)
 
 
 def _prefixed(prefix: str, values: dict[str, float]) -> dict[str, float]:

@@ -51,6 +51,11 @@ class SolverSettings:
         method = find_solver(self.name)
         return (steps - method.extra_nfe) // method.nfe
 
+    @property
+    def nfe_by_direction(self) -> tuple[int, int]:
+        """NFE of an inversion and of a denoising, at most."""
+        return self.steps, self.steps
+
     def make_grid(self, schedule: Schedule, t_top: float, through: Sequence[float] = ()) -> Grid:
         """The nodes between the clean image and ``t_top`` (see ``grids.make_grid``)."""
         return make_grid(schedule, self.grid, self.intervals, t_top, through)

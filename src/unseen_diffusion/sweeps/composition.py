@@ -23,13 +23,14 @@ from omegaconf.errors import OmegaConfBaseException
 from unseen_diffusion.runs.keys import run_keys
 from unseen_diffusion.sweeps.explanations import explain
 from unseen_diffusion.sweeps.options import GROUPS, config_folder, own_folder
-from unseen_diffusion.sweeps.overrides import each_once, keys_of, parse, read_arguments, values_of
+from unseen_diffusion.sweeps.overrides import each_once, parse, read_arguments, values_of
 from unseen_diffusion.utils.checked import as_written
 from unseen_diffusion.utils.errors import InputError
 from unseen_diffusion.utils.renamed import new_names
 
 SOBOL_COLUMNS = 10  # keys that one joint sweep can vary
 TRAINING_GROUPS = ("training", "data")  # of unseen train
+JOINT = "+"  # between keys that are swept together, and between their values
 WRITTEN = ("paths.outputs", "paths.store", "training.folder", "tracking.folder")  # folders that are written to
 
 
@@ -111,7 +112,7 @@ def expand(name: str, arguments: Sequence[str]) -> Sweep:
         if swept and not multirun:
             raise InputError(f"{swept[0][0]},...: several values need a sweep; write unseen {name} -m ...")
         if multirun:
-            swept = _configured(base, keys_of(args.overrides)) + swept
+            swept = _configured(base, parsed) + swept
         trials = int(base.hydra.sweeper.get("n_trials", 0)) if multirun else 0
         if ranges := [o for o in parsed if o.is_interval_sweep() and not trials]:
             raise InputError(
@@ -119,7 +120,7 @@ def expand(name: str, arguments: Sequence[str]) -> Sweep:
             )
         swept = _split(base, args.overrides, multirun, trials) + swept
         combine = each_once if trials else itertools.product
-        combinations = [list(point) for point in combine(*swept)] if multirun else [[]]
+        combinations = [_words(point) for point in combine(*swept)] if multirun else [[]]
         if multirun and any(o.key_or_group == "hydra.sweep.subdir" for o in parsed):
             raise InputError("hydra.sweep.subdir: the folders of a sweep's runs are named by number; leave it out")
         points = [base if point == first else _compose(name, fixed + point, args.config_dir) for point in combinations]
@@ -248,11 +249,37 @@ def _compose(name: str, overrides: list[str], config_dir: str | None) -> DictCon
         return compose(name, overrides=overrides + extra, return_hydra_config=True)
 
 
-def _configured(base: DictConfig, given: Sequence[str]) -> list[list[str]]:
-    """Sweeps that the config itself asks for (hydra.sweeper.params), unless the command line sets their keys."""
+def _configured(base: DictConfig, given: Sequence[Override]) -> list[list[str]]:
+    """Sweeps that the config itself asks for (hydra.sweeper.params), unless the command line sets their keys.
+
+    A key such as ``model+domain`` sweeps both together: each of its values has one value of each key, joined by +.
+    """
     params = OmegaConf.select(base, "hydra.sweeper.params") or {}
-    lines = [f"{key}={value}" for key, value in params.items() if key not in given]
-    return [values_of(o) if o.is_sweep_override() else [o.input_line or ""] for o in parse(lines)]
+    known = [override.key_or_group for override in given]
+    lines = [f"{key}={value}" for key, value in params.items() if key not in known and JOINT not in key]
+    found = [values_of(o) if o.is_sweep_override() else [o.input_line or ""] for o in parse(lines)]
+    joint = {key: value for key, value in params.items() if JOINT in key}
+    return found + [values for key, value in joint.items() if (values := _joint(key, value, given))]
+
+
+def _joint(key: str, value: str, given: Sequence[Override]) -> list[str]:
+    """The values of a joint sweep as words, without the keys that the command line sets.
+
+    A value on the command line that occurs in the sweep leaves its own values only; any other one leaves all.
+    """
+    keys = key.split(JOINT)
+    rows = [dict(zip(keys, one.strip().split(JOINT), strict=True)) for one in value.split(",")]
+    for override in given:
+        name = override.key_or_group
+        if name in keys:
+            rows = [row for row in rows if row[name] == str(override.value())] or rows
+            rows = [{other: row[other] for other in row if other != name} for row in rows]
+    return list(dict.fromkeys("\n".join(f"{name}={one}" for name, one in row.items()) for row in rows if row))
+
+
+def _words(point: Sequence[str]) -> list[str]:
+    """The overrides of a point; those of a joint sweep one by one."""
+    return [word for one in point for word in one.split("\n")]
 
 
 __getattr__ = new_names(__name__)

@@ -203,6 +203,7 @@ def report(folder: Path) -> int:
     """Prints the table of a run or sweep and the folder of its results; 1 if any run is not done, else 0."""
     from unseen_diffusion.reports.comparison import is_comparison, show_comparison
     from unseen_diffusion.reports.sheets import sweep_sheet
+    from unseen_diffusion.reports.signatures import print_signatures
     from unseen_diffusion.reports.tables import load_results, print_table, write_table
 
     sweep = SweepState.of(folder)
@@ -217,6 +218,7 @@ def report(folder: Path) -> int:
             show_comparison(table, title, [folder / name for name in COMPARISONS])
         else:
             print_table(table, title)
+        print_signatures(done)
         if sweep.manifest.multirun:
             sweep_sheet(done, folder / SHEET)
         print(f"pictures, tables and logs: {shown}/")

@@ -34,11 +34,34 @@ log = logging.getLogger(__name__)
 SWEEPER = "hydra.sweeper._target_=hydra_plugins.unseen_sweeper.ManifestSweeper"
 
 
+def dry_run(arguments: list[str], tflops: float) -> int:
+    """Prints the cost of a command's runs, and starts none of them; needs no weights."""
+    from unseen_diffusion.sweeps.cost import cost_of
+
+    with run_id():
+        sweep = expand("run", arguments)
+    print("\n".join(cost_of(sweep.points).lines(tflops)))
+    return 0
+
+
+def print_cost(points: Sequence[DictConfig]) -> None:
+    """Prints the cost of runs that take long; nothing where no base model states what an evaluation costs."""
+    from unseen_diffusion.sweeps.cost import SHOWN_ABOVE, TFLOPS, cost_of, gmac_of
+
+    if not any(map(gmac_of, points)):
+        return
+    cost = cost_of(points)
+    if cost.hours(TFLOPS) > SHOWN_ABOVE:
+        print("\n".join(cost.lines(TFLOPS)), flush=True)
+
+
 def start(arguments: list[str]) -> int:
     """Checks and records every run, runs them, and prints their table; 0 if all are done."""
     with run_id():
         sweep = expand("run", arguments)
         check_all(sweep.points)
+        if not sweep.trials:
+            print_cost([point for point in sweep.points if not point.worker])
         first = sweep.points[0]
         if first.workers > 1 and first.hydra.launcher._target_.endswith("BasicLauncher"):
             log.warning(

@@ -33,6 +33,19 @@ TRAINING_COST = 3  # NFE per image of a training step: the backward pass counts 
 GRADIENT_CLIP = 1.0  # greatest L2 norm of the gradient
 
 
+def check_validation(count: int) -> None:
+    """Checks that enough validation images decide when to stop.
+
+    Raises:
+        InputError: too few.
+    """
+    if count < MINIMUM_VALIDATION:
+        raise InputError(
+            f"domain.validation={count}: tuning stops by its loss on validation images; "
+            f"give {MINIMUM_VALIDATION} or more"
+        )
+
+
 @settings("method.tuning")
 class Tuning:
     """Fine-tuning of every weight of the network, by AdamW without weight decay."""
@@ -65,11 +78,7 @@ class Tuning:
         if "path" not in model:
             raise InputError(f"model={model['name']}: it has no network to tune; choose another model or method")
         check_tunable(model["path"], model.get("revision"))
-        if validation < MINIMUM_VALIDATION:
-            raise InputError(
-                f"domain.validation={validation}: tuning stops by its loss on validation images; "
-                f"give {MINIMUM_VALIDATION} or more"
-            )
+        check_validation(validation)
 
     def trainable(self, network: nn.Module, seed: int) -> nn.Module:
         """A copy of ``network`` with the same outputs, whose trained parameters require gradients."""

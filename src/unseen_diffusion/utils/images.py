@@ -35,25 +35,30 @@ def dequantise(images: Tensor) -> Tensor:
 
 
 def decode(
-    data: bytes | Path, size: int | None, channels: int, name: str | None = None, interval: Interval | None = None
+    data: bytes | Path,
+    size: int | None,
+    channels: int,
+    name: str | None = None,
+    interval: Interval | None = None,
+    crop: bool = True,
 ) -> Tensor:
     """Reads one image file: (channels, size, size) uint8.
 
     EXIF rotation is applied, colour profiles are converted to sRGB, transparency is laid on black, the largest centred
     square is kept and resized with an antialiased Lanczos filter. 16-bit greys are divided by 257, unless ``interval``
     has the counts that become black and white. Of animated files the first frame is read. ``size`` None keeps height
-    and width. ``name`` names the image in errors (None: its path).
+    and width; without ``crop`` the whole image is resized. ``name`` names the image in errors (None: its path).
 
     Raises:
         InputError: Pillow cannot read the file, its counts have no known range, or it is FITS, which Pillow misreads
             (16 bits, upside down).
     """
     name = name or ("image bytes" if isinstance(data, bytes) else str(data))
-    return fit(read_pixels(data, size, name, interval), size, channels)
+    return fit(read_pixels(data, size, name, interval), size, channels, crop)
 
 
-def fit(array: NDArray[Any], size: int | None, channels: int) -> Tensor:
-    """(H, W, 1 or 3) values in 0..255 -> (channels, size, size) uint8: centred square, Lanczos filter.
+def fit(array: NDArray[Any], size: int | None, channels: int, crop: bool = True) -> Tensor:
+    """(H, W, 1 or 3) values in 0..255 -> (channels, size, size) uint8: centred square (or all of it), Lanczos filter.
 
     The planes are converted to float32 one after the other, because large images would need several GB otherwise.
     """
@@ -62,18 +67,18 @@ def fit(array: NDArray[Any], size: int | None, channels: int) -> Tensor:
     array = np.asarray(array)
     if channels == 1 and array.shape[-1] == 3:
         array = _luminance(array)
-    planes = [_fit_plane(array[..., plane], size) for plane in range(array.shape[-1])]
+    planes = [_fit_plane(array[..., plane], size, crop) for plane in range(array.shape[-1])]
     return torch.from_numpy(np.stack(planes * (channels if len(planes) == 1 else 1)))
 
 
-def _fit_plane(plane: NDArray[Any], size: int | None) -> NDArray[np.uint8]:
+def _fit_plane(plane: NDArray[Any], size: int | None, crop: bool) -> NDArray[np.uint8]:
     """(H, W) -> (size, size), or (H, W) where ``size`` is None."""
-    if size is not None:
+    if size is not None and crop:
         side = min(plane.shape)
         top, left = (plane.shape[0] - side) // 2, (plane.shape[1] - side) // 2
         plane = plane[top : top + side, left : left + side]
     plane = np.ascontiguousarray(plane, dtype=np.float32)
-    if size is not None and len(plane) != size:
+    if size is not None and plane.shape != (size, size):
         plane = np.asarray(Image.fromarray(plane).resize((size, size), Image.Resampling.LANCZOS))
     return np.clip(np.rint(plane), 0, 255).astype(np.uint8)
 

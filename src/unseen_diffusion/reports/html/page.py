@@ -18,6 +18,7 @@ from unseen_diffusion.reports.html.galleries import Gallery, gallery
 from unseen_diffusion.reports.html.load import Run, first_of_settings
 from unseen_diffusion.reports.html.naming import Names
 from unseen_diffusion.reports.html.plots import Plots, geometry_plots, response_plots
+from unseen_diffusion.reports.html.published import published_bases, published_table
 from unseen_diffusion.reports.html.scores import estimate, show
 from unseen_diffusion.reports.html.tables import (
     Table,
@@ -26,8 +27,10 @@ from unseen_diffusion.reports.html.tables import (
     reconstruction_table,
     results_table,
 )
+from unseen_diffusion.reports.published import notes, read_published
 from unseen_diffusion.reports.result import RESULTS
 from unseen_diffusion.reports.rows import REPLICATES, run_name
+from unseen_diffusion.reports.signatures import signature_lines
 from unseen_diffusion.reports.yardstick import yardstick_lines
 from unseen_diffusion.utils.digests import raw_digest
 from unseen_diffusion.utils.errors import InputError, first_line
@@ -52,6 +55,7 @@ class DomainPart:
     acceptance: Table | None
     geometries: list[Plots]
     left_out: list[str]
+    signs: list[str]
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,8 @@ def render(runs: Sequence[Run], title: str, comparison: DataFrame | None = None)
         targets=_targets(runs),
         comparison=None if comparison is None or comparison.empty else comparison_table(comparison, features),
         results=results_table(runs, names),
+        published=published_table(runs),
+        published_notes=notes(runs, read_published()) if published_bases(runs) else [],
         responses=responses,
         domains=[
             domain_part(members, names, 1 / len(domains), f"domain-{i}") for i, members in enumerate(by_domain.values())
@@ -171,6 +177,7 @@ def domain_part(runs: Sequence[Run], names: Names, share: float, prefix: str) ->
         acceptance_table(firsts, names),
         drawn[:MOST_GEOMETRIES],
         pictures.left_out + left_out,
+        signature_lines(runs),
     )
 
 

@@ -241,7 +241,8 @@ def acceptance_table(runs: Sequence[Run], names: Names) -> Table | None:
     for run in chosen:
         selection = run.selection
         cells = [Cell(names.of(run), key=names.of(run)), _plain(selection.get("proposals"))]
-        cells.append(_share(selection["acceptance"]))
+        expected = selection.get("expected")
+        cells.append(_share(selection["acceptance"], *([f"theory {100 * expected['share']:.2g}%"] if expected else [])))
         lines.append(cells + [_passes(selection, name) for name in criteria])
     return Table("Acceptance per criterion", columns, lines, [run.method in CONTROLS for run in chosen])
 

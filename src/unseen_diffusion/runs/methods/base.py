@@ -31,9 +31,10 @@ class Generated:
 
     Attributes:
         images: artefact with ``images`` (n, C, H, W) uint8.
-        latents: those that were denoised; None for real images.
+        latents: those that were denoised; None where none were.
         prior: the fitted prior, where there is one.
         selection: the record of the rejection, where there was one.
+        choice: the record of the selection by images, where there was one.
         evaluations: network evaluations behind the images, spent by this run or an earlier one.
         seconds: wall time behind them, likewise.
     """
@@ -42,6 +43,7 @@ class Generated:
     latents: LatentSet | None = None
     prior: StoredPrior | None = None
     selection: Artefact | None = None
+    choice: Artefact | None = None
     evaluations: int = 0
     seconds: float = 0.0
 
@@ -60,11 +62,13 @@ class Method(ABC):
     """how the network is fine-tuned, for methods that do so"""
 
     draws_from_prior: ClassVar[bool] = False
-    """whether it uses a prior and tolerances"""
+    """whether it uses a prior"""
+    rejects: ClassVar[bool] = False
+    """whether it applies tolerances to the prior's candidates"""
     fine_tunes: ClassVar[bool] = False
     """whether it needs ``tuning``"""
     generates: ClassVar[bool] = True
-    """whether a model generates its images; False for real images"""
+    """whether its images are scored as generated ones; False for real images"""
     own_domain: ClassVar[bool] = False
     """whether its images are the base model's own samples"""
     source: ClassVar[str] = ""
@@ -73,6 +77,8 @@ class Method(ABC):
     def __post_init__(self) -> None:
         if not self.draws_from_prior and (self.prior or self.tolerances):
             raise InputError(f"method={self.name}: draws from no prior; leave prior and tolerances out")
+        if not self.rejects and self.tolerances:
+            raise InputError(f"method={self.name}: applies no tolerances; leave them out")
         if self.fine_tunes != (self.tuning is not None):
             raise InputError(f"method={self.name}: give tuning to a method that fine-tunes, and to no other")
 

@@ -7,6 +7,7 @@ from unseen_diffusion.pipeline.steps import DrawSteps, FitSteps, LatentSet
 from unseen_diffusion.priors import Prior
 from unseen_diffusion.rejection import advice
 from unseen_diffusion.runs.methods.base import Generated, Method
+from unseen_diffusion.runs.selecting import selected
 from unseen_diffusion.runs.stages import StoredPrior
 from unseen_diffusion.store.artefacts import Artefact
 from unseen_diffusion.utils.checked import settings
@@ -22,13 +23,19 @@ class DrawnFromPrior(Method):
     """The references' latents -> a prior -> candidates within tolerances -> images."""
 
     draws_from_prior: ClassVar = True
+    rejects: ClassVar = True
     source: ClassVar = "prior"
 
     def generate(self, run: "unseen_diffusion.runs.run.Run") -> Generated:
         s = run.settings
         references, fitted = StoredFit(run).run(s.prior, s.spec.schedule)
-        selection, latents, images = StoredDraw(run).run(fitted, references, s.eta, s.seed)
-        return Generated(images, latents, fitted, selection)
+
+        def candidates(rows: range) -> Generated:
+            draw = StoredDraw(run.at(samples=rows.stop), rows.start)
+            selection, latents, images = draw.run(fitted, references, s.eta, s.seed)
+            return Generated(images, latents, fitted, selection)
+
+        return selected(run, candidates)
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,8 @@ class StoredDraw(DrawSteps[StoredPrior, Artefact, Artefact]):
     """Draws a run's images; each step is an artefact in its store."""
 
     of: "unseen_diffusion.runs.run.Run"
+    start: int = 0
+    """accepted latents before this one are left out"""
 
     def select(self, fitted: StoredPrior, references: LatentSet, seed: int) -> tuple[Artefact, LatentSet]:
         s = self.of.settings
@@ -62,7 +71,11 @@ class StoredDraw(DrawSteps[StoredPrior, Artefact, Artefact]):
             fitted, references, s.tolerances, s.tolerances_config, s.samples, seed, s.rejection
         )
         check_kept(s, len(latents.indices), selection.facts["proposals"])
-        return selection, latents
+        if len(latents.indices) <= self.start:
+            raise InputError(
+                f"tolerances={s.tolerances.name}: no latents are left; {advice(s.tolerances, fewer=False)}"
+            )
+        return selection, latents.after(self.start)
 
     def denoise(self, latents: LatentSet, eta: float, seed: int) -> Artefact:
         return self.of.stages.denoising(self.of.model, latents, self.of.settings.solver, eta, seed)

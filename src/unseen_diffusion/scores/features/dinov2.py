@@ -1,7 +1,8 @@
 """DINOv2 features (Oquab et al. 2023, arXiv 2304.07193): less biased towards ImageNet's classes than Inception's.
 
 Stein et al. 2023 (arXiv 2306.04675) recommend them for comparing generative models: the class token after the last
-normalisation, of images resized to 224 x 224 with an antialiased bicubic filter.
+normalisation, of images resized to 224 x 224 with an antialiased bicubic filter. Their FD-DINOv2 is the Frechet
+distance in the features of ViT-L/14, the default here: the column FID-H of a run with features=dinov2.
 """
 
 from pathlib import Path
@@ -34,7 +35,7 @@ class DinoV2(LazyNetwork):
 
     @checked_arguments("features")
     def __init__(
-        self, model: Text = "facebook/dinov2-base", revision: Text | None = None, batch_size: Count = 32
+        self, model: Text = "facebook/dinov2-large", revision: Text | None = None, batch_size: Count = 32
     ) -> None:
         """Locates the network's files, on the disk or on the hub.
 
@@ -47,18 +48,18 @@ class DinoV2(LazyNetwork):
             InputError: a value of the wrong type, transformers is not installed, or the files are missing or belong to
                 another network.
         """
-        _transformers()
-        self._folder = _resolve(model, revision)
+        transformers_or_refuse("dinov2")
+        self._folder = resolve(model, revision)
         config = read_json(self._folder / "config.json")
         if config.get("model_type") not in _KINDS:
             raise InputError(
                 f"{self._folder}: model_type {config.get('model_type')} in config.json; give a DINOv2 network, "
-                "e.g. features.model=facebook/dinov2-base"
+                "e.g. features.model=facebook/dinov2-large"
             )
         self.dimension = int(config["hidden_size"])
         self.name = f"dinov2-{self.dimension}"
         self.batch_size = batch_size
-        self.fingerprint = _fingerprint(self._folder)
+        self.fingerprint = fingerprint_of(self._folder, _VERSION)
         super().__init__()
 
     @staticmethod
@@ -73,7 +74,7 @@ class DinoV2(LazyNetwork):
             raise InputError(f"features.model={model}: no such folder; give one, or a hub id such as owner/name")
 
     def _load(self) -> torch.nn.Module:
-        return _load(self._folder)
+        return load(self._folder)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Float32[Tensor, "n d"]:
@@ -90,17 +91,25 @@ def preprocess(images: Tensor) -> Float[Tensor, "n 3 224 224"]:
     return (unit - mean) / deviation
 
 
-def _transformers() -> Any:
+def transformers_or_refuse(name: str) -> Any:
+    """The package transformers.
+
+    Args:
+        name: of the extractor that needs it.
+
+    Raises:
+        InputError: it is not installed.
+    """
     try:
         import transformers
     except ImportError as error:
         raise InputError(
-            f"features=dinov2 needs the package transformers ({error}); pip install 'unseen-diffusion[dinov2]'"
+            f"features={name} needs the package transformers ({error}); pip install 'unseen-diffusion[dinov2]'"
         ) from error
     return transformers
 
 
-def _resolve(model: str, revision: str | None) -> Path:
+def resolve(model: str, revision: str | None) -> Path:
     """The local folder ``model``, or the hub's cached copy of it, downloaded once.
 
     Raises:
@@ -116,21 +125,25 @@ def _resolve(model: str, revision: str | None) -> Path:
     return folder
 
 
-def _fingerprint(folder: Path) -> str:
+def fingerprint_of(folder: Path, version: str) -> str:
     """SHA-256 over the preprocessing's version, the configuration and all weights."""
     parts = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
-    identity = "/".join([_VERSION, *(file_digest(part) for part in parts)])
+    identity = "/".join([version, *(file_digest(part) for part in parts)])
     return digest(identity)
 
 
-def _load(folder: Path) -> torch.nn.Module:
+def load(folder: Path, kind: str = "AutoModel") -> torch.nn.Module:
     """Loads the frozen network in float32; runs no code of the folder and reads no pickle.
+
+    Args:
+        folder: of config.json and safetensors.
+        kind: the class of transformers that reads it.
 
     Raises:
         InputError: weights that do not fit, or that leave a part of the network at random values.
     """
     try:
-        network, found = _transformers().AutoModel.from_pretrained(
+        network, found = getattr(transformers_or_refuse("dinov2"), kind).from_pretrained(
             folder,
             use_safetensors=True,
             trust_remote_code=False,

@@ -1,7 +1,9 @@
 """Inception-v3 features as in published FID values (Heusel et al. 2017), from NVIDIA's TorchScript file.
 
-The file includes the preprocessing (the resize to 299 x 299 of the original TensorFlow graph). It takes images as
-uint8, as they are saved, so that no other library's resize changes a score.
+The file includes the preprocessing: the resize to 299 x 299 of the original TensorFlow graph, bilinear and without
+antialiasing. This is the mode ``legacy_tensorflow`` of clean-fid, and the FID of StyleGAN2-ADA; the mode ``clean`` is
+``inception_clean``. The file takes images as uint8, as they are saved, so that no other library's resize changes a
+score.
 """
 
 import http.client
@@ -29,9 +31,12 @@ _TIMEOUT = 30  # seconds to wait for an answer
 
 
 class Inception(LazyNetwork):
-    """The 2048 pooled features of Inception-v3; the file is checked when it is built, and loaded on first use."""
+    """The 2048 pooled features of Inception-v3 behind TensorFlow's resize.
 
-    name = "inception"
+    The file is checked when the extractor is built, and loaded on first use.
+    """
+
+    name = "inception_tensorflow"
     dimension = 2048
 
     @checked_arguments("features")

@@ -81,6 +81,11 @@ class ImplicitSettings(SolverSettings):
         """Number of intervals that ``steps`` NFE allow, if every fixed point needs all its iterations."""
         return steps // self.iterations
 
+    @property
+    def nfe_by_direction(self) -> tuple[int, int]:
+        """NFE of an inversion and of a denoising, at most."""
+        return self.steps, self.steps // self.iterations
+
     def make_solver(self) -> Solver:
         """A fresh solver, for one trajectory."""
         return ImplicitDdim(FixedPoint(self.iterations, self.tolerance, self.acceleration))
