@@ -99,19 +99,20 @@ def verdict(table: pd.DataFrame, summary: pd.DataFrame) -> Answer:
     complete = fair.dropna(subset=domains_of(summary))
     near = complete[complete["mean"] >= complete["mean"].max() - EVERYWHERE]
     default = str(near["seconds"].idxmin())
-    costly = fair.loc[fair[domains_of(summary)].isna().any(axis=1), list(COSTLY)].mean(axis=1)
+    costly = fair.loc[fair[domains_of(summary)].isna().any(axis=1), list(COSTLY)].dropna().mean(axis=1)
     here = summary.loc[default, list(COSTLY)].mean()
     better = costly[costly > here + EVERYWHERE]
     if len(better):
         default = str(better.idxmax())
-    gain = (summary.loc[default] - summary.loc[OLD])[domains_of(summary)].dropna().astype(float)
+    best = str(complete["mean"].idxmax())
+    shown = default if default != OLD else best
+    gain = (summary.loc[shown] - summary.loc[OLD])[domains_of(summary)].dropna().astype(float)
     worse = [name for name, value in gain.items() if value < -WORSE]
     may_go = (
         f"; {OLD} may go" if not worse else f"; {OLD} stays as an option, because it is better on {', '.join(worse)}"
     )
     unfair = [str(name) for name in summary.index if name not in fair.index]
     removed = f"; not within the level: {', '.join(unfair)}" if unfair else ""
-    best = str(complete["mean"].idxmax())
     power = summary["mean"].map(percent)
     price = (1000 * summary["seconds"]).map("{:.1f} ms".format)
     against = ", ".join(f"{name} {100 * value:+.0f}" for name, value in gain.items())
@@ -119,7 +120,7 @@ def verdict(table: pd.DataFrame, summary: pd.DataFrame) -> Answer:
         "yardstick",
         f"By the rule the default is {default}" + (may_go if default != OLD else "") + ".",
         f"mean power {power[default]}% at {price[default]} an image, of {OLD} {power[OLD]}% at {price[OLD]}, the "
-        f"highest {power[best]}% ({best}); {default} against {OLD} by domain {against}{removed}; no interval: the "
+        f"highest {power[best]}% ({best}); {shown} against {OLD} by domain {against}{removed}; no interval: the "
         "splits of one pool overlap",
     )
 
