@@ -25,6 +25,7 @@ LONG = {
     "solvers",
     "table1_geometry",
     "table2_scores",
+    "yardstick",
 }
 
 
