@@ -130,7 +130,7 @@ def examples() -> dict[str, Example]:
     model, set_of = analytic(), latents
     pools = {"spec": {name: model.spec._replace(**{name: 3}) for name in ("size", "channels")}}
     return {
-        "split": Example(Stages.split, {"domain": NOISE, "spec": model.spec}, free=WORDS, changes=pools),
+        "split": Example(Stages.split, {"domain": NOISE, "spec": model.spec}, free=(*WORDS, "resize"), changes=pools),
         "invert": Example(
             Stages.inversion,
             {"model": model, "images": images(3, "i"), "solver": SOLVER, "t": 500.0, "record": [250.0, 400.0]},
