@@ -22,6 +22,8 @@ RUN = (
 FIXED = {
     "leave_one_out": "the summary of an inversion's latents, whose key has no seed",
     "permutation": "relabellings of the test of KID-H",
+    "texture": "what the extractor is tried on: a fact of the held-out images",
+    "yardstick": "halves of the held-out images, for the same",
     "denoise": "paths are denoised without noise: nothing is drawn from their streams",
 }
 

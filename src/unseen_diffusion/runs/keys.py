@@ -40,8 +40,8 @@ class RunKeys:
     batch_size: Count | Literal["auto"]
     """images per network call; auto: 64, on CUDA 256; halved if memory runs out; changes a few bytes of images by 1"""
     deterministic: bool
-    """true: the same bytes for every batch_size and number of threads; slower: the network gets 8 images at a time, and
-    the CPU computes on one thread"""
+    """true: the same bytes for every batch_size and number of threads; slower: 8 images at a time, and one thread of
+    the CPU"""
     device: Text
     """auto, cpu, cuda, cuda:1 or mps"""
     progress: bool

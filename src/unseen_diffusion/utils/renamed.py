@@ -85,7 +85,7 @@ NAMES: dict[str, dict[str, str]] = {
         "check_resumable": "training.resume.check_resumable",
         "settle_precision": "training.resume.resolve_precision",
     },
-    "runs.stages": {"digest": "tensor_digest"},
+    "runs.stages": {"digest": "utils.digests.tensor_digest"},
     "store.bucket": {"own_folder": "local_folder"},
     "store.claims": {"BEAT": "HEARTBEAT", "STALE": "SILENCE"},
     "store.shards": {

@@ -4,11 +4,13 @@ Each channel is resized to 299 x 299 by Pillow's antialiased bicubic filter in 3
 clipping, and scaled to (x - 128) / 128. The network is that of ``inception``, behind its own resize.
 """
 
+from typing import cast
+
 import numpy as np
 import torch
 from jaxtyping import Float32
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from unseen_diffusion.scores.features.base import check_images
 from unseen_diffusion.scores.features.inception import SHA256, URL, Inception
@@ -42,7 +44,7 @@ class InceptionClean(Inception):
         """uint8 (N, 1 or 3, H, W) -> float32 (N, 2048); grey is repeated to RGB."""
         check_images(images)
         resized = resize(images).expand(-1, 3, -1, -1).to(self._device)
-        layers = self._network.get_submodule("layers")
+        layers = cast(nn.Module, self._network.layers)  # a scripted module has no get_submodule
         return layers((resized - 128) / 128).flatten(1).float()
 
 
