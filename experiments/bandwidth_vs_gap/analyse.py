@@ -151,7 +151,6 @@ def claims(table: pd.DataFrame) -> list[Answer]:
             f"{outcome} {', '.join(f'{row.rho:+.2f} (p {row.p:.2g})' for row in rows.itertuples())}"
             for outcome, rows in part.groupby("outcome", sort=False)
         )
-        strongest = width.loc[width["rho"].abs().idxmax()]
         answers.append(
             Answer(
                 "M4",
@@ -159,10 +158,18 @@ def claims(table: pd.DataFrame) -> list[Answer]:
                 f"Spearman's rho with the gap in pixels, features, latents over {int(part['domains'].min())} domains, "
                 f"exact p by Holm over {len(part)} tests: {shown}",
                 f"Through {model}, {said[0]}.",
-                f"strongest rho {strongest['rho']:+.2f} (p {strongest['p']:.2g}), {strongest['domains']} domains",
+                strongest(width),
             )
         )
     return answers
+
+
+def strongest(rows: pd.DataFrame) -> str:
+    """The largest of several rank correlations in absolute value, with its p-value and number of domains."""
+    if rows["rho"].isna().all():
+        return f"no outcome or gap varies over {int(rows['domains'].min())} domains"
+    row = rows.loc[rows["rho"].abs().idxmax()]
+    return f"strongest rho {row['rho']:+.2f} (p {row['p']:.2g}), {row['domains']} domains"
 
 
 def told(rows: pd.DataFrame, name: str) -> str:
