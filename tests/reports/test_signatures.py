@@ -65,7 +65,7 @@ def test_controls_have_none(tmp_path: Path) -> None:
 
 
 def test_log_table_and_report_name_them(
-    here: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run with absolute tolerances at d = 768 keeps few candidates; theory says so before the inversion."""
     arguments = [*TINY, "tolerances=paper", "rejection.allow_fewer=true", "rejection.route=exact_statistics"]
@@ -75,8 +75,11 @@ def test_log_table_and_report_name_them(
     log = Path("out/run.log").read_text()
     assert log.index("expected 1.1% at d = 768") < log.index("invert computed") < log.index("high rejection: ")
     assert "sign of failure: digits8" in said
+    monkeypatch.setenv("COLUMNS", "70")
     assert run("table", "out") == 0
-    assert "high rejection" in capsys.readouterr().out
+    below = capsys.readouterr().out.partition("sign of failure")[2]
+    assert "high rejection" in " ".join(below.split())
+    assert max(map(len, below.splitlines())) <= 70
     assert run("report", "out", "-o", "page.html") == 0
     page = Path("page.html").read_text()
     assert "Sign of failure: " in page

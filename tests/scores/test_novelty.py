@@ -117,4 +117,5 @@ def test_a_terminal_shows_the_ratio_only_where_there_is_room() -> None:
         assert list(shown.drop(columns=METRICS[ROOM].title, errors="ignore")) == list(narrowed(without, columns))
         assert width(shown) <= max(columns, width(narrowed(without, columns)))
     assert ROOM not in NARROW
+    assert NARROW.index("fid_floor") < NARROW.index("fid_h")  # no floor without its FID
     assert list(narrowed(text, 500)) == list(text)

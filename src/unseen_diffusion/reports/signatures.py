@@ -7,6 +7,8 @@ domain, high rejection.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import get_terminal_size
+from textwrap import fill
 from typing import Any
 
 from unseen_diffusion.reports.result import AnyResult, RunResult, read_results
@@ -98,7 +100,7 @@ def print_signatures(paths: Sequence[Path | str]) -> None:
     """Prints the signs of failure of the runs below some folders; nothing without any."""
     lines = signature_lines(read_results(paths, RunResult))
     for line in lines[:MOST]:
-        print(f"sign of failure: {line}")
+        print(fill(f"sign of failure: {line}", get_terminal_size((80, 24)).columns, subsequent_indent="  "))
     if len(lines) > MOST:
         print(f"and {len(lines) - MOST} more signs of failure (unseen report lists all)")
 
