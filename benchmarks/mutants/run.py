@@ -198,7 +198,8 @@ def work_off(
     for name in PRELOADED.split():
         importlib.import_module(name)
     mutations = read()
-    while (index := queue.get()) >= 0:
+    parent = multiprocessing.parent_process()
+    while (index := queue.get()) >= 0 and parent is not None and parent.is_alive():
         results.put((index, *one(mutations[index], folder, records)))
 
 
