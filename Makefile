@@ -1,4 +1,4 @@
-# make demo, make test (5.5 minutes), make test-slow, make check, make engines (real Ray and Slurm), make studies (hours): everything runs in .venv, made on first use with pinned versions.
+# make demo, make test (9 minutes), make test-slow, make check, make engines (real Ray and Slurm), make studies (hours): everything runs in .venv, made on first use with pinned versions.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 PYTHON ?= python3
