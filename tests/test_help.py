@@ -8,6 +8,7 @@ import pytest
 from support.commands import run
 from unseen_diffusion import cli
 from unseen_diffusion.cli import VERBS
+from unseen_diffusion.sweeps import help_texts
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
@@ -32,17 +33,19 @@ def test_a_verb_prints_its_help_and_does_nothing_else(
 def test_columns_wrap_texts_below_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "72")
     entries = [("key", "word " * 20), ("longer", ""), ("x" * 50, "text")]
-    assert cli._columns(entries[:2], 2) == [
+    assert help_texts.columns(entries[:2], 2) == [
         "  key     " + " ".join(["word"] * 12),
         "          " + " ".join(["word"] * 8),
         "  longer",
     ]
-    assert cli._columns([], 2) == []
-    assert cli._columns(entries[2:], 1) == [" " + "x" * 50 + "  text"]  # a long name does not move the others' texts
+    assert help_texts.columns([], 2) == []
+    assert help_texts.columns(entries[2:], 1) == [
+        " " + "x" * 50 + "  text"
+    ]  # a long name does not move the others' texts
 
 
 def test_help_of_a_group_and_of_everything_in_columns() -> None:
-    lines = cli.group_help("mixing").splitlines()
+    lines = help_texts.group_help("mixing").splitlines()
     assert lines[:2] == ["Options of mixing:", ""]
     assert all(line.startswith("  ") and line[2] != " " for line in lines[2:4])
     assert lines[-2:] == ["", "unseen run --cfg job mixing=OPTION prints an option's values."]
@@ -54,7 +57,7 @@ def test_help_of_a_group_and_of_everything_in_columns() -> None:
         assert everything[place - 1] == ""
         assert everything[place + 1].startswith("    ")
         assert everything[place + 1][4] != " "
-    training = cli._train_help().splitlines()
+    training = help_texts.train_help().splitlines()
     assert training[-1] == "unseen train --cfg job prints every key of a training."
     assert training[training.index("  training") + 1][:5].strip(" ")
     assert [line for line in training if line.strip() in ("data", "training")] == ["  data", "  training"]

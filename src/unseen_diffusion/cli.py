@@ -3,13 +3,12 @@
 import io
 import logging
 import os
-import shutil
 import sys
-import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from unseen_diffusion.sweeps.help_texts import columns, group_help, run_help, train_help
 from unseen_diffusion.utils.arguments import Parser
 from unseen_diffusion.utils.errors import InputError
 
@@ -71,7 +70,7 @@ def _dispatch(arguments: list[str]) -> int:
     verb = VERBS[name]
     if verb.help is not None and {"-h", "--help"} & set(rest):
         print(f"unseen {name}: {verb.summary}\n")
-        print("\n".join(_columns(verb.usages, 2)) + "\n" + verb.help())
+        print("\n".join(columns(verb.usages, 2)) + "\n" + verb.help())
         return 0
     return verb.call(rest)
 
@@ -80,53 +79,7 @@ def help_text() -> str:
     """The help: every verb, every key of a run, every config group and option."""
     usages = [usage for verb in VERBS.values() for usage in verb.usages]
     title = "unseen: what can a frozen diffusion model generate that it has never seen?\n"
-    return "\n".join([title, *_columns([*usages, *MORE], 2), _run_help()])
-
-
-def _run_help() -> str:
-    """The keys of a run with defaults, meanings and ranges, and the options of its groups."""
-    from unseen_diffusion.sweeps.options import key_lines, options
-
-    lines = ["\nKeys of a run, with their defaults:\n", *_columns(key_lines(), 2), "\nGroups of `unseen run`:"]
-    for group, entries in options().items():
-        lines += [f"\n  {group}", *_columns(entries, 4)]
-    return "\n".join(lines)
-
-
-def _train_help() -> str:
-    """The options of a training's two groups."""
-    from unseen_diffusion.sweeps.options import options
-
-    lines = []
-    for group, entries in options(("data", "training")).items():
-        lines += [f"\n  {group}", *_columns(entries, 4)]
-    return "\n".join([*lines, "\nunseen train --cfg job prints every key of a training."])
-
-
-def group_help(group: str) -> str:
-    """The options of one group, and every key of the classes that they build.
-
-    Raises:
-        InputError: no such group.
-    """
-    from unseen_diffusion.sweeps.options import group_keys, options
-
-    lines = [f"Options of {group}:\n", *_columns(options((group,))[group], 2)]
-    for names, entries in group_keys(group):
-        lines += [f"\nKeys of {group}={names}:\n", *_columns(entries, 2)]
-    return "\n".join([*lines, f"\nunseen run --cfg job {group}=OPTION prints an option's values."])
-
-
-def _columns(entries: Sequence[tuple[str, str]], indent: int) -> list[str]:
-    """Two columns as lines: names, and texts wrapped to the width of the terminal."""
-    width = min(42, max((len(name) for name, _ in entries), default=0))
-    columns = max(shutil.get_terminal_size((110, 24)).columns, 72)
-    lines: list[str] = []
-    for name, text in entries:
-        first, *more = textwrap.wrap(text, columns - indent - width - 2) or [""]
-        lines.append(f"{'':{indent}}{name:<{width}}  {first}".rstrip())
-        lines += [f"{'':{indent + width + 2}}{line}" for line in more]
-    return lines
+    return "\n".join([title, *columns([*usages, *MORE], 2), run_help()])
 
 
 def _run(arguments: list[str]) -> int:
@@ -329,7 +282,7 @@ VERBS = {
             ("unseen run --cfg job", "print the whole config of a run"),
         ),
         _run,
-        _run_help,
+        run_help,
     ),
     "status": Verb(
         "show which runs are done, running, failed, interrupted, dead or missing",
@@ -382,7 +335,7 @@ VERBS = {
             ),
         ),
         _solvers,
-        _run_help,
+        run_help,
     ),
     "train": Verb(
         "train a base model on your own images, or retrain a bundled network",
@@ -391,7 +344,7 @@ VERBS = {
             ("unseen train training=OPTION ...", "retrain one of the bundled networks"),
         ),
         _train,
-        _train_help,
+        train_help,
     ),
     "models": Verb(
         "list base models: what is here, and how to fetch the others",

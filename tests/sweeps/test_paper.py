@@ -60,7 +60,7 @@ def test_every_cell_composes(here: Path, table: str) -> None:
     pairs = [(point.hydra.runtime.choices["model"], point.hydra.runtime.choices["domain"]) for point in points]
     assert len(set(pairs)) == len(pairs) == 20
     for model, domain in pairs:
-        assert entry("model", model).note("Own domain") not in ("", domain)
+        assert entry("model", model).note("Trained on") not in ("", domain)
     for point in points:
         for group, kind in KINDS.items():
             build(point[group], group, kind=kind)

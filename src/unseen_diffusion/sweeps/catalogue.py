@@ -1,7 +1,7 @@
 """The base models and domains that conf/ names: ``unseen models`` and ``unseen domains``.
 
 What a config's values do not say is read from the comments at its top: "3x256x256", "94 M", "194 GMAC per evaluation",
-"Address: ...", "Fetch: ...", "Licence: ...", "Own domain: ...".
+"Address: ...", "Fetch: ...", "Licence: ...", "Trained on: ...".
 """
 
 import re
